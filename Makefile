@@ -1,0 +1,49 @@
+# Every target sets up what it needs by itself; `make` alone lists them.
+.DEFAULT_GOAL := help
+SHELL := /bin/sh
+PYTHON ?= python3
+BIN := .venv/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+# What `make demo` changes in params.yaml: small data wants small batches and more epochs.
+DEMO_PARAMS := -S download.dataset=digits -S train.epochs=60 -S train.batch_size=32
+
+.PHONY: help setup demo repro test lint bench lock clean
+
+help: ## list the targets
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
+
+setup: .venv/complete ## make the environment in .venv, each file checked against its hash
+
+# uv installs in seconds what pip takes minutes for; pip itself checks uv's own hash.
+.venv/complete: requirements.lock pyproject.toml src/image_pipeline/plots_page.py
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
+		|| { echo "Python 3.11 to 3.13 is needed, $(PYTHON) is `$(PYTHON) -V`: make setup PYTHON=..."; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	sed -n '/^uv==/,/[^\\]$$/p' requirements.lock > .venv/uv.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r .venv/uv.lock
+	$(BIN)/uv pip sync --quiet --require-hashes --compile-bytecode --python $(BIN)/python requirements.lock
+	$(BIN)/uv pip install --quiet --no-deps --no-build-isolation --offline --python $(BIN)/python --editable .
+	$(BIN)/python -m image_pipeline.plots_page
+	@touch $@
+
+repro: setup ## run the committed MNIST pipeline, or what is out of date of it
+	dvc repro
+
+demo: setup ## run the whole pipeline on digits that need no download, in the folder demo/
+	rm -rf demo
+	git clone --quiet --no-hardlinks . demo
+	cd demo && dvc exp run $(DEMO_PARAMS)
+
+test: setup ## run the tests
+	pytest
+
+lint: setup ## check style and types
+	ruff format --check .
+	ruff check .
+	mypy
+
+lock: setup ## make requirements.lock anew, with the newest versions that pyproject.toml allows
+	uv pip compile --quiet --upgrade --universal --python-version 3.11 --fork-strategy fewest \
+		--generate-hashes --no-emit-index-url --no-header --no-annotate --group dev \
+		pyproject.toml --output-file requirements.lock
