@@ -1,0 +1,1 @@
+"""From public images to a judged classifier, reproducible to the bit."""

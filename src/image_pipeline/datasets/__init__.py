@@ -1,0 +1,7 @@
+"""The data sets by name. A new one is a module here that implements `Dataset`, and a line below."""
+
+from image_pipeline.datasets.base import Dataset
+from image_pipeline.datasets.digits import Digits
+from image_pipeline.datasets.mnist import Mnist
+
+DATASETS: dict[str, Dataset] = {"mnist": Mnist(), "digits": Digits()}

@@ -1,0 +1,60 @@
+"""MNIST: 60,000 training and 10,000 test images of handwritten digits, 28 x 28, grey.
+
+Mirrors and MD5s are torchvision's; the SHA-256s and sizes were taken from files with those MD5s.
+Source: LeCun, Cortes and Burges, "The MNIST database of handwritten digits".
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from image_pipeline.datasets.base import RawSplit
+from image_pipeline.datasets.idx import read_idx
+from image_pipeline.download import RemoteFile, fetch_files
+from image_pipeline.errors import DataError
+
+SHA256_AND_SIZE = {
+    "train-images-idx3-ubyte.gz": (
+        "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
+        9_912_422,
+    ),
+    "train-labels-idx1-ubyte.gz": (
+        "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
+        28_881,
+    ),
+    "t10k-images-idx3-ubyte.gz": (
+        "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
+        1_648_877,
+    ),
+    "t10k-labels-idx1-ubyte.gz": (
+        "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
+        4_542,
+    ),
+}
+
+
+class Mnist:
+    """The four original files, through torchvision's mirrors and checksums."""
+
+    class_names = tuple(str(digit) for digit in range(10))
+
+    def fetch(self, folder: Path, mirror: str | None) -> None:
+        """See `Dataset.fetch`."""
+        from torchvision.datasets import MNIST
+
+        files = [RemoteFile(name, md5, *SHA256_AND_SIZE[name]) for name, md5 in MNIST.resources]
+        fetch_files(files, MNIST.mirrors, folder, mirror)
+
+    def read(self, folder: Path) -> tuple[RawSplit, RawSplit]:
+        """See `Dataset.read`."""
+        return self._read_split(folder, "train"), self._read_split(folder, "t10k")
+
+    def _read_split(self, folder: Path, prefix: str) -> RawSplit:
+        images = read_idx(folder / f"{prefix}-images-idx3-ubyte.gz", rank=3)
+        path = folder / f"{prefix}-labels-idx1-ubyte.gz"
+        labels = read_idx(path, rank=1)
+        if len(images) != len(labels):
+            raise DataError(f"{path}: {len(labels)} labels for {len(images)} images")
+        if labels.size and labels.max() >= len(self.class_names):
+            raise DataError(f"{path}: the label {labels.max()} is not one of 0 to 9")
+        return RawSplit(images[:, np.newaxis], labels.astype(np.int64))

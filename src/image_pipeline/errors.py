@@ -1,0 +1,29 @@
+"""What a user can do wrong, or a machine can do to a user, as exceptions.
+
+Every message is one line that names the file, key or address, what is wrong with it, and what to do
+about it. `image_pipeline.stage.run_stage` prints it without a traceback.
+"""
+
+
+class PipelineError(Exception):
+    """A run that cannot go on, through no fault of the code."""
+
+    exit_code = 1
+
+
+class ParamsError(PipelineError):
+    """A key or a value in params.yaml that is not allowed."""
+
+    exit_code = 2
+
+
+class DownloadError(PipelineError):
+    """A file that no mirror delivered whole and unaltered."""
+
+
+class DataError(PipelineError):
+    """A file that is not what its name promises."""
+
+
+class DivergenceError(PipelineError):
+    """A training loss that is no longer a finite number."""

@@ -1,0 +1,88 @@
+"""The network, and the file that holds all that is needed to use it."""
+
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from image_pipeline.errors import DataError
+from image_pipeline.files import write_bytes
+from image_pipeline.model_card import REMEDY, ModelCard
+from image_pipeline.tensor_files import Description
+
+
+class MultilayerPerceptron(nn.Module):
+    """Dense layers with ReLU between them.
+
+    Source: the public project Image-Classification-with-MNIST (784-120-84-10, 105,214 parameters).
+    """
+
+    def __init__(self, inputs: int, hidden_sizes: tuple[int, ...], classes: int) -> None:
+        super().__init__()
+        sizes = [inputs, *hidden_sizes]
+        self.hidden = nn.ModuleList(nn.Linear(before, after) for before, after in pairwise(sizes))
+        self.output = nn.Linear(sizes[-1], classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map normalised images float32 `[B, C, H, W]` to logits float32 `[B, classes]`."""
+        activations = images.flatten(1)  # [B, C*H*W]
+        for layer in self.hidden:
+            activations = torch.relu(layer(activations))  # [B, hidden size]
+        logits: Tensor = self.output(activations)
+        return logits
+
+
+def build_model(card: ModelCard) -> MultilayerPerceptron:
+    """Make the network of `card`, with fresh weights from torch's global generator."""
+    channels, height, width = card.input_shape
+    classes = len(card.data.class_names)
+    return MultilayerPerceptron(channels * height * width, card.hidden_sizes, classes)
+
+
+def normalise(images: Tensor, description: Description) -> Tensor:
+    """Bring the training split's pixels to mean 0 and standard deviation 1.
+
+    Args:
+        images: uint8 or float32 `[B, C, H, W]`, values 0 to 255; float32 is changed in place.
+        description: the statistics.
+
+    Returns:
+        float32 `[B, C, H, W]`.
+    """
+    mean = torch.tensor(description.mean)[:, None, None] * 255  # [C, 1, 1]
+    std = torch.tensor(description.std)[:, None, None] * 255
+    return images.to(torch.float32).sub_(mean).div_(std)
+
+
+def write_model(path: Path, model: nn.Module, card: ModelCard) -> None:
+    """Write weights and card as one safetensors file, whole or not at all."""
+    write_bytes(path, save(model.state_dict(), card.to_metadata()))
+
+
+def read_model(path: Path) -> tuple[MultilayerPerceptron, ModelCard]:
+    """Read a model for inference.
+
+    Raises:
+        DataError: the file is missing or torn, or its weights are not finite or do not fit.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            card = ModelCard.from_metadata(path, file.metadata())
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except FileNotFoundError:
+        raise DataError(f"{path}: not found; run `dvc repro train`") from None
+    except SafetensorError as error:
+        raise DataError(f"{path}: no valid safetensors file ({error}); {REMEDY}") from None
+    model = build_model(card)
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    if expected != found:
+        raise DataError(f"{path}: its weights {found} are not those of its card; {REMEDY}")
+    for name, tensor in weights.items():
+        if tensor.dtype != torch.float32 or not bool(torch.isfinite(tensor).all()):
+            raise DataError(f"{path}: `{name}` is not float32 and finite throughout; {REMEDY}")
+    model.load_state_dict(weights)
+    return model.eval(), card

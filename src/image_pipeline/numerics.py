@@ -1,0 +1,145 @@
+"""The same bits on every x86-64 machine: which kernels compute, and on how many threads.
+
+A sum of floats depends on the order of its terms, and the order on the kernel that a library picks
+for the processor it finds and on the number of threads. `pin` takes that choice away from the
+libraries. It must run before torch and numpy are first imported, so the stages call it first and
+import the rest after.
+
+What `portable` sets, and why:
+
+- Matrix products go through NumPy's OpenBLAS with its Haswell (AVX2) kernels, which run on every
+  processor since 2013, Intel's and AMD's, whatever it could do beyond. Torch's own library (MKL)
+  has no such setting: `MKL_CBWR=AVX2` is ignored on AMD, and `COMPATIBLE` costs two to three
+  times the time.
+- Torch's own kernels are held to their AVX2 build and to one thread. At this size of layer they
+  gain nothing from a second one, and two pools of waiting threads slow each other down.
+- OpenBLAS gets exactly `threads` threads, also where fewer processors are to be had: the number
+  decides where a product is cut up, so it is part of the result.
+
+`fast` lets the libraries choose: the bits are then this machine's own.
+"""
+
+import os
+import platform
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    import torch
+
+Numerics = Literal["portable", "fast"]
+
+PINNED_ENVIRONMENT = {
+    "OPENBLAS_CORETYPE": "Haswell",
+    "ATEN_CPU_CAPABILITY": "avx2",
+    "MKL_CBWR": "COMPATIBLE",  # for the vector functions that torch takes from MKL
+}
+
+_overrides: list[Any] = []  # a torch.library.Library unregisters its kernels when it is collected
+
+
+def pin(numerics: Numerics, threads: int) -> None:
+    """Fix kernels and thread counts for the rest of this process.
+
+    Args:
+        numerics: `portable` for the same bits on every x86-64 processor with AVX2, `fast` for
+            whatever is fastest on this one.
+        threads: threads of the matrix products.
+
+    Warns on standard error, in one line, when the pin of `portable` could not take effect.
+    """
+    already = [name for name in ("numpy", "torch") if name in sys.modules]
+    if numerics == "portable":
+        os.environ.update(PINNED_ENVIRONMENT)
+
+    import torch
+    from threadpoolctl import threadpool_limits
+
+    threadpool_limits(threads, user_api="blas")
+    if numerics == "fast":
+        torch.set_num_threads(threads)
+        return
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)
+    _multiply_with_numpy()
+    if reasons := why_not_portable(already):
+        print(
+            f"WARNING: numerics: portable could not take effect ({'; '.join(reasons)}): "
+            "the results will be as good, but their bits may differ from the committed ones.",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+def why_not_portable(imported_before_the_pin: Sequence[str]) -> list[str]:
+    """Return what stands between this process and portable bits; an empty list where nothing does.
+
+    Args:
+        imported_before_the_pin: modules that had read the environment before it was set.
+    """
+    import torch
+    from threadpoolctl import threadpool_info
+
+    reasons = [f"{name} was imported before the pin" for name in imported_before_the_pin]
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return [*reasons, f"the processor is {platform.machine()}, not x86-64"]
+    capability = torch.backends.cpu.get_cpu_capability()
+    if capability != "AVX2":
+        reasons.append(f"torch computes with {capability}, not AVX2")
+    kernels = {
+        str(library.get("architecture"))
+        for library in threadpool_info()
+        if library["internal_api"] == "openblas"
+    }
+    if kernels != {"Haswell"}:
+        found = ", ".join(sorted(kernels)) or "none"
+        reasons.append(f"OpenBLAS's kernels are {found}, not Haswell")
+    return reasons
+
+
+def _multiply_with_numpy() -> None:
+    """Give torch's float matrix products on the CPU, forward and backward, to NumPy's OpenBLAS.
+
+    Every dense layer ends in `aten::mm` or `aten::addmm`, so the model and the training loop stay
+    plain torch. See https://docs.pytorch.org/docs/stable/library.html.
+    """
+    import numpy as np
+    import torch
+
+    def matrix_product(left: "torch.Tensor", right: "torch.Tensor") -> "torch.Tensor":
+        return torch.from_numpy(np.matmul(left.detach().numpy(), right.detach().numpy()))
+
+    def biased_matrix_product(
+        bias: "torch.Tensor",
+        left: "torch.Tensor",
+        right: "torch.Tensor",
+        *,
+        beta: float = 1,
+        alpha: float = 1,
+    ) -> "torch.Tensor":
+        if alpha != 1 or beta != 1:
+            return bias * beta + matrix_product(left, right) * alpha
+        return matrix_product(left, right).add_(bias.detach())
+
+    if _overrides:
+        return
+    library = torch.library.Library("aten", "IMPL")
+    with warnings.catch_warnings():
+        # Torch warns that a kernel of its own is replaced, which is the purpose.
+        warnings.filterwarnings("ignore", message=".*Overriding a previously registered kernel.*")
+        library.impl("mm", matrix_product, "CPU")
+        library.impl("addmm", biased_matrix_product, "CPU")
+    _overrides.append(library)
+
+
+def facts() -> dict[str, str]:
+    """Return what, beside the parameters, determines the bits of a result on this machine."""
+    import numpy as np
+    import scipy
+    import torch
+
+    versions = {"numpy": np.__version__, "scipy": scipy.__version__, "torch": torch.__version__}
+    kernels = {"kernels": torch.backends.cpu.get_cpu_capability()}
+    return versions | kernels | {"machine": platform.machine()}

@@ -1,0 +1,24 @@
+"""Where every file of the pipeline lies, relative to the project's root (the stages run there)."""
+
+from pathlib import Path
+
+PARAMS = Path("params.yaml")
+
+RAW = Path("data/raw")
+TENSORS = Path("data/tensors")
+TRAIN_TENSORS = TENSORS / "train.safetensors"
+VALIDATION_TENSORS = TENSORS / "validation.safetensors"
+TEST_TENSORS = TENSORS / "test.safetensors"
+
+MODEL = Path("models/model.safetensors")
+CHECKPOINTS = Path("checkpoints")
+
+TRAIN_METRICS = Path("metrics/train.json")
+TEST_METRICS = Path("metrics/test.json")
+
+PLOTS = Path("plots")
+CURVES = PLOTS / "curves.png"
+HISTORY = PLOTS / "history.csv"
+PREDICTIONS = PLOTS / "predictions.csv"
+CLASSES = PLOTS / "classes.csv"
+RELIABILITY = PLOTS / "reliability.csv"

@@ -1,0 +1,105 @@
+"""Pictures of what the model gets right and wrong, class by class."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.colors import LogNorm
+from matplotlib.ticker import PercentFormatter
+
+from image_pipeline.plotting.style import BLUE, GREY, ORANGE, new_figure, save_figure
+
+MOST_CELLS_WITH_NUMBERS = 400
+INCHES_PER_CLASS = 0.45
+
+
+def draw_confusion_matrix(
+    path: Path, predictions: pd.DataFrame, class_names: list[str], dpi: int
+) -> None:
+    """Draw how many images of each class were taken for each class."""
+    classes = len(class_names)
+    position = {name: index for index, name in enumerate(class_names)}
+    counts = np.zeros((classes, classes), np.int64)
+    actual = predictions["actual"].map(position)
+    predicted = predictions["predicted"].map(position)
+    np.add.at(counts, (actual, predicted), 1)
+
+    side = min(max(6.0, classes * INCHES_PER_CLASS + 2), 30.0)
+    figure = new_figure(side + 1, side)
+    axes = figure.subplots()
+    axes.grid(visible=False)
+    # A logarithmic scale: otherwise the diagonal leaves no colour for the mistakes.
+    shown = np.ma.masked_equal(counts, 0)
+    image = axes.imshow(shown, cmap="cividis_r", norm=LogNorm(1, max(2, counts.max())))
+    figure.colorbar(image, label="images", shrink=0.8)
+    if classes * classes <= MOST_CELLS_WITH_NUMBERS:
+        bright = np.sqrt(counts.max())
+        for row, column in zip(*np.nonzero(counts), strict=True):
+            count = counts[row, column]
+            colour = "white" if count > bright else "black"
+            axes.text(column, row, str(count), ha="center", va="center", color=colour, fontsize=9)
+    ticks = range(classes)
+    turn = 90 if max(map(len, class_names)) > 2 else 0
+    axes.set_xticks(ticks, class_names, rotation=turn)
+    axes.set_yticks(ticks, class_names)
+    errors = int(counts.sum() - np.trace(counts))
+    axes.set(
+        title=f"Confusion matrix: {errors} errors in {counts.sum()} test images",
+        xlabel="predicted class",
+        ylabel="actual class",
+    )
+    save_figure(path, figure, dpi)
+
+
+def draw_f1_by_class(path: Path, classes: pd.DataFrame, dpi: int) -> None:
+    """Draw each class's F1 score, and their mean."""
+    figure = new_figure(7, min(max(3.0, 0.34 * len(classes) + 1.2), 40.0))
+    axes = figure.subplots()
+    rows = np.arange(len(classes))
+    scores = classes["f1"].to_numpy()
+    axes.grid(visible=False, axis="y")
+    axes.hlines(rows, scores.min() - 1, scores, color="#BBBBBB", linewidth=1.5)
+    axes.plot(scores, rows, "o", color=BLUE, markersize=8)
+    for row, score in zip(rows, scores, strict=True):
+        axes.annotate(
+            f"{score:.2%}",
+            (score, row),
+            (8, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=9,
+        )
+    mean = scores.mean()
+    axes.axvline(mean, color=ORANGE, linestyle="--")
+    room = max(0.002, scores.max() - scores.min())
+    axes.set_xlim(scores.min() - 0.15 * room, scores.max() + 0.3 * room)
+    axes.set_yticks(rows, classes["class"].astype(str))
+    axes.invert_yaxis()
+    axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=1))
+    axes.set(
+        title=f"F1 score by class, test split (dashed: their mean, {mean:.2%})",
+        xlabel="F1 score",
+        ylabel="class",
+    )
+    save_figure(path, figure, dpi)
+
+
+def draw_reliability(path: Path, reliability: pd.DataFrame, error: float, dpi: int) -> None:
+    """Draw accuracy against confidence, and how many images have which confidence."""
+    figure = new_figure(6, 6)
+    axes, histogram = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+    confidence, accuracy = reliability["confidence"], reliability["accuracy"]
+    axes.plot([0, 1], [0, 1], "--", color=GREY, linewidth=1.5, label="perfect calibration")
+    axes.plot(confidence, accuracy, "o-", color=BLUE, label="model")
+    axes.set(
+        title=f"Reliability, test split: expected calibration error {error:.2%}",
+        ylabel="accuracy",
+        xlim=(0, 1.02),
+        ylim=(0, 1.02),
+    )
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.legend(loc="upper left")
+    histogram.vlines(confidence, 0.5, reliability["images"], color=ORANGE, linewidth=8)
+    histogram.set(xlabel="confidence", ylabel="images", yscale="log", ylim=(0.5, None))
+    histogram.xaxis.set_major_formatter(PercentFormatter(1.0))
+    save_figure(path, figure, dpi)

@@ -1,0 +1,170 @@
+"""The training loop."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
+from tqdm import tqdm
+
+from image_pipeline.augmentation import augment
+from image_pipeline.checkpoint import CheckpointFile
+from image_pipeline.errors import DivergenceError
+from image_pipeline.history import EpochRecord
+from image_pipeline.inference import predict_logits
+from image_pipeline.model import build_model, normalise
+from image_pipeline.model_card import ModelCard
+from image_pipeline.params import TrainParams
+from image_pipeline.tensor_files import Split
+
+BLOCK_IMAGES = 4096  # images augmented at once: enough to amortise, few enough to stay in the cache
+INFERENCE_BATCH = 1000
+
+
+class Training:
+    """One run: the model, its optimizer and learning-rate schedule, and what was measured so far.
+
+    All randomness of an epoch comes from a generator seeded with (seed, epoch), so the state to be
+    saved is the model's, the optimizer's and the schedule's alone.
+    """
+
+    def __init__(
+        self, train: Split, validation: Split, card: ModelCard, params: TrainParams
+    ) -> None:
+        self.train = train
+        self.validation = validation
+        self.card = card
+        self.params = params
+        self.history: list[EpochRecord] = []
+        self.steps_per_epoch = math.ceil(len(train.labels) / params.batch_size)
+        torch.manual_seed(params.seed)
+        self.model = build_model(card)
+        self.optimizer = torch.optim.Adam(
+            self.model.parameters(), lr=params.learning_rate, fused=True
+        )
+        self.schedule = self._make_schedule()
+
+    def _make_schedule(self) -> LRScheduler | None:
+        if self.params.schedule == "constant":
+            return None
+        return OneCycleLR(
+            self.optimizer,
+            max_lr=self.params.learning_rate,
+            total_steps=max(2, self.params.epochs * self.steps_per_epoch),
+            pct_start=self.params.warmup_fraction,
+            final_div_factor=1000,
+            # Straight lines: the default's cosine would come from the system's maths library.
+            anneal_strategy="linear",
+        )
+
+    def run(self, checkpoint: CheckpointFile) -> Iterator[list[EpochRecord]]:
+        """Train to the last epoch, from the checkpoint where there is one.
+
+        Yields:
+            The history after each epoch.
+
+        Raises:
+            DivergenceError: a loss is not finite.
+        """
+        state = checkpoint.load()
+        if state is not None:
+            self._restore(state)
+            print(f"train: going on after epoch {len(self.history)} from {checkpoint.path}")
+        every, epochs = self.params.checkpoint_every, self.params.epochs
+        bar: tqdm[NoReturn]
+        with tqdm(
+            total=epochs * len(self.train.labels),
+            initial=len(self.history) * len(self.train.labels),
+            desc="train",
+            unit="image",
+            unit_scale=True,
+        ) as bar:
+            while len(self.history) < epochs:
+                self.history.append(self._epoch(len(self.history) + 1, bar))
+                if every and len(self.history) % every == 0 and len(self.history) < epochs:
+                    checkpoint.save(self._state())
+                yield self.history
+
+    def _epoch(self, epoch: int, bar: "tqdm[NoReturn]") -> EpochRecord:
+        self.model.train()
+        rng = np.random.default_rng((self.params.seed, epoch))
+        losses = torch.zeros(self.steps_per_epoch)
+        correct = torch.zeros((), dtype=torch.int64)
+        for step, (images, labels) in enumerate(self._batches(rng)):
+            logits = self.model(images)  # [B, classes]
+            loss = functional.cross_entropy(
+                logits, labels, label_smoothing=self.params.label_smoothing
+            )
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+            if self.schedule:
+                self.schedule.step()
+            losses[step] = loss.detach() * len(labels)
+            correct += (logits.argmax(1) == labels).sum()
+            bar.update(len(labels))
+        self._check_finite(losses, epoch)
+        validation_loss, validation_accuracy = self._validate()
+        record = EpochRecord(
+            epoch=epoch,
+            train_loss=losses.double().sum().item() / len(self.train.labels),
+            validation_loss=validation_loss,
+            train_accuracy=correct.item() / len(self.train.labels),
+            validation_accuracy=validation_accuracy,
+        )
+        bar.set_postfix_str(
+            f"epoch {epoch}/{self.params.epochs}, validation loss {validation_loss:.4f}, "
+            f"accuracy {validation_accuracy:.2%}"
+        )
+        return record
+
+    def _batches(self, rng: np.random.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield every training image once, in random order: float32 `[B, C, H, W]`, int64 `[B]`."""
+        order = rng.permutation(len(self.train.labels))
+        images, labels = self.train.images.numpy(), self.train.labels
+        size = self.params.batch_size
+        block = size * max(1, BLOCK_IMAGES // size)
+        for start in range(0, len(order), block):
+            chosen = order[start : start + block]
+            raw = images[chosen]
+            if self.params.augmentation.enabled:
+                raw = augment(raw, self.params.augmentation, rng)
+            ready = normalise(torch.from_numpy(raw), self.card.data)
+            yield from zip(
+                ready.split(size), labels[torch.from_numpy(chosen)].split(size), strict=True
+            )
+
+    def _validate(self) -> tuple[float, float]:
+        logits = predict_logits(self.model, self.validation, self.card.data, INFERENCE_BATCH)
+        loss = functional.cross_entropy(logits, self.validation.labels)
+        accuracy = (logits.argmax(1) == self.validation.labels).double().mean()
+        return loss.item(), accuracy.item()
+
+    def _check_finite(self, losses: Tensor, epoch: int) -> None:
+        bad = torch.nonzero(~torch.isfinite(losses))
+        if len(bad):
+            step = int(bad[0])
+            raise DivergenceError(
+                f"the loss is {losses[step].item()} at step {step + 1} of epoch {epoch}; no model "
+                f"is written. Lower train.learning_rate (now {self.params.learning_rate})"
+            )
+
+    def _state(self) -> dict[str, object]:
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict() if self.schedule else None,
+            "history": [asdict(record) for record in self.history],
+        }
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.schedule:
+            self.schedule.load_state_dict(state["schedule"])
+        self.history = [EpochRecord(**record) for record in state["history"]]

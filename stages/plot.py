@@ -1,0 +1,16 @@
+"""Draw what a person wants to see of the model and the data as plots/*.png."""
+
+from image_pipeline import paths
+from image_pipeline.params import read_params
+from image_pipeline.plotting.report import draw_report
+from image_pipeline.stage import run_stage
+
+
+def main() -> None:
+    params = read_params()
+    drawn = draw_report(params.plot)
+    print(f"plot: {len(drawn)} pictures are in {paths.PLOTS}: {', '.join(drawn)}")
+
+
+if __name__ == "__main__":
+    run_stage(main, __doc__)

@@ -1,0 +1,29 @@
+"""Turn the files in data/raw/ into data/tensors/{train,validation,test}.safetensors.
+
+Each holds uint8 images [N, C, H, W], int64 labels [N], the class names, and the training split's
+mean and standard deviation. The test split is the data set's own and stays whole.
+"""
+
+from image_pipeline import paths
+from image_pipeline.params import read_params
+from image_pipeline.stage import run_stage
+from image_pipeline.tensorize import tensorize
+
+
+def main() -> None:
+    params = read_params()
+    counts = tensorize(
+        params.download.dataset,
+        paths.RAW,
+        params.tensorize.validation_fraction,
+        params.tensorize.seed,
+        paths.TRAIN_TENSORS,
+        paths.VALIDATION_TENSORS,
+        paths.TEST_TENSORS,
+    )
+    listed = ", ".join(f"{count} {name}" for name, count in counts.items())
+    print(f"tensorize: {listed} images are in {paths.TENSORS}")
+
+
+if __name__ == "__main__":
+    run_stage(main, __doc__)

@@ -1,0 +1,68 @@
+"""Train the multilayer perceptron on the training split and write models/model.safetensors.
+
+The validation split is scored after every epoch; plots/curves.png is redrawn as training goes on.
+A killed run goes on from its last checkpoint and ends in the same bits.
+"""
+
+import time
+from pathlib import Path
+
+from image_pipeline import numerics, paths
+from image_pipeline.params import read_params
+from image_pipeline.stage import run_stage
+
+
+def main() -> None:
+    params = read_params()
+    numerics.pin(params.train.numerics, params.train.threads)
+
+    # After the pin: these import torch and numpy.
+    from image_pipeline.checkpoint import CheckpointFile, result_key
+    from image_pipeline.files import write_json
+    from image_pipeline.history import write_history
+    from image_pipeline.model import write_model
+    from image_pipeline.model_card import ModelCard
+    from image_pipeline.plotting.curves import LiveCurves, draw_curves
+    from image_pipeline.tensor_files import read_split
+    from image_pipeline.training import Training
+
+    start = time.perf_counter()
+    train, validation = read_split(paths.TRAIN_TENSORS), read_split(paths.VALIDATION_TENSORS)
+    card = ModelCard(
+        input_shape=train.shape,
+        hidden_sizes=tuple(params.train.hidden_sizes),
+        data=train.description,
+        augmentation=params.train.augmentation,
+    )
+    key = result_key(
+        params.train.model_dump(exclude={"checkpoint_every"}) | numerics.facts(),
+        data=[paths.TRAIN_TENSORS, paths.VALIDATION_TENSORS],
+        scripts=[Path(__file__)],
+    )
+    checkpoint = CheckpointFile(paths.CHECKPOINTS, key)
+    training = Training(train, validation, card, params.train)
+    curves = LiveCurves(paths.CURVES)
+    for history in training.run(checkpoint):
+        curves.update(history)
+
+    last = training.history[-1]
+    draw_curves(paths.CURVES, training.history)
+    write_history(paths.HISTORY, training.history)
+    write_json(
+        paths.TRAIN_METRICS,
+        {
+            "epochs": last.epoch,
+            "train": {"loss": last.train_loss, "accuracy": last.train_accuracy},
+            "validation": {"loss": last.validation_loss, "accuracy": last.validation_accuracy},
+        },
+    )
+    write_model(paths.MODEL, training.model, card)
+    checkpoint.remove()
+    print(
+        f"train: {last.epoch} epochs in {time.perf_counter() - start:.1f} s, validation accuracy "
+        f"{last.validation_accuracy:.2%}; {paths.MODEL}, curves in {paths.CURVES}"
+    )
+
+
+if __name__ == "__main__":
+    run_stage(main, __doc__)
