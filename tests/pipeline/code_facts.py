@@ -1,0 +1,70 @@
+"""What the code itself says of a stage: the modules it imports and the parameters it reads."""
+
+import ast
+from pathlib import Path
+
+import grimp
+
+PACKAGE = "image_pipeline"
+SOURCE = Path("src")  # relative: pytest runs in the project's root
+
+
+def stage_names() -> set[str]:
+    """Return the stages there is a script for."""
+    return {path.stem for path in Path("stages").glob("*.py")}
+
+
+def imported_files(stage: str) -> set[str]:
+    """Return the files of the package that a stage imports, directly or not, and its own script.
+
+    Imports inside functions count too.
+    """
+    script = Path("stages") / f"{stage}.py"
+    graph = grimp.build_graph(PACKAGE, cache_dir=None)
+    direct = _direct_imports(script, graph.modules)
+    modules = direct.union(*(graph.find_upstream_modules(module) for module in direct))
+    parents = {
+        name.rsplit(".", depth)[0] for name in modules for depth in range(1, name.count(".") + 1)
+    }
+    return {script.as_posix(), *(_file_of(module) for module in modules | parents)}
+
+
+def params_read(stage: str) -> set[str]:
+    """Return the dotted keys that a stage's script takes from params.yaml.
+
+    `params.train.seed` is a read of that key; `params.train`, handed on as a whole, of the block.
+    """
+    visitor = _ParamsVisitor()
+    visitor.visit(ast.parse((Path("stages") / f"{stage}.py").read_text()))
+    return {key for key in visitor.keys if key.split(".")[0] not in visitor.keys - {key}}
+
+
+class _ParamsVisitor(ast.NodeVisitor):
+    def __init__(self) -> None:
+        self.keys: set[str] = set()
+
+    def visit_Attribute(self, node: ast.Attribute) -> None:
+        root, _, key = ast.unparse(node).partition(".")
+        if root != "params":
+            self.generic_visit(node)
+        elif key.endswith(".model_dump"):
+            self.keys.add(key.removesuffix(".model_dump"))
+        else:
+            self.keys.add(key)
+
+
+def _direct_imports(script: Path, modules: set[str]) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(script.read_text())):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+            found.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return found & modules
+
+
+def _file_of(module: str) -> str:
+    path = SOURCE / module.replace(".", "/")
+    file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    return file.as_posix()

@@ -1,0 +1,44 @@
+"""dvc.yaml says what the code does: deps, params and outputs, in both directions."""
+
+from typing import Any
+
+import pytest
+from code_facts import imported_files, params_read, stage_names
+from ruamel.yaml import YAML
+
+from image_pipeline.params import Params
+from project import ROOT, Project
+
+DVC = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())
+STAGES: dict[str, Any] = DVC["stages"]
+
+
+def test_stages_scripts_and_params_carry_the_same_names() -> None:
+    names = set(STAGES)
+    assert names == stage_names() == set(Params.model_fields)
+    for name, stage in STAGES.items():
+        assert stage["cmd"] == f"python stages/{name}.py"
+        assert stage["desc"]
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_code_deps_are_the_modules_the_stage_imports(name: str) -> None:
+    declared = {dep for dep in STAGES[name]["deps"] if dep.endswith(".py")}
+    assert declared == imported_files(name)
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_declared_params_are_those_the_stage_reads(name: str) -> None:
+    assert set(STAGES[name]["params"]) == params_read(name)
+
+
+def test_a_run_writes_exactly_the_declared_outputs(project: Project) -> None:
+    project.run("dvc", "repro")
+    declared = set()
+    for stage in STAGES.values():
+        for kind in ("outs", "metrics", "plots"):
+            declared |= {next(iter(o)) if isinstance(o, dict) else o for o in stage.get(kind, [])}
+    written = {
+        name if not name.startswith("data/raw/") else "data/raw" for name in project.hashes()
+    }
+    assert written == declared

@@ -1,0 +1,133 @@
+"""A copy of this project in a folder of its own, to run as a user would."""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED_MNIST = ROOT.parent / "shared" / "data" / "mnist"
+IN_CI = os.environ.get("CI") == "true"
+
+# Small and quick, yet every numeric operation of training takes part.
+SMALL = {
+    "download.dataset": "digits",
+    "train.epochs": 3,
+    "train.batch_size": 64,
+    "train.label_smoothing": 0.1,
+}
+OUTPUT_FOLDERS = ("data", "models", "metrics", "plots")
+
+
+def require(condition: object, what: str) -> None:
+    """Skip the test where `what` is absent; in CI, where nothing may be absent, fail it."""
+    if condition:
+        return
+    if IN_CI:
+        pytest.fail(f"{what} is needed in CI")
+    pytest.skip(f"{what} is not here")
+
+
+class Project:
+    """The project's tracked files as they are now, under `root`, in Git and DVC."""
+
+    def __init__(self, root: Path, params: Mapping[str, Any] = SMALL) -> None:
+        self.root = root
+        listed = _git("ls-files", "-z", "--cached", "--others", "--exclude-standard", cwd=ROOT)
+        for name in filter(None, listed.split("\0")):
+            if (ROOT / name).is_file():
+                target = root / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(ROOT / name, target)
+        self.set_params(params)
+        _git("init", "--quiet", cwd=root)
+        self.commit("the project, with the test's params")
+
+    def set_params(self, values: Mapping[str, Any]) -> None:
+        """Set dotted keys of params.yaml."""
+        yaml = YAML()
+        path = self.root / "params.yaml"
+        document = yaml.load(path.read_text(encoding="utf-8"))
+        for key, value in values.items():
+            *blocks, last = key.split(".")
+            block = document
+            for name in blocks:
+                block = block[name]
+            block[last] = value
+        with path.open("w", encoding="utf-8") as file:
+            yaml.dump(document, file)
+
+    def commit(self, subject: str) -> None:
+        """Commit everything that Git does not ignore."""
+        _git("add", "--all", cwd=self.root)
+        identity = ("-c", "user.name=test", "-c", "user.email=test@example.com")
+        _git(*identity, "commit", "--quiet", "--allow-empty", "-m", subject, cwd=self.root)
+
+    def environment(self, extra: Mapping[str, str] | None = None) -> dict[str, str]:
+        """Return an environment in which the project's commands and modules are found."""
+        inherited = {
+            key: value for key, value in os.environ.items() if not key.startswith(("DVC_", "GIT_"))
+        }
+        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+        modules = {"PYTHONPATH": str(self.root / "src"), "PATH": path}
+        return {**inherited, **modules, **(extra or {})}
+
+    def run(
+        self,
+        *command: str,
+        env: Mapping[str, str] | None = None,
+        timeout: float = 300,
+        check: bool = True,
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command in the project's root; with `check`, a failure fails the test."""
+        done = subprocess.run(
+            command,
+            cwd=self.root,
+            env=self.environment(env),
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+            stdin=subprocess.DEVNULL,
+        )
+        if check and done.returncode:
+            pytest.fail(f"{' '.join(command)}: {done.returncode}\n{done.stdout}\n{done.stderr}")
+        return done
+
+    def stage(
+        self,
+        name: str,
+        *,
+        prefix: Sequence[str] = (),
+        env: Mapping[str, str] | None = None,
+        timeout: float = 300,
+        check: bool = True,
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a stage's script by itself, without DVC; `prefix` goes before the interpreter."""
+        command = (*prefix, sys.executable, f"stages/{name}.py")
+        return self.run(*command, env=env, timeout=timeout, check=check)
+
+    def hashes(self) -> dict[str, str]:
+        """Return the SHA-256 of every output of the pipeline."""
+        return {
+            path.relative_to(self.root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+            for folder in OUTPUT_FOLDERS
+            for path in sorted((self.root / folder).rglob("*"))
+            if path.is_file()
+        }
+
+    def git_status(self) -> str:
+        """Return what Git has to say of changed and untracked files."""
+        return _git("status", "--porcelain", cwd=self.root)
+
+
+def _git(*arguments: str, cwd: Path) -> str:
+    done = subprocess.run(["git", *arguments], cwd=cwd, capture_output=True, text=True, check=True)
+    return done.stdout
