@@ -58,67 +58,73 @@ def draw_affines(
     return maps
 
 
-def sampling_matrix(maps: np.ndarray, size: tuple[int, int]) -> csr_array:
-    """Bilinear sampling by `maps` `[G, 2, 3]` as one block-diagonal matrix.
+def sampling_taps(maps: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Bilinear sampling by `maps` `[G, 2, 3]` as four weighted input pixels per output pixel.
 
     Args:
         maps: as `draw_affines` returns them.
         size: height and width in pixels.
 
     Returns:
-        float32 `[G*H*W, G*H*W]`, four stored values per row; what lies outside an image counts 0.
+        The input pixels int32 `[G, H*W, 4]` and their weights float32 `[G, H*W, 4]`; the weight of
+        what lies outside the image is 0.
     """
     height, width = size
-    pixels = height * width
-    row, column = np.divmod(np.arange(pixels), width)
+    row, column = np.divmod(np.arange(height * width), width)
     row = (row - (height - 1) / 2).astype(np.float32)
     column = (column - (width - 1) / 2).astype(np.float32)
-    exact = maps.astype(np.float32)[:, :, :, np.newaxis]  # [G, 2, 3, 1]
-    source = exact[:, :, 0] * row + exact[:, :, 1] * column + exact[:, :, 2]  # [G, 2, H*W]
+    factors = maps.astype(np.float32)[:, :, :, np.newaxis]  # [G, 2, 3, 1]
+    source = factors[:, :, 0] * row + factors[:, :, 1] * column + factors[:, :, 2]  # [G, 2, H*W]
     source_row = source[:, 0] + np.float32((height - 1) / 2)
     source_column = source[:, 1] + np.float32((width - 1) / 2)
     top, left = np.floor(source_row), np.floor(source_column)
     below, beside = source_row - top, source_column - left  # the share of the far neighbour
-    first = (np.arange(len(maps), dtype=np.int32) * pixels)[:, np.newaxis]
 
-    indices = np.empty((len(maps), pixels, len(TAPS)), np.int32)
-    weights = np.empty((len(maps), pixels, len(TAPS)), np.float32)
+    pixels = np.empty((len(maps), height * width, len(TAPS)), np.int32)
+    weights = np.empty((len(maps), height * width, len(TAPS)), np.float32)
     top, left = top.astype(np.int32), left.astype(np.int32)
     for tap, (down, right) in enumerate(TAPS):
         y, x = top + down, left + right
         inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
-        indices[:, :, tap] = np.where(inside, y * width + x, 0) + first
+        pixels[:, :, tap] = np.where(inside, y * width + x, 0)
         weight = (below if down else 1 - below) * (beside if right else 1 - beside)
         weights[:, :, tap] = np.where(inside, weight, 0)
-    total = len(maps) * pixels
-    starts = np.arange(total + 1, dtype=np.int32) * len(TAPS)
-    return csr_array((weights.ravel(), indices.ravel(), starts), shape=(total, total))
+    return pixels, weights
 
 
-def augment(images: np.ndarray, params: AugmentationParams, rng: np.random.Generator) -> np.ndarray:
-    """Change each image by a random affine map that `group_size` images share.
+def augment(
+    images: np.ndarray,
+    params: AugmentationParams,
+    rng: np.random.Generator,
+    out: np.ndarray | None = None,
+) -> np.ndarray:
+    """Change each image by a random affine map that up to `group_size` images share.
 
-    Image `i` belongs to group `i modulo the number of groups`, so that neighbours differ.
+    Image `i` belongs to group `i modulo the number of groups`, so that neighbours differ. The
+    groups are worked on one by one: each stays in the processor's cache from uint8 to float32.
 
     Args:
         images: uint8 `[N, C, H, W]`.
         params: the largest change of each kind, and the group size.
         rng: advanced by six numbers per group.
+        out: float32 `[N, C, H, W]` to write to; a new array if None.
 
     Returns:
         float32 `[N, C, H, W]` with values 0 to 255.
     """
     count, channels, height, width = images.shape
-    size = min(params.group_size, count)
-    groups = -(-count // size)
-    if count % groups:  # fill the last column of groups; the extra images are dropped again below
-        images = np.concatenate([images, images[: groups - count % groups]])
-    size = len(images) // groups
-    pixels = height * width
-    # [size, groups, C, H*W] -> [groups, H*W, size, C]: one row per pixel, one column per channel
-    columns = images.reshape(size, groups, channels, pixels).transpose(1, 3, 0, 2)
-    dense = columns.astype(np.float32, order="C").reshape(groups * pixels, size * channels)
-    maps = draw_affines(params, groups, (height, width), rng)
-    changed = sampling_matrix(maps, (height, width)) @ dense
-    restored = changed.reshape(groups, pixels, size, channels).transpose(2, 0, 3, 1)
-    return np.ascontiguousarray(restored).reshape(-1, channels, height, width)[:count]
+    if out is None:
+        out = np.empty(images.shape, np.float32)
+    groups = -(-count // params.group_size)
+    pixels, weights = sampling_taps(
+        draw_affines(params, groups, (height, width), rng), (height, width)
+    )
+    area = height * width
+    starts = np.arange(0, area * len(TAPS) + 1, len(TAPS), dtype=np.int32)
+    matrix = csr_array((weights[0].ravel(), pixels[0].ravel(), starts), shape=(area, area))
+    for group in range(groups):
+        matrix.data, matrix.indices = weights[group].ravel(), pixels[group].ravel()
+        members = images[group::groups].reshape(-1, area)  # [images of the group * C, H*W]
+        changed = matrix @ members.T.astype(np.float32, order="C")  # [H*W, images * C]
+        out[group::groups] = changed.T.reshape(-1, channels, height, width)
+    return out

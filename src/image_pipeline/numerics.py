@@ -14,7 +14,9 @@ What `portable` sets, and why:
 - Torch's own kernels are held to their AVX2 build and to one thread. At this size of layer they
   gain nothing from a second one, and two pools of waiting threads slow each other down.
 - OpenBLAS gets exactly `threads` threads, also where fewer processors are to be had: the number
-  decides where a product is cut up, so it is part of the result.
+  decides where a product is cut up, so it is part of the result. One is the default: the second
+  core augments the next images meanwhile, and on a busy machine threads that wait for each other
+  after every product make it ten times slower.
 
 `fast` lets the libraries choose: the bits are then this machine's own.
 """
@@ -63,6 +65,7 @@ def pin(numerics: Numerics, threads: int) -> None:
         return
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     _multiply_with_numpy()
     if reasons := why_not_portable(already):
         print(

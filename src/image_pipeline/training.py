@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from typing import Any, NoReturn
 
@@ -42,6 +43,10 @@ class Training:
         self.params = params
         self.history: list[EpochRecord] = []
         self.steps_per_epoch = math.ceil(len(train.labels) / params.batch_size)
+        block = min(len(train.labels), max(params.batch_size, BLOCK_IMAGES))
+        # Room for two blocks of augmented images, used again and again: fresh memory of this size
+        # costs more, page by page, than what is computed in it.
+        self._spaces = np.empty((2, block, *train.shape), np.float32)
         torch.manual_seed(params.seed)
         self.model = build_model(card)
         self.optimizer = torch.optim.Adam(
@@ -125,19 +130,41 @@ class Training:
 
     def _batches(self, rng: np.random.Generator) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield every training image once, in random order: float32 `[B, C, H, W]`, int64 `[B]`."""
-        order = rng.permutation(len(self.train.labels))
-        images, labels = self.train.images.numpy(), self.train.labels
         size = self.params.batch_size
-        block = size * max(1, BLOCK_IMAGES // size)
-        for start in range(0, len(order), block):
-            chosen = order[start : start + block]
-            raw = images[chosen]
-            if self.params.augmentation.enabled:
-                raw = augment(raw, self.params.augmentation, rng)
-            ready = normalise(torch.from_numpy(raw), self.card.data)
-            yield from zip(
-                ready.split(size), labels[torch.from_numpy(chosen)].split(size), strict=True
-            )
+        order = rng.permutation(len(self.train.labels))
+        for chosen, images in self._blocks(order, rng):
+            for start in range(0, len(chosen), size):
+                batch = torch.from_numpy(images[start : start + size])
+                indices = torch.from_numpy(chosen[start : start + size])
+                yield normalise(batch, self.card.data), self.train.labels[indices]
+
+    def _blocks(
+        self, order: np.ndarray, rng: np.random.Generator
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield the images in `order`, block by block, with their indices.
+
+        A second thread augments the next block while this one is learnt from. It alone draws from
+        `rng`, block after block, so the result does not depend on who is faster.
+        """
+        size = self.params.batch_size * max(1, BLOCK_IMAGES // self.params.batch_size)
+        blocks = [order[start : start + size] for start in range(0, len(order), size)]
+        images = self.train.images.numpy()
+        if not self.params.augmentation.enabled:
+            yield from ((chosen, images[chosen]) for chosen in blocks)
+            return
+
+        def prepare(number: int) -> np.ndarray:
+            chosen = blocks[number]
+            space = self._spaces[number % 2][: len(chosen)]
+            return augment(images[chosen], self.params.augmentation, rng, space)
+
+        with ThreadPoolExecutor(max_workers=1) as ahead:
+            pending = ahead.submit(prepare, 0)
+            for number, chosen in enumerate(blocks):
+                ready = pending.result()
+                if number + 1 < len(blocks):
+                    pending = ahead.submit(prepare, number + 1)
+                yield chosen, ready
 
     def _validate(self) -> tuple[float, float]:
         logits = predict_logits(self.model, self.validation, self.card.data, INFERENCE_BATCH)
