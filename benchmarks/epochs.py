@@ -1,0 +1,107 @@
+"""Seconds of single epochs under several settings, in turn, in a process of its own.
+
+    python benchmarks/epochs.py '{"numerics": "fast", "threads": 2, "pairs": 5, "settings": {...}}'
+
+`settings` names the settings of `Training`; each round times one epoch of each, A B A B ..., and
+beside them the floor: plain matrix products of the shapes of one epoch. Prints one JSON object with
+the seconds of each, round by round.
+"""
+
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from learners import HIDDEN, make_training
+
+from image_pipeline import numerics
+
+IMAGES, INPUTS, CLASSES = 54_000, 784, 10
+
+
+def epoch_timer(settings: dict[str, Any], kernels: str, threads: int) -> Callable[[], float]:
+    """Return a function that trains one more epoch and returns its seconds, checkpoint included."""
+    from image_pipeline.checkpoint import CheckpointFile
+
+    training = make_training(kernels, threads, epochs=10_000, schedule="constant", **settings)
+    folder = Path(tempfile.mkdtemp(dir="."))
+    epochs = training.run(CheckpointFile(folder, "benchmark"))
+
+    def timed() -> float:
+        start = time.perf_counter()
+        next(epochs)
+        return time.perf_counter() - start
+
+    return timed
+
+
+def augmentation_timer() -> Callable[[], float]:
+    """Return a function that augments as many images as an epoch has, in blocks, on one thread."""
+    import numpy as np
+
+    from image_pipeline.augmentation import augment
+    from image_pipeline.params import read_params
+    from image_pipeline.training import BLOCK_IMAGES
+
+    params = read_params().train.augmentation
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (BLOCK_IMAGES, 1, 28, 28), dtype=np.uint8)
+    space = np.empty(images.shape, np.float32)
+
+    def timed() -> float:
+        start = time.perf_counter()
+        for _ in range(-(-IMAGES // BLOCK_IMAGES)):
+            augment(images, params, rng, space)
+        return time.perf_counter() - start
+
+    return timed
+
+
+def floor_timer(batch: int) -> Callable[[], float]:
+    """Return a function that multiplies matrices of the shapes of one epoch, and nothing else."""
+    import torch
+
+    sizes = [INPUTS, *HIDDEN, CLASSES]
+    products = []
+    for before, after in pairwise(sizes):
+        inputs, weights = torch.randn(batch, before), torch.randn(after, before)
+        gradients = torch.randn(batch, after)
+        products += [(inputs, weights.t()), (gradients.t(), inputs)]
+        if before != INPUTS:  # the gradient of the images is not needed
+            products.append((gradients, weights))
+
+    def timed() -> float:
+        start = time.perf_counter()
+        for _ in range(-(-IMAGES // batch)):
+            for left, right in products:
+                torch.mm(left, right)
+        return time.perf_counter() - start
+
+    return timed
+
+
+def main() -> None:
+    """Time what the first argument, JSON, asks for."""
+    asked = json.loads(sys.argv[1])
+    numerics.pin(asked["numerics"], asked["threads"])
+    timers = {
+        name: epoch_timer(settings, asked["numerics"], asked["threads"])
+        for name, settings in asked["settings"].items()
+    }
+    timers["augmentation"] = augmentation_timer()
+    timers["matmul_floor"] = floor_timer(512)
+    seconds: dict[str, list[float]] = {name: [] for name in timers}
+    for name in timers:
+        timers[name]()  # warm up
+    for _ in range(asked["pairs"]):
+        for name, timer in timers.items():
+            seconds[name].append(timer())
+    print(json.dumps(seconds))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,254 @@
+"""One training run of this project or of a peer, timed epoch by epoch, in a process of its own.
+
+    python benchmarks/learners.py NAME --seed 0 --epochs 15 [--until 0.98]
+
+Every learner trains the 784-120-84-10 perceptron on the same training split and prints one JSON
+line per epoch: the seconds of training so far (imports, reading the data and scoring left out) and
+the accuracy on the test split. `--until` ends the run at the first epoch that reaches it.
+"""
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+
+TENSORS = Path("data/tensors")
+HIDDEN = (120, 84)
+THREADS = 2
+
+# The quick recipe, chosen on the validation split: a short one-cycle run without augmentation.
+QUICK = {
+    "epochs": 4,
+    "batch_size": 256,
+    "learning_rate": 5e-3,
+    "warmup_fraction": 0.3,
+    "label_smoothing": 0.0,
+}
+
+Run = Iterator[tuple[float, float]]
+
+
+def ours(numerics: str, threads: int) -> Callable[[int, int], Run]:
+    """Return this project's own training with the quick recipe."""
+
+    def learn(seed: int, epochs: int) -> Run:  # noqa: ARG001 the recipe has its own number
+        from image_pipeline import numerics as kernels
+
+        kernels.pin(numerics, threads)  # type: ignore[arg-type]
+        import torch
+
+        from image_pipeline.checkpoint import CheckpointFile
+        from image_pipeline.inference import predict_logits
+        from image_pipeline.tensor_files import read_split
+
+        test = read_split(TENSORS / "test.safetensors")
+        training = make_training(numerics, threads, seed=seed, augmented=False, **QUICK)
+        nowhere = CheckpointFile(Path("checkpoints"), "benchmark")
+        spent, start = 0.0, time.perf_counter()
+        for _ in training.run(nowhere):
+            spent += time.perf_counter() - start
+            logits = predict_logits(training.model, test, training.card.data, 1000)
+            yield spent, (logits.argmax(1) == test.labels).to(torch.float64).mean().item()
+            start = time.perf_counter()
+
+    return learn
+
+
+def make_training(numerics: str, threads: int, *, augmented: bool, **changes: Any) -> Any:
+    """Return a `Training` of the committed params with `changes`; call after `numerics.pin`."""
+    from image_pipeline.model_card import ModelCard
+    from image_pipeline.params import TrainParams, read_params
+    from image_pipeline.tensor_files import read_split
+    from image_pipeline.training import Training
+
+    values = read_params().train.model_dump() | {"checkpoint_every": 0} | changes
+    values |= {"numerics": numerics, "threads": threads}
+    if not augmented:
+        values["augmentation"] |= dict.fromkeys(("rotation", "scale", "shear", "translation"), 0.0)
+    params = TrainParams.model_validate(values)
+    train = read_split(TENSORS / "train.safetensors")
+    card = ModelCard(
+        train.shape, tuple(params.hidden_sizes), train.description, params.augmentation
+    )
+    return Training(train, read_split(TENSORS / "validation.safetensors"), card, params)
+
+
+def public(seed: int, epochs: int) -> Run:
+    """The public recipe: a DataLoader that decodes each image, Adam at 1e-3, batches of 100."""
+    import torch
+    from torch import nn
+    from torchvision import transforms
+
+    torch.manual_seed(seed)
+    torch.set_num_threads(THREADS)
+    dataset = _image_dataset("train", transforms.ToTensor())
+    loader = torch.utils.data.DataLoader(dataset, batch_size=100, shuffle=True)
+    model = nn.Sequential(
+        nn.Flatten(), nn.Linear(784, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU(),
+        nn.Linear(84, 10),
+    )  # fmt: skip
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    loss_of = nn.CrossEntropyLoss()
+    images, labels = _arrays("test")
+    test = torch.from_numpy(images).reshape(-1, 1, 28, 28) / 255
+    spent = 0.0
+    for _ in range(epochs):
+        start = time.perf_counter()
+        for batch, targets in loader:
+            loss = loss_of(model(batch), targets)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        spent += time.perf_counter() - start
+        with torch.no_grad():
+            right = model(test).argmax(1) == torch.from_numpy(labels)
+        yield spent, right.double().mean().item()
+
+
+def lightning(seed: int, epochs: int) -> Run:
+    """The same recipe under PyTorch Lightning's Trainer."""
+    import lightning as pl
+    import torch
+    from torch import nn
+    from torchvision import transforms
+
+    pl.seed_everything(seed, verbose=False)
+    torch.set_num_threads(THREADS)
+
+    class Module(pl.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.Sequential(
+                nn.Flatten(), nn.Linear(784, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU(),
+                nn.Linear(84, 10),
+            )  # fmt: skip
+
+        def training_step(self, batch: Any, _: int) -> Any:
+            return nn.functional.cross_entropy(self.net(batch[0]), batch[1])
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.Adam(self.parameters(), lr=1e-3)
+
+    images, labels = _arrays("test")
+    test = torch.from_numpy(images).reshape(-1, 1, 28, 28) / 255
+    results: list[tuple[float, float]] = []
+
+    class Clock(pl.Callback):
+        spent = 0.0
+
+        def on_train_epoch_start(self, *_: Any) -> None:
+            self.start = time.perf_counter()
+
+        def on_train_epoch_end(self, trainer: Any, module: Any) -> None:  # noqa: ARG002
+            self.spent += time.perf_counter() - self.start
+            with torch.no_grad():
+                right = module.net(test).argmax(1) == torch.from_numpy(labels)
+            results.append((self.spent, right.double().mean().item()))
+
+    dataset = _image_dataset("train", transforms.ToTensor())
+    loader = torch.utils.data.DataLoader(dataset, batch_size=100, shuffle=True)
+    trainer = pl.Trainer(
+        max_epochs=epochs, accelerator="cpu", logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, callbacks=[Clock()],
+    )  # fmt: skip
+    trainer.fit(Module(), loader)
+    yield from results
+
+
+def sklearn(seed: int, epochs: int) -> Run:
+    """scikit-learn's MLPClassifier with its defaults, epoch by epoch."""
+    from sklearn.neural_network import MLPClassifier
+
+    images, labels = _arrays("train")
+    test_images, test_labels = _arrays("test")
+    images, test_images = images / 255, test_images / 255
+    model = MLPClassifier(HIDDEN, random_state=seed, shuffle=True)
+    spent = 0.0
+    for _ in range(epochs):
+        start = time.perf_counter()
+        model.partial_fit(images, labels, classes=list(range(10)))
+        spent += time.perf_counter() - start
+        yield spent, float((model.predict(test_images) == test_labels).mean())
+
+
+def keras(seed: int, epochs: int) -> Run:
+    """Keras on TensorFlow: the same network, Adam at 1e-3, batches of 100, arrays in memory."""
+    import keras as k
+
+    k.utils.set_random_seed(seed)
+    images, labels = _arrays("train")
+    test_images, test_labels = _arrays("test")
+    images, test_images = images / 255, test_images / 255
+    layers = [k.layers.Dense(size, activation="relu") for size in HIDDEN]
+    model = k.Sequential([k.Input((784,)), *layers, k.layers.Dense(10)])
+    loss = k.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(optimizer=k.optimizers.Adam(1e-3), loss=loss)
+    spent = 0.0
+    for _ in range(epochs):
+        start = time.perf_counter()
+        model.fit(images, labels, batch_size=100, verbose=0)
+        spent += time.perf_counter() - start
+        predicted = model.predict(test_images, batch_size=1000, verbose=0).argmax(1)
+        yield spent, float((predicted == test_labels).mean())
+
+
+def _arrays(split: str) -> tuple[Any, Any]:
+    """Read a split as float32 `[N, 784]` with values 0 to 255, and int64 labels."""
+    import numpy as np
+    from safetensors.numpy import load_file
+
+    tensors = load_file(TENSORS / f"{split}.safetensors")
+    return tensors["images"].reshape(-1, 784).astype(np.float32), tensors["labels"]
+
+
+def _image_dataset(split: str, transform: Any) -> Any:
+    """Return the split as torchvision's MNIST class gives it: a PIL image made at each access."""
+    from PIL import Image
+    from safetensors.numpy import load_file
+    from torch.utils.data import Dataset
+
+    tensors = load_file(TENSORS / f"{split}.safetensors")
+    images, labels = tensors["images"][:, 0], tensors["labels"].tolist()
+
+    class Images(Dataset[Any]):
+        def __len__(self) -> int:
+            return len(labels)
+
+        def __getitem__(self, index: int) -> Any:
+            return transform(Image.fromarray(images[index], mode=None)), labels[index]
+
+    return Images()
+
+
+LEARNERS: dict[str, Callable[[int, int], Run]] = {
+    "fast": ours("fast", THREADS),
+    "portable": ours("portable", 1),
+    "public": public,
+    "lightning": lightning,
+    "sklearn": sklearn,
+    "keras": keras,
+}
+
+
+def main() -> None:
+    """Run one learner."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("name", choices=LEARNERS)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--epochs", type=int, default=15)
+    parser.add_argument("--until", type=float, default=1.1)
+    arguments = parser.parse_args()
+    for seconds, accuracy in LEARNERS[arguments.name](arguments.seed, arguments.epochs):
+        print(json.dumps({"seconds": seconds, "accuracy": accuracy}), flush=True)
+        if accuracy >= arguments.until:
+            break
+
+
+if __name__ == "__main__":
+    main()
