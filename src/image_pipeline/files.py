@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -13,35 +13,86 @@ if TYPE_CHECKING:
 PARTIAL_SUFFIX = ".partial"
 DECIMALS = 6
 
+_unfinished: set[Path] = set()  # partial files of this process, for `discard_partials`
+_held: dict[Path, Path] | None = None  # path -> its whole partial file, in a `together` block
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """Open a binary file that takes the place of `path` only when the block ends without an error.
 
-    The bytes go to `<path>.partial` (ignored by Git and DVC), are flushed to the disk, and are
-    renamed over `path` in one step: a reader, or a run after a power cut, sees the old file or the
-    new one and nothing between.
+    The bytes go to `<path>.partial` (ignored by Git), are flushed to the disk, and are renamed over
+    `path` in one step: a reader, or a run after a power cut, sees the old file or the new one and
+    nothing between. A partial file that a killed run left is overwritten. Two processes must not
+    write the same path at once: `image_pipeline.stage` sees to that.
 
     Raises:
         OSError: the folder cannot be written to, or the disk is full; `path` is then as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + PARTIAL_SUFFIX)
+    _unfinished.add(partial)
     try:
         with partial.open("wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
+        if _held is None:
+            _publish({path: partial})
+        else:
+            _held[path] = partial
+    except BaseException as error:
+        _discard(partial)
+        if isinstance(error, OSError) and error.errno and not error.filename:
+            error.filename = str(path)  # a failed write does not say of itself which file it was
         raise
-    if os.name == "posix":  # make the rename itself durable; Windows cannot open a folder
-        folder = os.open(path.parent, os.O_RDONLY)
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """Let the files written in this block appear only once all of them are whole on the disk.
+
+    So a full disk at the third of four files leaves all four as they were.
+    """
+    global _held
+    if _held is not None:
+        raise RuntimeError("together() does not nest")
+    _held = {}
+    try:
+        yield
+        _publish(_held)
+    except BaseException:
+        for partial in _held.values():
+            _discard(partial)
+        raise
+    finally:
+        _held = None
+
+
+def discard_partials() -> None:
+    """Remove what this process has begun to write and not finished; for its last moment."""
+    for partial in tuple(_unfinished):
+        _discard(partial)
+
+
+def _publish(partials: Mapping[Path, Path]) -> None:
+    for path, partial in partials.items():
+        partial.replace(path)
+        _unfinished.discard(partial)
+    if os.name != "posix":  # Windows cannot open a folder
+        return
+    for parent in sorted({path.parent for path in partials}):  # make the renames durable
+        folder = os.open(parent, os.O_RDONLY)
         try:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def _discard(partial: Path) -> None:
+    with suppress(OSError):  # what led here is what is to be told
+        partial.unlink(missing_ok=True)
+    _unfinished.discard(partial)
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -9,6 +9,7 @@ from sklearn.model_selection import train_test_split
 from image_pipeline.datasets import DATASETS
 from image_pipeline.datasets.base import RawSplit
 from image_pipeline.errors import DataError
+from image_pipeline.files import together
 from image_pipeline.tensor_files import Description, write_split
 
 
@@ -35,9 +36,10 @@ def tensorize(
     mean, std = pixel_statistics(train.images)
     description = Description(dataset, source.class_names, mean, std)
     counts = {}
-    for path, split in ((train_path, train), (validation_path, validation), (test_path, test)):
-        write_split(path, split.images, split.labels, description)
-        counts[path.stem] = len(split.labels)
+    with together():
+        for path, split in ((train_path, train), (validation_path, validation), (test_path, test)):
+            write_split(path, split.images, split.labels, description)
+            counts[path.stem] = len(split.labels)
     return counts
 
 

@@ -9,6 +9,7 @@ from safetensors import SafetensorError, safe_open
 from image_pipeline import paths
 from image_pipeline.augmentation import augment
 from image_pipeline.errors import DataError
+from image_pipeline.files import together
 from image_pipeline.model_card import REMEDY, ModelCard
 from image_pipeline.params import PlotParams
 from image_pipeline.plotting.classification import (
@@ -42,12 +43,13 @@ def draw_report(params: PlotParams) -> list[str]:
         return paths.PLOTS / name
 
     names = list(card.data.class_names)
-    draw_confusion_matrix(target("confusion_matrix.png"), predictions, names, params.dpi)
-    draw_f1_by_class(target("f1_by_class.png"), classes, params.dpi)
-    draw_reliability(target("reliability.png"), reliability, error, params.dpi)
-    _draw_mistakes(target("worst_mistakes.png"), predictions, params)
-    _draw_samples(target("training_sample.png"), card, params)
-    draw_first_layer(target("first_layer.png"), weights, card.input_shape, params.dpi)
+    with together():
+        draw_confusion_matrix(target("confusion_matrix.png"), predictions, names, params.dpi)
+        draw_f1_by_class(target("f1_by_class.png"), classes, params.dpi)
+        draw_reliability(target("reliability.png"), reliability, error, params.dpi)
+        _draw_mistakes(target("worst_mistakes.png"), predictions, params)
+        _draw_samples(target("training_sample.png"), card, params)
+        draw_first_layer(target("first_layer.png"), weights, card.input_shape, params.dpi)
     return drawn
 
 
