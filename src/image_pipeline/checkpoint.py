@@ -16,9 +16,10 @@ from typing import Any
 
 import torch
 
-from image_pipeline.files import write_bytes
+from image_pipeline.files import PARTIAL_SUFFIX, write_bytes
 
 DIGEST_BYTES = 32
+KEPT = 3  # checkpoints, with this run's own: room to go back to a setting tried a moment ago
 
 
 def result_key(settings: Mapping[str, Any], data: Sequence[Path], scripts: Sequence[Path]) -> str:
@@ -48,6 +49,7 @@ class CheckpointFile:
     """The one checkpoint of the run with this key; each save takes the place of the one before."""
 
     def __init__(self, folder: Path, key: str) -> None:
+        self._folder = folder
         self.path = folder / f"{key[:32]}.checkpoint"
         self._key = key
 
@@ -57,6 +59,7 @@ class CheckpointFile:
         torch.save({"key": self._key, "state": dict(state)}, buffer)
         content = buffer.getvalue()
         write_bytes(self.path, hashlib.sha256(content).digest() + content)
+        self._tidy()
 
     def load(self) -> dict[str, Any] | None:
         """Return the saved state, or None where there is none that can be used.
@@ -69,20 +72,32 @@ class CheckpointFile:
             return None
         digest, content = content[:DIGEST_BYTES], content[DIGEST_BYTES:]
         if hashlib.sha256(content).digest() != digest:
-            self._ignore("torn")
+            self.ignore("torn")
             return None
-        found = torch.load(io.BytesIO(content), weights_only=True)
-        if found["key"] != self._key:
-            self._ignore("of another run")
+        try:
+            found = torch.load(io.BytesIO(content), weights_only=True)
+            key, state = found["key"], dict(found["state"])
+        except Exception as error:  # torch documents no classes for what foreign bytes can raise
+            self.ignore(f"no checkpoint of this pipeline ({type(error).__name__})")
             return None
-        state: dict[str, Any] = found["state"]
+        if key != self._key:
+            self.ignore("of another run")
+            return None
         return state
 
     def remove(self) -> None:
         """Remove the file, once the run's results are written."""
         self.path.unlink(missing_ok=True)
+        self._tidy()
 
-    def _ignore(self, reason: str) -> None:
+    def _tidy(self) -> None:
+        """Bound what runs that were killed and never taken up again leave behind."""
+        by_age = sorted(self._folder.glob("*.checkpoint"), key=lambda path: path.stat().st_mtime)
+        for path in (*by_age[:-KEPT], *self._folder.glob(f"*{PARTIAL_SUFFIX}")):
+            path.unlink(missing_ok=True)
+
+    def ignore(self, reason: str) -> None:
+        """Say on standard error why the checkpoint is not used."""
         print(
             f"WARNING: {self.path}: this checkpoint is {reason}; it is ignored and training starts "
             "from the beginning.",

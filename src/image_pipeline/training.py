@@ -47,10 +47,14 @@ class Training:
         # Room for two blocks of augmented images, used again and again: fresh memory of this size
         # costs more, page by page, than what is computed in it.
         self._spaces = np.empty((2, block, *train.shape), np.float32)
-        torch.manual_seed(params.seed)
-        self.model = build_model(card)
+        self._start()
+
+    def _start(self) -> None:
+        torch.manual_seed(self.params.seed)
+        self.history = []
+        self.model = build_model(self.card)
         self.optimizer = torch.optim.Adam(
-            self.model.parameters(), lr=params.learning_rate, fused=True
+            self.model.parameters(), lr=self.params.learning_rate, fused=True
         )
         self.schedule = self._make_schedule()
 
@@ -76,10 +80,7 @@ class Training:
         Raises:
             DivergenceError: a loss is not finite.
         """
-        state = checkpoint.load()
-        if state is not None:
-            self._restore(state)
-            print(f"train: going on after epoch {len(self.history)} from {checkpoint.path}")
+        self._go_on_from(checkpoint)
         every, epochs = self.params.checkpoint_every, self.params.epochs
         bar: tqdm[NoReturn]
         with tqdm(
@@ -189,9 +190,27 @@ class Training:
             "history": [asdict(record) for record in self.history],
         }
 
+    def _go_on_from(self, checkpoint: CheckpointFile) -> None:
+        state = checkpoint.load()
+        if state is None:
+            return
+        try:
+            self._restore(state)
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            checkpoint.ignore(f"not of this training's form ({type(error).__name__})")
+            self._start()  # whatever was restored before the fault
+            return
+        print(f"train: going on after epoch {len(self.history)} from {checkpoint.path}")
+
     def _restore(self, state: dict[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.schedule:
             self.schedule.load_state_dict(state["schedule"])
+        for parameter, moments in self.optimizer.state.items():  # torch does not compare these
+            for name in ("exp_avg", "exp_avg_sq"):
+                if moments[name].shape != parameter.shape:
+                    raise ValueError(f"{name} has the shape {tuple(moments[name].shape)}")
         self.history = [EpochRecord(**record) for record in state["history"]]
+        if not 0 < len(self.history) < self.params.epochs:
+            raise ValueError(f"{len(self.history)} of {self.params.epochs} epochs")
