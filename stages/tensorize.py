@@ -4,13 +4,15 @@ Each holds uint8 images [N, C, H, W], int64 labels [N], the class names, and the
 mean and standard deviation. The test split is the data set's own and stays whole.
 """
 
-from image_pipeline import paths
-from image_pipeline.params import read_params
 from image_pipeline.stage import run_stage
-from image_pipeline.tensorize import tensorize
 
 
 def main() -> None:
+    # Here, not at the top: run_stage takes care of Ctrl-C and of errors first.
+    from image_pipeline import paths
+    from image_pipeline.params import read_params
+    from image_pipeline.tensorize import tensorize
+
     params = read_params()
     counts = tensorize(
         params.download.dataset,

@@ -7,18 +7,20 @@ A killed run goes on from its last checkpoint and ends in the same bits.
 import time
 from pathlib import Path
 
-from image_pipeline import numerics, paths
-from image_pipeline.params import read_params
 from image_pipeline.stage import run_stage
 
 
 def main() -> None:
+    # Here, not at the top: run_stage takes care of Ctrl-C and of errors first.
+    from image_pipeline import numerics, paths
+    from image_pipeline.params import read_params
+
     params = read_params()
     numerics.pin(params.train.numerics, params.train.threads)
 
     # After the pin: these import torch and numpy.
     from image_pipeline.checkpoint import CheckpointFile, result_key
-    from image_pipeline.files import write_json
+    from image_pipeline.files import together, write_json
     from image_pipeline.history import write_history
     from image_pipeline.model import write_model
     from image_pipeline.model_card import ModelCard
@@ -46,17 +48,16 @@ def main() -> None:
         curves.update(history)
 
     last = training.history[-1]
-    draw_curves(paths.CURVES, training.history)
-    write_history(paths.HISTORY, training.history)
-    write_json(
-        paths.TRAIN_METRICS,
-        {
-            "epochs": last.epoch,
-            "train": {"loss": last.train_loss, "accuracy": last.train_accuracy},
-            "validation": {"loss": last.validation_loss, "accuracy": last.validation_accuracy},
-        },
-    )
-    write_model(paths.MODEL, training.model, card)
+    metrics = {
+        "epochs": last.epoch,
+        "train": {"loss": last.train_loss, "accuracy": last.train_accuracy},
+        "validation": {"loss": last.validation_loss, "accuracy": last.validation_accuracy},
+    }
+    with together():
+        draw_curves(paths.CURVES, training.history)
+        write_history(paths.HISTORY, training.history)
+        write_json(paths.TRAIN_METRICS, metrics)
+        write_model(paths.MODEL, training.model, card)
     checkpoint.remove()
     print(
         f"train: {last.epoch} epochs in {time.perf_counter() - start:.1f} s, validation accuracy "

@@ -1,35 +1,86 @@
-"""What the five stage scripts have in common: --help, one-line errors, Ctrl-C."""
+"""What the five stage scripts have in common: --help, one-line errors, Ctrl-C, one run at a time.
 
-import argparse
+A stage script imports `run_stage` at its top and everything else of the package in its `main`, so
+that all of this holds while the libraries are imported, too: that is where a short stage spends
+most of its time.
+"""
+
 import errno
 import os
+import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import IO, NoReturn
 
 from image_pipeline.errors import PipelineError
+from image_pipeline.files import discard_partials
 from image_pipeline.paths import PARAMS
 
-INTERRUPTED = 130  # 128 + SIGINT, as shells report it
-
+FREE_SPACE = "free some space, then run `dvc repro` again"
+GRANT_ACCESS = "make it readable and writable for you, then run `dvc repro` again"
+MOVE_AWAY = "move away what is in its place, then run `dvc repro` again"
+# Torch has no class of its own for this. The first is its allocator's, the second the system's.
+NO_MEMORY_WORDS = ("can't allocate memory", "bad_alloc")
 REMEDIES = {
-    errno.ENOSPC: "free some space, then run `dvc repro` again",
-    errno.EDQUOT: "free some space, then run `dvc repro` again",
+    errno.ENOSPC: FREE_SPACE,
+    errno.EDQUOT: FREE_SPACE,
     errno.EFBIG: "raise the file-size limit (`ulimit -f`), then run `dvc repro` again",
     errno.EROFS: "make the folder writable, then run `dvc repro` again",
-    errno.EACCES: "make it readable and writable for you, then run `dvc repro` again",
-    errno.EPERM: "make it readable and writable for you, then run `dvc repro` again",
+    errno.EACCES: GRANT_ACCESS,
+    errno.EPERM: GRANT_ACCESS,
+    errno.EISDIR: MOVE_AWAY,
+    errno.ENOTDIR: MOVE_AWAY,
+    errno.EEXIST: MOVE_AWAY,
     errno.ENOENT: "run `dvc repro`, which makes what is missing",
 }
+# DVC removes a stage's outputs before it runs the stage, and has no setting that keeps them and the
+# run cache too. What was committed can be had back in one line.
+RESTORE = (
+    " (DVC removed this stage's outputs before running it; "
+    "`git checkout dvc.lock metrics plots && dvc checkout` brings the committed ones back)"
+)
 
 
 def run_stage(main: Callable[[], None], description: str) -> None:
     """Run a stage's `main` as a command and end the process.
 
     Exit status: 0 on success, 2 for a mistake in params.yaml or on the command line, 130 after
-    Ctrl-C, 1 for every other failure a user can meet. A traceback is shown for a bug only.
+    Ctrl-C, 143 after a request to terminate, 1 for every other failure a user can meet. A traceback
+    is shown for a bug only.
     """
     name = Path(sys.argv[0]).stem
+    _end_on_signals(name)
+    _parse_arguments(name, description)
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(line_buffering=True)
+    lock = _wait_for_turn(name)
+    try:
+        main()
+    except PipelineError as error:
+        _fail(name, str(error), error.exit_code)
+    except MemoryError as error:
+        _fail(name, _out_of_memory(error), 1)
+    except RuntimeError as error:
+        if not any(words in str(error) for words in NO_MEMORY_WORDS):
+            raise
+        _fail(name, _out_of_memory(error), 1)
+    except OSError as error:
+        if error.errno == errno.ENOMEM:
+            _fail(name, _out_of_memory(error), 1)
+        if error.errno not in REMEDIES:
+            raise
+        what = error.filename or "a file"
+        _fail(name, f"{what}: {os.strerror(error.errno)}; {REMEDIES[error.errno]}", 1)
+    finally:
+        if lock:
+            lock.close()
+
+
+def _parse_arguments(name: str, description: str) -> None:
+    import argparse  # here, because it takes longer than all the imports above
+
     parser = argparse.ArgumentParser(
         prog=f"python stages/{name}.py",
         description=description,
@@ -38,27 +89,73 @@ def run_stage(main: Callable[[], None], description: str) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.parse_args()
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(line_buffering=True)
+
+
+def _end_on_signals(name: str) -> None:
+    """End the process at once, with one line, on Ctrl-C and on a request to terminate.
+
+    Not by an exception: a library that is being imported may turn that into another one, or drop
+    it. A run may be killed at any moment without harm, so there is nothing to unwind but the
+    partial files.
+    """
+    endings = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
+
+    def end(number: int, _frame: object) -> None:
+        for each in endings:
+            signal.signal(each, signal.SIG_IGN)  # a second Ctrl-C adds nothing
+        discard_partials()
+        _say(f"{name}: error: {endings[signal.Signals(number)]}; run `dvc repro` to go on")
+        os._exit(128 + number)  # as shells report it
+
+    for number in endings:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+            signal.signal(number, end)
+
+
+def _wait_for_turn(name: str) -> IO[bytes] | None:
+    """Wait until no other run of this stage is at work in this folder, and keep others waiting.
+
+    Two runs at once would write the same files: a second one started by hand, or one that went on
+    when only the `dvc repro` above it was killed. The lock is on the stage's own script, so it
+    leaves no file behind, and the system drops it when the process ends, however it ends.
+    """
+    if sys.platform == "win32":
+        return None
+    import fcntl
+
+    script = Path(sys.argv[0]).open("rb")  # noqa: SIM115 - open, and so locked, until the end
     try:
-        main()
-    except PipelineError as error:
-        _fail(name, str(error), error.exit_code)
-    except KeyboardInterrupt:
-        print(file=sys.stderr)  # leave the progress bar's line as it was
-        _fail(name, "interrupted; run `dvc repro` to go on from here", INTERRUPTED)
-    except MemoryError as error:
-        detail = str(error) or "the machine has too little memory"
-        _fail(name, f"out of memory: {detail}; close other programs or lower the batch size", 1)
-    except OSError as error:
-        if error.errno not in REMEDIES:
-            raise
-        what = error.filename or "a file"
-        _fail(name, f"{what}: {os.strerror(error.errno)}; {REMEDIES[error.errno]}", 1)
+        fcntl.flock(script, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        _say(f"{name}: another run of this stage is at work in this folder; waiting for its end")
+        fcntl.flock(script, fcntl.LOCK_EX)
+    except OSError:
+        pass  # a network folder without locks: nothing can be done about it here
+    return script
 
 
-def _fail(name: str, message: str, exit_code: int) -> None:
-    print(f"{name}: error: {message}", file=sys.stderr, flush=True)
-    # Not sys.exit: a library's exit handlers can take seconds, or print, after an interrupt.
+def _out_of_memory(error: BaseException) -> str:
+    detail = str(error).strip().split("\n")[0] or type(error).__name__
+    return (
+        "out of memory: close other programs, or lower batch_size or hidden_sizes in "
+        f"{PARAMS} ({detail})"
+    )
+
+
+def _fail(name: str, message: str, exit_code: int) -> NoReturn:
+    hint = RESTORE if os.environ.get("DVC_STAGE") else ""
+    _say(f"{name}: error: {message}{hint}")
+    # Not sys.exit: a library's exit handlers can take seconds, or print, after a failure.
     sys.stdout.flush()
     os._exit(exit_code)
+
+
+def _say(line: str) -> None:
+    """Write a line of its own to standard error, over a progress bar that may stand there.
+
+    By the system call: a signal may have come in the middle of another write through `sys.stderr`.
+    """
+    bar = "tqdm" in sys.modules
+    start = "" if not bar else "\r\x1b[K" if os.isatty(2) else "\n"
+    with suppress(OSError):
+        os.write(2, f"{start}{line}\n".encode(errors="replace"))
