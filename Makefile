@@ -8,7 +8,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # What `make demo` changes in params.yaml: small data wants small batches and more epochs.
 DEMO_PARAMS := -S download.dataset=digits -S train.epochs=60 -S train.batch_size=32
 
-.PHONY: help setup demo repro test lint bench lock clean
+.PHONY: help setup demo repro test soak lint bench lock clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
@@ -37,6 +37,9 @@ demo: setup ## run the whole pipeline on digits that need no download, in the fo
 
 test: setup ## run the tests
 	pytest
+
+soak: setup ## kill `dvc repro` 60 times and check that its results stay the same (10 minutes)
+	PYTHONPATH=tests python tests/pipeline/kill_harness.py
 
 lint: setup ## check style and types
 	ruff format --check .

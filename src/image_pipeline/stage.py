@@ -21,8 +21,8 @@ from image_pipeline.paths import PARAMS
 FREE_SPACE = "free some space, then run `dvc repro` again"
 GRANT_ACCESS = "make it readable and writable for you, then run `dvc repro` again"
 MOVE_AWAY = "move away what is in its place, then run `dvc repro` again"
-# Torch has no class of its own for this. The first is its allocator's, the second the system's.
-NO_MEMORY_WORDS = ("can't allocate memory", "bad_alloc")
+# There is no class of error for these: torch's allocator, the C++ library, the dynamic linker.
+NO_MEMORY_WORDS = ("can't allocate memory", "bad_alloc", "failed to map segment")
 REMEDIES = {
     errno.ENOSPC: FREE_SPACE,
     errno.EDQUOT: FREE_SPACE,
@@ -62,7 +62,7 @@ def run_stage(main: Callable[[], None], description: str) -> None:
         _fail(name, str(error), error.exit_code)
     except MemoryError as error:
         _fail(name, _out_of_memory(error), 1)
-    except RuntimeError as error:
+    except (RuntimeError, ImportError) as error:
         if not any(words in str(error) for words in NO_MEMORY_WORDS):
             raise
         _fail(name, _out_of_memory(error), 1)

@@ -1,0 +1,239 @@
+"""Kill `dvc repro` at random moments, finish it, and compare with a run that nobody disturbed.
+
+`make soak` runs the long form; test_survives_kills.py a short one. Needs Linux's /proc.
+"""
+
+import argparse
+import os
+import random
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from project import OUTPUT_FOLDERS, SHARED_MNIST, SMALL, Project
+
+STAGES = ("download", "tensorize", "train", "evaluate", "plot")
+DVC_ITSELF = "dvc"  # as an aim: while DVC starts, before any stage
+AIMS = (DVC_ITSELF, *STAGES)
+QUICK = {**SMALL, "train.threads": 1}  # one thread: it shares the machine with its killer
+POLL = 0.005  # seconds
+PATIENCE = 300.0  # seconds until something that must happen has happened
+AFTER = 1.2  # kills fall up to this share of a stage's duration: DVC's own work after it, too
+SIGTERM_BIT = 1 << (signal.SIGTERM - 1)
+
+
+def wait_until(condition: Callable[[], object], what: str) -> None:
+    """Poll `condition`; fail when it does not come true."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"{what}: did not happen in {PATIENCE:.0f} s")
+        time.sleep(POLL)
+
+
+class Command:
+    """A command in a session of its own, as in a terminal of its own."""
+
+    def __init__(self, project: Project, *command: str) -> None:
+        self.output = project.root.parent / f"{project.root.name}.{os.urandom(4).hex()}.log"
+        with self.output.open("wb") as file:
+            self.process = subprocess.Popen(
+                command,
+                cwd=project.root,
+                env=project.environment({"SHELL": "/bin/sh"}),
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=file,
+                start_new_session=True,
+            )
+
+    def __enter__(self) -> "Command":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leave no process behind, whatever a test did."""
+        self.signal(signal.SIGKILL)
+        self.process.wait()
+        wait_until(lambda: not self._members(), "the end of every process of the command")
+
+    @property
+    def text(self) -> str:
+        """What the command has written so far; carriage returns end lines, too."""
+        return self.output.read_text(errors="replace").replace("\r", "\n")
+
+    def signal(self, number: int) -> None:
+        """Send a signal to every process of the command, as a terminal's Ctrl-C does."""
+        for group in {group for _, group in self._members()}:
+            os.killpg(group, number)
+
+    def stage(self, name: str) -> int | None:
+        """Return the process id of the running stage, once it has seen to Ctrl-C; else None."""
+        for pid, _ in self._members():
+            words = _read(pid, "cmdline").split("\0")
+            if f"stages/{name}.py" in words and _catches_sigterm(pid):
+                return pid
+        return None
+
+    def is_over(self, name: str) -> bool:
+        """Say whether the stage does not run."""
+        return self.stage(name) is None
+
+    def wait_for_stage(self, name: str) -> int | None:
+        """Wait for the stage to run; return its process id, or None if the command ended before."""
+        found: list[int] = []
+
+        def seen() -> bool:
+            pid = self.stage(name)
+            found.extend([pid] if pid else [])
+            return bool(found) or self.process.poll() is not None
+
+        wait_until(seen, f"the start of {name}")
+        return found[0] if found else None
+
+    def wait(self) -> int:
+        """Wait for the command's end and return its exit status."""
+        return self.process.wait(PATIENCE)
+
+    def _members(self) -> list[tuple[int, int]]:
+        """Process and group ids of the session's processes that are not dead yet."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                fields = _read(int(entry.name), "stat").rpartition(")")[2].split()
+                if fields and int(fields[3]) == self.process.pid and fields[0] not in "ZX":
+                    found.append((int(entry.name), int(fields[2])))
+        return found
+
+
+def _read(pid: int, name: str) -> str:
+    try:
+        return (Path("/proc") / str(pid) / name).read_text()
+    except OSError:  # it has just ended
+        return ""
+
+
+def _catches_sigterm(pid: int) -> bool:
+    for line in _read(pid, "status").splitlines():
+        if line.startswith("SigCgt:"):
+            return bool(int(line.split()[1], 16) & SIGTERM_BIT)
+    return False
+
+
+@dataclass(frozen=True)
+class Undisturbed:
+    """What a run leaves that nobody disturbs, and how long its stages took."""
+
+    outputs: dict[str, str]
+    status: str
+    seconds: dict[str, float]
+
+
+def run_undisturbed(project: Project) -> Undisturbed:
+    """Run the whole pipeline and measure it."""
+    seconds = {}
+    with Command(project, "dvc", "repro") as command:
+        start = time.monotonic()
+        for stage in STAGES:
+            assert command.wait_for_stage(stage), command.text
+            if stage == STAGES[0]:
+                seconds[DVC_ITSELF] = time.monotonic() - start
+            begin = time.monotonic()
+            wait_until(partial(command.is_over, stage), f"the end of {stage}")
+            seconds[stage] = time.monotonic() - begin
+        assert command.wait() == 0, command.text
+    return Undisturbed(outputs(project), project.git_status(), seconds)
+
+
+def outputs(project: Project) -> dict[str, str]:
+    """Return the hash of every output and of dvc.lock; fail where something partial is left."""
+    left = [str(path) for path in project.root.rglob("*.partial") if ".dvc" not in path.parts]
+    assert not left, f"partial files are left: {left}"
+    lock = (project.root / "dvc.lock").read_text()
+    return {**project.hashes(), "dvc.lock": lock}
+
+
+def forget(project: Project) -> None:
+    """Bring the project back to where nothing has run: no outputs, cache or checkpoints."""
+    for name in (*OUTPUT_FOLDERS, ".dvc/cache", ".dvc/tmp", "checkpoints"):
+        subprocess.run(["rm", "-rf", name], cwd=project.root, check=True)
+    for arguments in (["checkout", "--quiet", "."], ["clean", "--quiet", "-d", "--force"]):
+        subprocess.run(["git", *arguments], cwd=project.root, check=True)
+
+
+def kill_once(project: Project, aim: str, delay: float) -> bool:
+    """Start `dvc repro`, kill all of it `delay` seconds into `aim`; say whether it was running."""
+    with Command(project, "dvc", "repro") as command:
+        if aim != DVC_ITSELF and not command.wait_for_stage(aim):
+            assert command.process.returncode == 0, f"{aim} did not run:\n{command.text}"
+            return False
+        time.sleep(delay)
+        running = command.process.poll() is None
+        command.signal(signal.SIGKILL)
+        assert command.wait() in (0, -signal.SIGKILL), command.text
+        return running
+
+
+def soak_round(
+    project: Project, expected: Undisturbed, seed: int, aims: Sequence[str] = AIMS
+) -> int:
+    """From nothing: kill once at each of `aims`, finish, and compare; return the kills that hit.
+
+    Raises:
+        AssertionError: something differs; the message names the seed and the moments.
+    """
+    rng = random.Random(seed)
+    forget(project)
+    moments = [(aim, rng.uniform(0, AFTER) * expected.seconds[aim]) for aim in aims]
+    try:
+        kills = sum(kill_once(project, aim, delay) for aim, delay in moments)
+        with Command(project, "dvc", "repro") as command:
+            assert command.wait() == 0, command.text
+        found = outputs(project)
+        different = {
+            name
+            for name in found.keys() | expected.outputs
+            if found.get(name) != expected.outputs.get(name)
+        }
+        assert not different, f"different: {sorted(different)}"
+        assert project.git_status() == expected.status
+    except AssertionError as error:
+        raise AssertionError(f"seed {seed}, kills at {moments}: {error}") from None
+    return kills
+
+
+def main() -> None:
+    """Run the long form."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=60, help="stop after so many (60)")
+    parser.add_argument("--seed", type=int, default=0, help="of the first round (0)")
+    arguments = parser.parse_args()
+    params = dict(QUICK)
+    if SHARED_MNIST.is_dir():
+        params |= {"download.dataset": "mnist", "train.epochs": 4, "train.batch_size": 256}
+        os.environ["DATASET_MIRROR"] = str(SHARED_MNIST)
+    begin = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        project = Project(Path(folder) / "project", params)
+        expected = run_undisturbed(project)
+        shown = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in expected.seconds.items())
+        print(f"{params['download.dataset']}, undisturbed: {shown}", flush=True)
+        kills = rounds = 0
+        while kills < arguments.kills:
+            seed = arguments.seed + rounds
+            kills += soak_round(project, expected, seed)
+            rounds += 1
+            passed = time.monotonic() - begin
+            print(f"seed {seed}: {kills} kills survived so far, {passed:.0f} s", flush=True)
+    print(
+        f"{kills} kills survived in {time.monotonic() - begin:.0f} s; after each of {rounds} "
+        f"rounds all {len(expected.outputs)} outputs were those of the undisturbed run"
+    )
+
+
+if __name__ == "__main__":
+    main()
