@@ -1,31 +1,42 @@
 """Fetch files whose checksums are known from a list of mirrors that may be down, slow or wrong.
 
-Each mirror is asked in turn. Time is bounded by a connect and a read timeout, a few attempts and a
-limit per file; memory and disk by the file's known size. A file lands under its name only when its
-checksums are right.
+Each mirror is asked in turn. Time is bounded from outside the network libraries, in whose own
+timeouts every address of a name and every byte counts anew; memory and disk are bounded by the
+file's known size. A file lands under its name only when its checksums are right.
 """
 
 import hashlib
+import http.client
+import queue
+import re
+import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NoReturn
+from urllib.parse import urljoin
 
 import requests
 import urllib3
 from tqdm import tqdm
 
-from image_pipeline.errors import DownloadError
-from image_pipeline.files import replacing
+from image_pipeline.errors import DownloadError, one_line
+from image_pipeline.files import PARTIAL_SUFFIX, replacing
 
-CONNECT_TIMEOUT = 4.0  # seconds
-READ_TIMEOUT = 8.0  # seconds without a byte
+CONNECT_TIMEOUT = 4.0  # seconds, for each address of a name
+READ_TIMEOUT = 8.0  # seconds without a byte; also until the first one, name look-up and all
 FILE_TIMEOUT = 900.0  # seconds for one file from one mirror
+SLOWEST = 1024.0  # bytes per second on average, once the time below is over
+SLOW_AFTER = 30.0  # seconds
 ATTEMPTS = 2  # per mirror, for faults that may pass
+PASSING = 2.0  # seconds; what took longer to fail is not tried a second time
 LONGEST_PAUSE = 5.0  # seconds; a server that asks for more is left for the next mirror
 PAUSE = 0.5  # seconds before a second attempt
+MOST_REDIRECTS = 5
 CHUNK = 1 << 16
+SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
 
 @dataclass(frozen=True)
@@ -46,10 +57,17 @@ class _FetchError(Exception):
         self.again = again
 
 
+class _Session(requests.Session):
+    """Leaves redirects to `_open`: requests would read their bodies, however long, into memory."""
+
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        """See requests; no redirect has a target."""
+
+
 def fetch_files(
     files: Sequence[RemoteFile], mirrors: Sequence[str], folder: Path, first_mirror: str | None
 ) -> None:
-    """Bring `files` into `folder`; those that are there and right are kept.
+    """Bring `files` into `folder`; those that are there and right are kept, wrong ones removed.
 
     Args:
         files: what to fetch.
@@ -63,58 +81,53 @@ def fetch_files(
     """
     sources = [*([first_mirror] if first_mirror else []), *mirrors]
     missing = [file for file in files if not _is_right(folder / file.name, file)]
-    with (
-        tqdm(
-            total=sum(file.size for file in missing), unit="B", unit_scale=True, desc="download"
-        ) as bar,
-        requests.Session() as session,
-    ):
+    for file in files:  # what a broken run, or another version, may have left
+        (folder / (file.name + PARTIAL_SUFFIX)).unlink(missing_ok=True)
+    for file in missing:
+        (folder / file.name).unlink(missing_ok=True)
+    with tqdm(
+        total=sum(file.size for file in missing), unit="B", unit_scale=True, desc="download"
+    ) as bar:
         for file in missing:
             bar.set_postfix_str(file.name)
-            _fetch(file, sources, folder, session, bar)
+            _fetch(file, sources, folder, bar)
 
 
-def _fetch(
-    file: RemoteFile,
-    sources: Sequence[str],
-    folder: Path,
-    session: requests.Session,
-    bar: "tqdm[NoReturn]",
-) -> None:
-    failures = []
+def _fetch(file: RemoteFile, sources: Sequence[str], folder: Path, bar: "tqdm[NoReturn]") -> None:
+    failures: list[str] = []
     for source in sources:
         for attempt in range(1, ATTEMPTS + 1):
             before = bar.n
             try:
                 with replacing(folder / file.name) as target:
-                    _receive(file, source, session, target, bar)
-                return
+                    _receive(file, source, target, bar)
             except _FetchError as failure:
                 bar.update(before - bar.n)
-                last = attempt == ATTEMPTS or failure.again is None
-                if last:
+                if attempt == ATTEMPTS or failure.again is None:
                     failures.append(f"{_address(source, file)}: {failure}")
                     break
-                time.sleep(failure.again or 0)
-    listed = "\n  ".join(failures)
+                time.sleep(failure.again)
+            else:
+                for line in failures:
+                    tqdm.write(f"WARNING: {line}; taken from the next mirror", file=sys.stderr)
+                return
     raise DownloadError(
-        f"{file.name} could not be had from any mirror:\n  {listed}\n"
+        f"{file.name} could not be had from any mirror: {'; '.join(failures)}. "
         "Check the network, or set DATASET_MIRROR to an http(s) address or a local folder that has "
-        "the files; `make demo` runs the whole pipeline without a download."
+        "the files; `make demo` runs the whole pipeline without a download"
     )
 
 
 def _receive(
     file: RemoteFile,
     source: str,
-    session: requests.Session,
     target: BinaryIO,
     bar: "tqdm[NoReturn]",
 ) -> None:
     """Write the file's bytes to `target`; fail unless they are the right ones, and no more."""
     digests = hashlib.md5(usedforsecurity=False), hashlib.sha256()
     received = 0
-    for chunk in _chunks(file, source, session):
+    for chunk in _chunks(file, source):
         received += len(chunk)
         if received > file.size:
             raise _FetchError(f"longer than the expected {file.size} bytes")
@@ -128,42 +141,120 @@ def _receive(
         raise _FetchError("its checksum is wrong: the mirror holds another file")
 
 
-def _chunks(file: RemoteFile, source: str, session: requests.Session) -> Iterator[bytes]:
-    if not _is_url(source):
+def _chunks(file: RemoteFile, source: str) -> Iterator[bytes]:
+    if _is_url(source):
+        yield from _in_time(_remote_chunks(_address(source, file), file.size))
+    elif SCHEME.match(source):
+        raise _FetchError("neither an http(s) address nor the path of a folder")
+    else:
         yield from _local_chunks(Path(source) / file.name)
-        return
-    deadline = time.monotonic() + FILE_TIMEOUT
+
+
+def _in_time(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """Pass on what a thread takes from `chunks`; fail when it is too slow.
+
+    The timeouts of requests hold for one address of a name and for one byte: a name server that is
+    silent, a name with many addresses, or a header that comes byte by byte outlasts them. A thread
+    that is given up ends with its next byte, its own timeout, or this process.
+    """
+    arrived: queue.SimpleQueue[bytes | Exception] = queue.SimpleQueue()
+    given_up = threading.Event()
+
+    def work() -> None:
+        try:
+            for chunk in chunks:
+                arrived.put(chunk)
+                if given_up.is_set():
+                    break
+            arrived.put(b"")
+        except Exception as error:  # raised again in the thread that waits for it
+            arrived.put(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    start, received = time.monotonic(), 0
     try:
-        with session.get(
-            _address(source, file),
-            stream=True,
-            timeout=(CONNECT_TIMEOUT, READ_TIMEOUT),
-            # The bytes as they are: no transfer compression that could hide a bomb.
-            headers={"Accept-Encoding": "identity"},
-        ) as response:
-            _check_status(response)
-            while chunk := response.raw.read(CHUNK, decode_content=False):
+        while True:
+            try:
+                item = arrived.get(timeout=READ_TIMEOUT)
+            except queue.Empty:
+                what = "stalled" if received else "no answer"
+                raise _FetchError(f"{what} within {READ_TIMEOUT:.0f} s") from None
+            if isinstance(item, Exception):
+                raise item
+            if not item:
+                return
+            yield item
+            received += len(item)
+            elapsed = time.monotonic() - start
+            if elapsed > FILE_TIMEOUT:
+                raise _FetchError(f"not finished after {FILE_TIMEOUT:.0f} s")
+            if elapsed > SLOW_AFTER and received < SLOWEST * elapsed:
+                raise _FetchError(f"too slow: {received} bytes in {elapsed:.0f} s")
+    finally:
+        given_up.set()
+
+
+def _remote_chunks(address: str, size: int) -> Iterator[bytes]:
+    """Yield what is at `address`, up to the first chunk beyond `size` bytes."""
+    start = time.monotonic()
+    try:
+        with _Session() as session, _open(address, session) as response:
+            length = response.headers.get("Content-Length", str(size))
+            if length != str(size):
+                kind = response.headers.get("Content-Type", "unknown type")
+                found = one_line(f"{length} bytes of {kind}", 80)
+                raise _FetchError(f"{found}, not the expected {size} bytes: another file")
+            received = 0
+            # read1 returns what has arrived: read would wait for a whole chunk, however slow.
+            while received <= size and (chunk := response.raw.read1(CHUNK, decode_content=False)):
+                received += len(chunk)
                 yield chunk
-                if time.monotonic() > deadline:
-                    raise _FetchError(f"not finished after {FILE_TIMEOUT:.0f} s")
-    except requests.TooManyRedirects:
-        raise _FetchError("it redirects in a circle") from None
     except requests.ConnectTimeout:
         raise _FetchError(f"no connection within {CONNECT_TIMEOUT:.0f} s") from None
     except requests.Timeout:
         raise _FetchError(f"no answer within {READ_TIMEOUT:.0f} s") from None
+    except requests.exceptions.ProxyError as error:
+        cause = f"the proxy that HTTP_PROXY or HTTPS_PROXY names: {_root_cause(error)}"
+        raise _FetchError(f"no connection through {cause}") from None
     except requests.ConnectionError as error:
-        raise _FetchError(f"no connection ({_root_cause(error)})", again=PAUSE) from None
-    except requests.RequestException as error:
-        raise _FetchError(f"not a usable address or answer ({_root_cause(error)})") from None
+        again = PAUSE if time.monotonic() - start < PASSING else None
+        raise _FetchError(f"no connection ({_root_cause(error)})", again) from None
     except urllib3.exceptions.ReadTimeoutError:
         raise _FetchError(f"stalled for {READ_TIMEOUT:.0f} s in mid-file") from None
-    except urllib3.exceptions.HTTPError as error:
+    except (urllib3.exceptions.LocationValueError, requests.RequestException) as error:
+        raise _FetchError(f"not a usable address or answer ({_root_cause(error)})") from None
+    except (urllib3.exceptions.HTTPError, http.client.HTTPException) as error:
         raise _FetchError(f"broke off ({_root_cause(error)})", again=PAUSE) from None
+    except (OSError, ValueError) as error:  # such as a certificate bundle that is not there
+        raise _FetchError(f"cannot be asked ({_root_cause(error)})") from None
+
+
+def _open(address: str, session: requests.Session) -> requests.Response:
+    """Ask for `address` and follow redirects without reading their bodies."""
+    for _ in range(MOST_REDIRECTS + 1):
+        response = session.get(
+            address,
+            stream=True,
+            timeout=(CONNECT_TIMEOUT, READ_TIMEOUT),
+            # The bytes as they are: no transfer compression that could hide a bomb.
+            headers={"Accept-Encoding": "identity"},
+        )
+        if response.status_code == requests.codes.ok:
+            return response
+        response.close()
+        target = response.headers.get("Location", "")
+        if response.status_code not in (301, 302, 303, 307, 308) or not target:
+            raise _bad_status(response)
+        address = urljoin(address, target)
+        if not _is_url(address):
+            raise _FetchError(f"it redirects to {one_line(address)}, which is not http or https")
+    raise _FetchError(f"more than {MOST_REDIRECTS} redirects")
 
 
 def _local_chunks(path: Path) -> Iterator[bytes]:
     try:
+        if path.exists() and not path.is_file():
+            raise _FetchError("not a regular file")
         with path.open("rb") as local:
             while chunk := local.read(CHUNK):
                 yield chunk
@@ -171,18 +262,15 @@ def _local_chunks(path: Path) -> Iterator[bytes]:
         raise _FetchError(error.strerror or str(error)) from None
 
 
-def _check_status(response: requests.Response) -> None:
-    if response.status_code == requests.codes.ok:
-        return
-    reason = f"HTTP status {response.status_code} {response.reason}"
-    transient = response.status_code == 429 or response.status_code >= 500
-    if not transient:
-        raise _FetchError(reason)
+def _bad_status(response: requests.Response) -> _FetchError:
+    reason = one_line(f"HTTP status {response.status_code} {response.reason}", 80)
+    if response.status_code != 429 and response.status_code < 500:
+        return _FetchError(reason)
     wait = response.headers.get("Retry-After", "")
-    pause = float(wait) if wait.isdigit() else PAUSE
+    pause = float(wait) if re.fullmatch("[0-9]{1,9}", wait) else PAUSE
     if pause > LONGEST_PAUSE:
-        raise _FetchError(f"{reason}; it asks to come back in {pause:.0f} s")
-    raise _FetchError(reason, again=pause)
+        return _FetchError(f"{reason}; it asks to come back in {pause:.0f} s")
+    return _FetchError(reason, again=pause)
 
 
 def _is_right(path: Path, file: RemoteFile) -> bool:
@@ -200,6 +288,8 @@ def _is_url(source: str) -> bool:
 
 
 def _address(source: str, file: RemoteFile) -> str:
+    if SCHEME.match(source) and not _is_url(source):
+        return source
     return f"{source.rstrip('/')}/{file.name}" if _is_url(source) else str(Path(source) / file.name)
 
 
@@ -209,4 +299,4 @@ def _root_cause(error: BaseException) -> str:
         if not isinstance(inner, BaseException):
             break
         error = inner
-    return str(getattr(error, "strerror", None) or error).strip() or type(error).__name__
+    return one_line(getattr(error, "strerror", None) or error) or type(error).__name__

@@ -27,3 +27,13 @@ class DataError(PipelineError):
 
 class DivergenceError(PipelineError):
     """A training loss that is no longer a finite number."""
+
+
+def one_line(text: object, limit: int = 200) -> str:
+    """Return words from a file or a server so that they cannot break or flood a message's line.
+
+    White space becomes one space; what does not print, terminal controls included, a question mark.
+    """
+    words = " ".join(str(text)[: 10 * limit].split())
+    shown = words if len(words) <= limit else f"{words[: limit - 3]}..."
+    return "".join(character if character.isprintable() else "?" for character in shown)

@@ -33,6 +33,8 @@ REMEDIES = {
     errno.EISDIR: MOVE_AWAY,
     errno.ENOTDIR: MOVE_AWAY,
     errno.EEXIST: MOVE_AWAY,
+    errno.ELOOP: "remove this link, then run `dvc repro` again",
+    errno.EIO: "check the disk, then run `dvc repro` again",
     errno.ENOENT: "run `dvc repro`, which makes what is missing",
 }
 # DVC removes a stage's outputs before it runs the stage, and has no setting that keeps them and the
