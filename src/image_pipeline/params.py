@@ -6,18 +6,22 @@ whole file is checked whichever stage reads it: a typing mistake in `train:` is 
 download starts.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from reprlib import Repr
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.error import MarkedYAMLError
+from ruamel.yaml.reader import ReaderError
 
-from image_pipeline.errors import ParamsError
+from image_pipeline.errors import ParamsError, one_line
 from image_pipeline.paths import PARAMS
 
-MAX_BYTES = 1 << 20
+MAX_BYTES = 1 << 16  # the reader takes a second for so much
+MOST_PROBLEMS = 5  # shown at once
 MAX_SEED = 2**32 - 1
 
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
@@ -132,8 +136,10 @@ def read_params(path: Path = PARAMS) -> Params:
     try:
         return Params.model_validate(raw)
     except ValidationError as error:
-        problems = "; ".join(_describe(item) for item in error.errors(include_url=False))
-        raise ParamsError(f"{path}: {problems}") from None
+        found = error.errors(include_url=False)
+        problems = "; ".join(_describe(item) for item in found[:MOST_PROBLEMS])
+        more = f"; and {len(found) - MOST_PROBLEMS} more" if len(found) > MOST_PROBLEMS else ""
+        raise ParamsError(f"{path}: {problems}{more}") from None
 
 
 def _parse(path: Path) -> object:
@@ -153,10 +159,14 @@ def _parse(path: Path) -> object:
         document = YAML(typ="safe", pure=True).load(content)
     except MarkedYAMLError as error:
         where = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        problem = " ".join(str(error.problem).split())
-        raise ParamsError(f"{path}{where}: not valid YAML here: {problem}") from None
-    except (YAMLError, ValueError, RecursionError) as error:
-        problem = " ".join(str(error).split())
+        raise ParamsError(
+            f"{path}{where}: not valid YAML here: {one_line(error.problem)}"
+        ) from None
+    except ReaderError as error:
+        line = content.count("\n", 0, error.position) + 1
+        raise ParamsError(f"{path}, line {line}: not valid YAML here: {error.reason}") from None
+    except Exception as error:  # a tag's constructor raises whatever it trips over: `!!bool maybe`
+        problem = one_line(f"{type(error).__name__}: {error}")
         raise ParamsError(f"{path}: not valid YAML: {problem}") from None
     if not isinstance(document, dict):
         raise ParamsError(f"{path}: a mapping with one block per stage is expected at the top")
@@ -164,14 +174,49 @@ def _parse(path: Path) -> object:
 
 
 def _describe(item: ErrorDetails) -> str:
-    key = ".".join(str(part) for part in item["loc"])
+    key = one_line(".".join(str(part) for part in item["loc"]), 80)
     match item["type"]:
-        case "extra_forbidden":
+        case "extra_forbidden" | "invalid_key":
             return f"{key}: unknown key; remove it or correct its spelling"
         case "missing":
-            return f"{key}: missing; add it (the committed params.yaml has it)"
-    message = item["msg"].removeprefix("Input should be ")
-    shown = repr(item["input"])
-    if len(shown) > 60:
-        shown = shown[:57] + "..."
-    return f"{key}: {shown} is not allowed: it must be {message}"
+            needed = f"it must be {_allowed(item['loc'])}"
+            return f"{key}: missing; add it (the committed params.yaml has it): {needed}"
+    return f"{key}: {_shown(item['input'])} is not allowed: it must be {_allowed(item['loc'])}"
+
+
+def _shown(value: object) -> str:
+    """Show a value as YAML writes it, however large, nested or self-repeating it is."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    short = Repr()
+    short.maxlevel, short.maxlist, short.maxdict = 2, 3, 3
+    try:
+        return one_line(short.repr(value), 60)
+    except ValueError:  # Python's limit on the digits of an integer
+        return "a number of thousands of digits"
+
+
+def _allowed(location: tuple[int | str, ...]) -> str:
+    """Say in words which values the key at `location` may have."""
+    schema = Params.model_json_schema()
+    blocks = schema["$defs"]
+    for part in location:
+        schema = schema["items"] if isinstance(part, int) else schema["properties"][part]
+        if "$ref" in schema:
+            schema = blocks[schema["$ref"].rsplit("/", 1)[1]]
+    return _in_words(schema)
+
+
+def _in_words(schema: Mapping[str, Any]) -> str:
+    if "enum" in schema:
+        return " or ".join(schema["enum"])
+    if schema["type"] == "object":
+        return f"a block with the keys {', '.join(schema['properties'])}"
+    if schema["type"] == "array":
+        each = _in_words(schema["items"])
+        return f"a list of {schema['minItems']} to {schema['maxItems']} values, each {each}"
+    low, high = schema.get("minimum"), schema.get("maximum")
+    above, below = schema.get("exclusiveMinimum"), schema.get("exclusiveMaximum")
+    start = f"from {low:g}" if low is not None else f"above {above:g}"
+    end = f"to {high}" if high is not None else f"to below {below:g}"
+    return f"{'an integer' if schema['type'] == 'integer' else 'a number'} {start} {end}"
