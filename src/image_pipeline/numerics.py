@@ -26,6 +26,7 @@ import platform
 import sys
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ PINNED_ENVIRONMENT = {
     "ATEN_CPU_CAPABILITY": "avx2",
     "MKL_CBWR": "COMPATIBLE",  # for the vector functions that torch takes from MKL
 }
+
+CPU_FACTS = Path("/proc/cpuinfo")
 
 _overrides: list[Any] = []  # a torch.library.Library unregisters its kernels when it is collected
 
@@ -52,8 +55,10 @@ def pin(numerics: Numerics, threads: int) -> None:
 
     Warns on standard error, in one line, when the pin of `portable` could not take effect.
     """
-    already = [name for name in ("numpy", "torch") if name in sys.modules]
-    if numerics == "portable":
+    # A library that is loaded has read its variables; a second pin of one process changes nothing.
+    pinned = PINNED_ENVIRONMENT.items() <= os.environ.items()
+    already = [name for name in ("numpy", "torch") if name in sys.modules and not pinned]
+    if numerics == "portable" and _has_avx2():  # else the AVX2 kernels would kill the process
         os.environ.update(PINNED_ENVIRONMENT)
 
     import torch
@@ -67,7 +72,7 @@ def pin(numerics: Numerics, threads: int) -> None:
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     _multiply_with_numpy()
-    if reasons := why_not_portable(already):
+    if reasons := why_not_portable(threads, already):
         print(
             f"WARNING: numerics: portable could not take effect ({'; '.join(reasons)}): "
             "the results will be as good, but their bits may differ from the committed ones.",
@@ -76,30 +81,56 @@ def pin(numerics: Numerics, threads: int) -> None:
         )
 
 
-def why_not_portable(imported_before_the_pin: Sequence[str]) -> list[str]:
+def _has_avx2() -> bool:
+    """Tell whether the processor has AVX2, from a file: no library may be loaded yet."""
+    try:
+        text = CPU_FACTS.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return True  # not Linux
+    flags = [line for line in text.splitlines() if line.startswith("flags")]
+    return not flags or "avx2" in flags[0].split()
+
+
+def why_not_portable(threads: int, imported_before_the_pin: Sequence[str]) -> list[str]:
     """Return what stands between this process and portable bits; an empty list where nothing does.
 
     Args:
+        threads: of the matrix products, as they were asked for.
         imported_before_the_pin: modules that had read the environment before it was set.
     """
     import torch
-    from threadpoolctl import threadpool_info
 
     reasons = [f"{name} was imported before the pin" for name in imported_before_the_pin]
     if platform.machine().lower() not in ("x86_64", "amd64"):
         return [*reasons, f"the processor is {platform.machine()}, not x86-64"]
+    if platform.system() != "Linux":  # other compilers made the libraries there
+        reasons.append(f"the system is {platform.system()}, not Linux")
     capability = torch.backends.cpu.get_cpu_capability()
     if capability != "AVX2":
         reasons.append(f"torch computes with {capability}, not AVX2")
-    kernels = {
-        str(library.get("architecture"))
-        for library in threadpool_info()
-        if library["internal_api"] == "openblas"
-    }
-    if kernels != {"Haswell"}:
-        found = ", ".join(sorted(kernels)) or "none"
-        reasons.append(f"OpenBLAS's kernels are {found}, not Haswell")
+    library = _numpys_openblas()
+    if library is None:
+        reasons.append("NumPy's matrix products do not come from OpenBLAS")
+        return reasons
+    if library.get("architecture") != "Haswell":
+        reasons.append(f"OpenBLAS's kernels are {library.get('architecture')}, not Haswell")
+    if library["num_threads"] != threads:
+        reasons.append(f"OpenBLAS has {library['num_threads']} threads, not {threads}")
     return reasons
+
+
+def _numpys_openblas() -> dict[str, Any] | None:
+    """Return what threadpoolctl knows of NumPy's own OpenBLAS; SciPy brings another one."""
+    import numpy as np
+    from threadpoolctl import threadpool_info
+
+    name = str(np.__config__.CONFIG["Build Dependencies"]["blas"]["name"])
+    if "openblas" not in name:
+        return None
+    found = [library for library in threadpool_info() if library["internal_api"] == "openblas"]
+    # A wheel's copy lies in numpy.libs; elsewhere all share the system's.
+    own = [library for library in found if "numpy.libs" in library["filepath"]]
+    return next(iter(own or found), None)
 
 
 def _multiply_with_numpy() -> None:
@@ -112,6 +143,8 @@ def _multiply_with_numpy() -> None:
     import torch
 
     def matrix_product(left: "torch.Tensor", right: "torch.Tensor") -> "torch.Tensor":
+        if left.dtype == torch.bfloat16:  # NumPy has no such type
+            return matrix_product(left.float(), right.float()).bfloat16()
         return torch.from_numpy(np.matmul(left.detach().numpy(), right.detach().numpy()))
 
     def biased_matrix_product(
@@ -122,6 +155,8 @@ def _multiply_with_numpy() -> None:
         beta: float = 1,
         alpha: float = 1,
     ) -> "torch.Tensor":
+        if beta == 0:  # as torch has it, the bias is then not even read
+            return matrix_product(left, right) * alpha
         if alpha != 1 or beta != 1:
             return bias * beta + matrix_product(left, right) * alpha
         return matrix_product(left, right).add_(bias.detach())
