@@ -1,0 +1,81 @@
+"""The digits that come with scikit-learn."""
+
+import gzip
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from image_pipeline.datasets.digits import Digits, to_mnist_manner
+from image_pipeline.errors import DataError
+
+
+@pytest.fixture
+def raw(tmp_path: Path) -> Path:
+    Digits().fetch(tmp_path, None)
+    return tmp_path
+
+
+def centre_of_mass(image: np.ndarray) -> tuple[float, float]:
+    total = image.sum()
+    rows, columns = image.sum(axis=1), image.sum(axis=0)
+    return (
+        float(rows @ np.arange(len(rows)) / total),
+        float(columns @ np.arange(len(columns)) / total),
+    )
+
+
+def test_sizes_classes_and_bytes(raw: Path) -> None:
+    train, test = Digits().read(raw)
+    assert train.images.shape == (1437, 1, 28, 28)
+    assert test.images.shape == (360, 1, 28, 28)
+    assert train.images.dtype == np.uint8
+    assert train.labels.dtype == np.int64
+    assert np.bincount(test.labels).tolist() == [36, 36, 35, 37, 36, 37, 36, 36, 35, 36]
+    digest = hashlib.sha256()
+    for split in (train, test):
+        digest.update(split.images.tobytes() + split.labels.astype("<i8").tobytes())
+    assert digest.hexdigest() == "22273646b6821291493bb721dda4aacd5cce9b89f462577fe425b8cadc05c906"
+
+
+def test_every_digit_lies_as_in_mnist(raw: Path) -> None:
+    for split in Digits().read(raw):
+        for image in split.images[:, 0].astype(np.int64):
+            rows, columns = np.flatnonzero(image.any(axis=1)), np.flatnonzero(image.any(axis=0))
+            assert max(np.ptp(rows), np.ptp(columns)) + 1 <= 20
+            assert np.abs(np.array(centre_of_mass(image)) - 13.5).max() <= 0.5 + 1e-9
+
+
+def test_a_block_by_hand() -> None:
+    # Four rows of two full pixels: the longer side becomes 20 pixels, the shorter one 10.
+    image = np.zeros((8, 8), np.uint8)
+    image[1:5, 6:8] = 16
+    expected = np.zeros((28, 28), np.uint8)
+    expected[4:24, 9:19] = 255
+    assert np.array_equal(to_mnist_manner(image), expected)
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"not packed", "not a whole gzip file"),
+        (gzip.compress(b"1,2,3\n"), "not scikit-learn's digits"),
+    ],
+)
+def test_another_file_is_refused(tmp_path: Path, content: bytes, problem: str) -> None:
+    (tmp_path / "digits.csv.gz").write_bytes(content)
+    with pytest.raises(DataError, match=problem):
+        Digits().read(tmp_path)
+
+
+def test_a_torn_file_is_refused(raw: Path) -> None:
+    path = raw / "digits.csv.gz"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(DataError, match="not a whole gzip file"):
+        Digits().read(raw)
+
+
+def test_a_missing_file_is_told(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="not found; run `dvc repro --force download`"):
+        Digits().read(tmp_path)

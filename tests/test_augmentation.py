@@ -1,0 +1,170 @@
+"""Random affine change, against values worked out by hand and against torch's own sampler."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from image_pipeline.augmentation import augment, draw_affines
+from image_pipeline.params import AugmentationParams
+
+NOTHING = {"rotation": 0.0, "scale": 0.0, "shear": 0.0, "translation": 0.0, "group_size": 4}
+EVERYTHING = {"rotation": 30.0, "scale": 0.2, "shear": 15.0, "translation": 0.1, "group_size": 4}
+
+
+class GivenDraws(np.random.Generator):
+    """A generator whose uniform draws (turn, tall, wide, lean, down, right) a test has chosen."""
+
+    def __init__(self, *draws: tuple[float, ...]) -> None:
+        super().__init__(np.random.PCG64(0))
+        self._draws = np.array(draws)
+
+    def uniform(self, *_: Any, **__: Any) -> Any:
+        return self._draws
+
+
+def params(**changes: float) -> AugmentationParams:
+    return AugmentationParams.model_validate(NOTHING | changes)
+
+
+def random_images(*shape: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+
+
+IMAGE = np.array([[1, 2, 3], [4, 5, 6], [7, 8, 9]], np.uint8)
+
+
+def change(image: np.ndarray, draw: tuple[float, ...], **changes: float) -> np.ndarray:
+    result = augment(image[np.newaxis, np.newaxis], params(**changes), GivenDraws(draw))
+    assert result.dtype == np.float32
+    return result[0, 0]
+
+
+def test_no_change_returns_the_image() -> None:
+    images = random_images(5, 1, 28, 28)
+    changed = augment(images, params(), np.random.default_rng(0))
+    assert changed.dtype == np.float32
+    assert np.array_equal(changed, images)
+
+
+def test_translation_by_whole_pixels() -> None:
+    # An output pixel is read one row further down: the image goes up, and zeros come in.
+    up = change(IMAGE, (0, 0, 0, 0, 1, 0), translation=1 / 3)
+    assert up.tolist() == [[4, 5, 6], [7, 8, 9], [0, 0, 0]]
+    right = change(IMAGE, (0, 0, 0, 0, 0, -1), translation=1 / 3)
+    assert right.tolist() == [[0, 1, 2], [0, 4, 5], [0, 7, 8]]
+
+
+def test_translation_by_half_a_pixel_is_the_mean_of_two() -> None:
+    up = change(IMAGE, (0, 0, 0, 0, 0.5, 0), translation=1 / 3)
+    assert up == pytest.approx(np.array([[2.5, 3.5, 4.5], [5.5, 6.5, 7.5], [3.5, 4, 4.5]]))
+
+
+def test_rotation_by_90_degrees() -> None:
+    # Counter-clockwise: the right column becomes the top row.
+    turned = change(IMAGE, (1, 0, 0, 0, 0, 0), rotation=90.0)
+    assert turned == pytest.approx(np.rot90(IMAGE), abs=1e-4)
+    back = change(IMAGE, (-1, 0, 0, 0, 0, 0), rotation=90.0)
+    assert back == pytest.approx(np.rot90(IMAGE, -1), abs=1e-4)
+
+
+def test_scale_stretches_about_the_centre() -> None:
+    # 1 + 0.5 * 1 = 1.5 times as tall: the row at distance 1 is read at 1 / 1.5 = 2/3.
+    tall = change(IMAGE, (0, 1, 0, 0, 0, 0), scale=0.5)
+    assert tall == pytest.approx(np.array([[2, 3, 4], [4, 5, 6], [6, 7, 8]]))
+
+
+def test_shear_by_45_degrees() -> None:
+    # The tangent is 1: a row at distance 1 from the centre is read one column further on.
+    leaning = change(IMAGE, (0, 0, 0, 0.75, 0, 0), shear=60.0)
+    assert leaning == pytest.approx(np.array([[0, 1, 2], [4, 5, 6], [8, 9, 0]]), abs=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(28, 28), (20, 33), (1, 7)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_agrees_with_torchs_sampler(shape: tuple[int, int], channels: int) -> None:
+    height, width = shape
+    count, settings = 6, AugmentationParams.model_validate(EVERYTHING | {"group_size": 1})
+    images = random_images(count, channels, height, width)
+    changed = augment(images, settings, np.random.default_rng(1))
+
+    maps = torch.from_numpy(draw_affines(settings, count, shape, np.random.default_rng(1)))
+    # Torch counts from -1 to 1 over the outer edges, and columns (x) before rows (y).
+    half = torch.tensor([height / 2, width / 2], dtype=torch.float64)
+    linear = maps[:, :, :2] * half[None, None, :] / half[None, :, None]
+    theta = torch.cat([linear, (maps[:, :, 2] / half)[:, :, None]], dim=2)
+    theta = theta[:, [1, 0]][:, :, [1, 0, 2]]
+    grid = functional.affine_grid(theta, [count, channels, height, width], align_corners=False)
+    expected = functional.grid_sample(
+        torch.from_numpy(images).double(), grid, padding_mode="zeros", align_corners=False
+    )
+    assert np.abs(changed - expected.numpy()).max() < 1e-2  # of 255 and in float32
+
+
+def test_maps_by_hand() -> None:
+    settings = AugmentationParams.model_validate(EVERYTHING)
+    draw = (1.0, 0.5, -0.5, 1.0, 1.0, -0.5)
+    [[rows, columns]] = draw_affines(settings, 1, (10, 20), GivenDraws(draw))
+    cosine, sine, tangent = math.sqrt(3) / 2, 0.5, math.tan(math.pi / 12)  # 30 and 15 degrees
+    assert rows.tolist() == pytest.approx([(cosine + tangent * sine) / 1.1, sine / 1.1, 1.0])
+    assert columns.tolist() == pytest.approx([(tangent * cosine - sine) / 0.9, cosine / 0.9, -1.0])
+
+
+def test_images_of_a_group_share_a_draw() -> None:
+    # 10 images in groups of up to 4 make 3 groups; image i belongs to group i modulo 3.
+    same = np.repeat(random_images(1, 1, 12, 12), 10, axis=0)
+    changed = augment(same, params(**EVERYTHING), np.random.default_rng(0))
+    for left in range(10):
+        for right in range(10):
+            alike = np.array_equal(changed[left], changed[right])
+            assert alike == (left % 3 == right % 3)
+
+
+@pytest.mark.parametrize(
+    ("count", "group_size", "groups"), [(8, 4, 2), (9, 4, 3), (3, 4, 1), (1, 4096, 1), (5, 1, 5)]
+)
+def test_the_generator_advances_by_six_numbers_per_group(
+    count: int, group_size: int, groups: int
+) -> None:
+    used, expected = np.random.default_rng(3), np.random.default_rng(3)
+    changed = augment(
+        random_images(count, 3, 9, 14), params(**EVERYTHING | {"group_size": group_size}), used
+    )
+    expected.uniform(size=6 * groups)
+    assert changed.shape == (count, 3, 9, 14)
+    assert used.random() == expected.random()
+
+
+def test_each_image_is_changed_by_its_groups_map_whatever_else_is_in_the_block() -> None:
+    images = random_images(9, 3, 9, 14)
+    changed = augment(images, params(**EVERYTHING), np.random.default_rng(5))  # 3 groups
+    maps = draw_affines(params(**EVERYTHING), 3, (9, 14), np.random.default_rng(5))
+    alone = augment(images[:3], params(**EVERYTHING | {"group_size": 1}), np.random.default_rng(5))
+    assert maps.shape == (3, 2, 3)
+    assert np.array_equal(changed[:3], alone)
+
+
+def test_the_same_state_gives_the_same_bits_and_another_gives_others() -> None:
+    images = random_images(7, 1, 28, 28)
+    results = [
+        augment(images, params(**EVERYTHING), np.random.default_rng(seed)).tobytes()
+        for seed in (0, 0, 1)
+    ]
+    assert results[0] == results[1] != results[2]
+
+
+def test_images_are_left_as_they_were() -> None:
+    images = random_images(5, 1, 28, 28)
+    before = images.copy()
+    augment(images, params(**EVERYTHING), np.random.default_rng(0))
+    assert np.array_equal(images, before)
+
+
+def test_values_stay_between_black_and_white() -> None:
+    images = np.full((6, 1, 28, 28), 255, np.uint8)
+    changed = augment(images, params(**EVERYTHING), np.random.default_rng(0))
+    assert changed.min() >= 0
+    assert changed.max() <= 255.001

@@ -1,0 +1,146 @@
+"""The network, its preprocessing and its file."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from image_pipeline.errors import DataError
+from image_pipeline.model import build_model, normalise, read_model, write_model
+from image_pipeline.model_card import ModelCard
+from image_pipeline.params import AugmentationParams
+from image_pipeline.tensor_files import Description, Split
+
+DIGITS = Description("mnist", tuple("0123456789"), (0.1307,), (0.3081,))
+AUGMENTATION = AugmentationParams(
+    rotation=10.0, scale=0.1, shear=0.0, translation=0.1, group_size=8
+)
+MNIST_CARD = ModelCard((1, 28, 28), (120, 84), DIGITS, AUGMENTATION)
+SMALL_CARD = ModelCard(
+    (1, 1, 2), (2,), Description("toy", ("a", "b"), (0.0,), (1.0,)), AUGMENTATION
+)
+
+
+def test_the_flagship_has_105214_parameters() -> None:
+    model = build_model(MNIST_CARD)
+    assert sum(parameter.numel() for parameter in model.parameters()) == 105_214
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    assert shapes == {
+        "hidden.0.weight": (120, 784),
+        "hidden.0.bias": (120,),
+        "hidden.1.weight": (84, 120),
+        "hidden.1.bias": (84,),
+        "output.weight": (10, 84),
+        "output.bias": (10,),
+    }
+
+
+def test_forward_by_hand() -> None:
+    model = build_model(SMALL_CARD)
+    model.load_state_dict(
+        {
+            "hidden.0.weight": torch.tensor([[1.0, 2.0], [-1.0, 0.0]]),
+            "hidden.0.bias": torch.tensor([0.5, 1.0]),
+            "output.weight": torch.tensor([[1.0, 10.0], [-2.0, 0.0]]),
+            "output.bias": torch.tensor([0.0, 3.0]),
+        }
+    )
+    # Hidden: 3 + 8 + 0.5 = 11.5, and -3 + 1 = -2, which ReLU makes 0. Logits: 11.5 and -23 + 3.
+    assert model(torch.tensor([[[[3.0, 4.0]]]])).tolist() == [[11.5, -20.0]]
+
+
+def test_normalise_by_hand() -> None:
+    description = Description("toy", ("a", "b"), (0.0, 0.2), (1.0, 0.4))
+    images = torch.tensor([[[[0, 255]], [[51, 153]]]], dtype=torch.uint8)  # [1, 2, 1, 2]
+    expected = torch.tensor([[[[0.0, 1.0]], [[0.0, 1.0]]]])  # (153 - 51) / 102
+    result = normalise(images, description)
+    assert result.dtype == torch.float32
+    assert torch.allclose(result, expected, atol=1e-6)
+    assert images.tolist() == [[[[0, 255]], [[51, 153]]]]
+
+
+def test_a_model_and_its_card_come_back_as_they_were(tmp_path: Path) -> None:
+    path = tmp_path / "models" / "model.safetensors"
+    model = build_model(MNIST_CARD)
+    write_model(path, model, MNIST_CARD)
+    found, card = read_model(path)
+    assert card == MNIST_CARD
+    assert not found.training
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, found.state_dict()[name])
+
+
+def test_the_same_model_is_the_same_bytes(tmp_path: Path) -> None:
+    model = build_model(MNIST_CARD)
+    for name in ("one", "other"):
+        write_model(tmp_path / name, model, MNIST_CARD)
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "other").read_bytes()
+    with safe_open(tmp_path / "one", framework="pt") as file:
+        assert list(file.metadata()) == ["image_pipeline"]  # a second key would be in random order
+        values = json.loads(file.metadata()["image_pipeline"])
+    assert values["hidden_sizes"] == [120, 84]
+    assert values["data"]["class_names"] == list("0123456789")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path, value: float) -> None:
+    model = build_model(SMALL_CARD)
+    with torch.no_grad():
+        model.output.bias[0] = value
+    write_model(tmp_path / "m", model, SMALL_CARD)
+    with pytest.raises(DataError, match=r"m: `output.bias` is not float32 and finite throughout;"):
+        read_model(tmp_path / "m")
+
+
+def test_weights_of_another_shape_are_refused(tmp_path: Path) -> None:
+    write_model(tmp_path / "m", build_model(SMALL_CARD), MNIST_CARD)
+    with pytest.raises(DataError, match="are not those of its card; run `dvc repro --force train`"):
+        read_model(tmp_path / "m")
+
+
+def test_a_missing_a_torn_and_a_foreign_file_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "m"
+    with pytest.raises(DataError, match="m: not found; run `dvc repro train`"):
+        read_model(path)
+    write_model(path, build_model(SMALL_CARD), SMALL_CARD)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(DataError, match="m: no valid safetensors file"):
+        read_model(path)
+    path.write_text("no model at all")
+    with pytest.raises(DataError, match="m: no valid safetensors file"):
+        read_model(path)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "problem"),
+    [
+        (None, "its card is unreadable"),
+        ({"image_pipeline": "{"}, "its card is unreadable"),
+        ({"image_pipeline": "{}"}, "input_shape"),
+        ({"image_pipeline": '{"input_shape": [1, 28]}'}, "not enough values"),
+    ],
+)
+def test_what_is_no_card_is_refused(metadata: dict[str, str] | None, problem: str) -> None:
+    with pytest.raises(DataError, match=problem):
+        ModelCard.from_metadata(Path("m"), metadata)
+
+
+def test_a_card_of_absurd_sizes_is_refused() -> None:
+    card = dataclasses.replace(SMALL_CARD, hidden_sizes=(2**20, 2**20))
+    with pytest.raises(DataError, match="its sizes are out of bounds"):
+        ModelCard.from_metadata(Path("m"), card.to_metadata())
+
+
+def test_a_card_tells_which_images_it_fits() -> None:
+    labels = torch.zeros(1, dtype=torch.int64)
+    good = Split(torch.zeros(1, 1, 28, 28, dtype=torch.uint8), labels, DIGITS)
+    MNIST_CARD.check_fits(Path("t"), good)
+    large = Split(torch.zeros(1, 3, 32, 32, dtype=torch.uint8), labels, DIGITS)
+    with pytest.raises(DataError, match=r"\(3, 32, 32\), the model takes \(1, 28, 28\)"):
+        MNIST_CARD.check_fits(Path("t"), large)
+    letters = dataclasses.replace(DIGITS, class_names=tuple("abcdefghij"))
+    with pytest.raises(DataError, match="t: other classes than the model's"):
+        MNIST_CARD.check_fits(Path("t"), dataclasses.replace(good, description=letters))
