@@ -1,0 +1,240 @@
+"""The same bits everywhere: other settings, other core counts and other processors change nothing.
+
+Every test compares the SHA-256 of every file that the pipeline writes, pictures included.
+"""
+
+import ast
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from project import OUTPUT_FOLDERS, Project, require
+
+STAGES = ("download", "tensorize", "train", "evaluate", "plot")
+PROCESSORS = ("EPYC-Rome", "Haswell")  # AMD's and Intel's, both without AVX-512
+
+# Runs a stage's script twice in one process: it is stopped when its first checkpoint is on the
+# disk, and goes on from there. `image_pipeline.files` imports neither numpy nor torch, so the
+# script's pin still comes first.
+STOPPED_AND_RESUMED = """
+import runpy, sys
+from pathlib import Path
+import image_pipeline.files as files
+
+class Stop(BaseException):
+    pass
+
+write, stops = files.write_bytes, [Stop()]
+
+def write_and_stop(path, content):
+    write(path, content)
+    if path.suffix == ".checkpoint" and stops:
+        raise stops.pop()
+
+files.write_bytes = write_and_stop
+sys.argv = ["stages/train.py"]
+try:
+    runpy.run_path("stages/train.py", run_name="__main__")
+except Stop:
+    assert not Path("models").exists()
+    runpy.run_path("stages/train.py", run_name="__main__")
+"""
+
+# What a processor of eight threads tells those who ask Python for their number.
+EIGHT_PROCESSORS = """
+import os
+os.cpu_count = os.process_cpu_count = lambda: 8
+os.sched_getaffinity = lambda pid: set(range(8))
+"""
+
+# A user's taste that would change every picture.
+MATPLOTLIBRC = """
+axes.facecolor: black
+axes.titlesize: 30
+figure.dpi: 40
+figure.facecolor: red
+font.family: serif
+font.size: 22
+image.cmap: hot
+lines.linewidth: 9
+path.sketch: 10, 10, 1
+savefig.bbox: tight
+savefig.dpi: 50
+savefig.facecolor: green
+savefig.transparent: True
+text.antialiased: False
+"""
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """Return a project whose five stages have run here, one after the other, in peace."""
+    project = Project(tmp_path_factory.mktemp("finished") / "project")
+    _run_stages(project, STAGES)
+    assert len(project.hashes()) == 18
+    return project
+
+
+def test_two_copies_under_unlike_settings(
+    make_project: Callable[..., Project], tmp_path: Path
+) -> None:
+    one, other = make_project("ünd"), make_project("a much longer name/with spaces, in ASCII")
+    home = tmp_path / "home"
+    _install_impostor_font(home / ".fonts")
+    (home / "matplotlibrc").write_text(MATPLOTLIBRC)
+    settings = {
+        "HOME": str(home),
+        "LC_ALL": "C",  # with the two lines below, ASCII: Python would make it UTF-8 by itself
+        "PYTHONCOERCECLOCALE": "0",
+        "PYTHONUTF8": "0",
+        "TZ": "Pacific/Kiritimati",
+        "PYTHONHASHSEED": "4242",
+        "PYTHONWARNINGS": "default",
+        "MATPLOTLIBRC": str(home / "matplotlibrc"),
+        "MPLBACKEND": "TkAgg",
+        "OMP_NUM_THREADS": "5",
+        "MKL_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+        # The user's own choice of kernels: the pin is stronger.
+        "OPENBLAS_CORETYPE": "Prescott",
+        "ATEN_CPU_CAPABILITY": "default",
+        "MKL_CBWR": "SSE4_2",
+    }
+    one.run("dvc", "repro", env={"LC_ALL": "C.UTF-8", "TZ": "UTC", "PYTHONHASHSEED": "0"})
+    done = other.run("sh", "-c", "umask 077 && dvc repro", env=settings)
+    assert "could not take effect" not in done.stderr
+    assert one.hashes() == other.hashes()
+    assert len(one.hashes()) == 18
+    assert (one.root / "dvc.lock").read_bytes() == (other.root / "dvc.lock").read_bytes()
+
+
+def test_one_core_and_eight_claimed_threads(
+    finished: Project, make_project: Callable[..., Project], tmp_path: Path
+) -> None:
+    require(shutil.which("taskset"), "taskset")
+    narrow, wide = make_project("narrow"), make_project("wide")
+    _run_stages(narrow, STAGES, prefix=["taskset", "-c", "0"])
+    assert narrow.hashes() == finished.hashes()
+
+    site = tmp_path / "site"
+    site.mkdir()
+    (site / "sitecustomize.py").write_text(EIGHT_PROCESSORS)
+    variables = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    claims = dict.fromkeys(variables, "8")
+    claims["PYTHONPATH"] = os.pathsep.join([str(wide.root / "src"), str(site)])
+    counted = wide.run(sys.executable, "-c", "import os; print(os.cpu_count())", env=claims)
+    assert counted.stdout.strip() == "8"
+    _run_stages(wide, STAGES, env=claims)
+    assert wide.hashes() == finished.hashes()
+
+
+def test_two_threads_of_the_matrix_products_on_one_core(finished: Project, tmp_path: Path) -> None:
+    """OpenBLAS cuts a product into as many parts as it was told, whatever cores there are."""
+    require(shutil.which("taskset"), "taskset")
+    hashes = []
+    for name, prefix in (("free", []), ("narrow", ["taskset", "-c", "0"])):
+        project = _copy_without_results(finished, tmp_path / name)
+        project.set_params({"train.threads": 2})
+        _run_stages(project, ("train",), prefix)
+        hashes.append(project.hashes())
+    assert hashes[0] == hashes[1]
+
+
+def test_a_stopped_and_resumed_run(finished: Project, tmp_path: Path) -> None:
+    project = _copy_without_results(finished, tmp_path / "resumed")
+    done = project.run(sys.executable, "-c", STOPPED_AND_RESUMED)
+    assert "train: going on after epoch 1 from checkpoints/" in done.stdout
+    assert "WARNING" not in done.stderr
+    _run_stages(project, ("evaluate", "plot"))
+    assert project.hashes() == finished.hashes()
+
+
+def test_emulated_processors(finished: Project, tmp_path: Path) -> None:
+    """Every stage that computes, on two other processors; the one that only copies is left out."""
+    require(shutil.which("qemu-x86_64"), "qemu-x86_64")
+
+    def run_on(processor: str) -> Project:
+        prefix = ["qemu-x86_64", "-cpu", processor]
+        project = _copy_without_results(finished, tmp_path / processor)
+        shutil.rmtree(project.root / "data" / "tensors")
+        _run_stages(project, ("tensorize",), prefix)
+        trained = project.run(*prefix, sys.executable, "-c", STOPPED_AND_RESUMED, timeout=600)
+        assert "going on after epoch 1" in trained.stdout
+        assert "could not take effect" not in trained.stderr
+        _run_stages(project, ("evaluate", "plot"), prefix)
+        return project
+
+    with ThreadPoolExecutor(len(PROCESSORS)) as pool:
+        for project in pool.map(run_on, PROCESSORS):
+            assert project.hashes() == finished.hashes()
+
+
+@pytest.mark.parametrize("processor", PROCESSORS)
+def test_an_emulated_processor_lacks_avx_512(processor: str) -> None:
+    """Otherwise the test above would prove little: no library may fall back on wider kernels."""
+    require(shutil.which("qemu-x86_64"), "qemu-x86_64")
+    script = "import numpy; print(numpy.__config__.CONFIG['SIMD Extensions'])"
+    done = subprocess.run(
+        ["qemu-x86_64", "-cpu", processor, sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=300,
+    )
+    assert ast.literal_eval(done.stdout)["found"] == ["X86_V3"]  # AVX2 and nothing beyond
+
+
+def test_another_seed_gives_another_model(finished: Project, tmp_path: Path) -> None:
+    """What is compared above does depend on what is computed."""
+    project = _copy_without_results(finished, tmp_path / "seed")
+    project.set_params({"train.seed": 1})
+    _run_stages(project, ("train", "evaluate", "plot"))
+    same = {name for name, digest in project.hashes().items() if finished.hashes()[name] == digest}
+    assert same == {name for name in finished.hashes() if name.startswith("data/")} | {
+        "plots/training_sample.png"
+    }
+
+
+def _run_stages(
+    project: Project,
+    names: Sequence[str],
+    prefix: Sequence[str] = (),
+    env: Mapping[str, str] | None = None,
+) -> None:
+    for name in names:
+        done = project.stage(name, prefix=prefix, env=env, timeout=600)
+        assert "WARNING" not in done.stderr
+
+
+def _copy_without_results(project: Project, root: Path) -> Project:
+    """Copy a project as it is after `tensorize`."""
+    copy = Project(root)
+    shutil.copytree(project.root / "data", root / "data", dirs_exist_ok=True)
+    for folder in OUTPUT_FOLDERS[1:]:
+        shutil.rmtree(root / folder, ignore_errors=True)
+    return copy
+
+
+def _install_impostor_font(folder: Path) -> None:
+    """Put another typeface into `folder` that says it is the one our pictures are set in."""
+    import matplotlib as mpl
+    from fontTools.ttLib import TTFont  # type: ignore[import-untyped]
+
+    folder.mkdir(parents=True)
+    with TTFont(Path(mpl.get_data_path()) / "fonts" / "ttf" / "DejaVuSerif.ttf") as font:
+        for record in font["name"].names:
+            if record.nameID in (1, 4, 16):
+                font["name"].setName(
+                    "DejaVu Sans",
+                    record.nameID,
+                    record.platformID,
+                    record.platEncID,
+                    record.langID,
+                )
+        font.save(folder / "DejaVuSans.ttf")
