@@ -50,6 +50,22 @@ class Project:
         _git("init", "--quiet", cwd=root)
         self.commit("the project, with the test's params")
 
+    def copy_to(self, root: Path) -> "Project":
+        """Return a copy of this project with everything in it: outputs, Git's and DVC's history."""
+        shutil.copytree(self.root, root, symlinks=True)
+        return self._at(root)
+
+    def clone_to(self, root: Path) -> "Project":
+        """Return a plain `git clone` of this project: what Git tracks, none of DVC's cache."""
+        _git("clone", "--quiet", "--no-hardlinks", str(self.root), str(root), cwd=self.root)
+        return self._at(root)
+
+    @staticmethod
+    def _at(root: Path) -> "Project":
+        project = object.__new__(Project)
+        project.root = root
+        return project
+
     def set_params(self, values: Mapping[str, Any]) -> None:
         """Set dotted keys of params.yaml."""
         yaml = YAML()

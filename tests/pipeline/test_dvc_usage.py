@@ -1,0 +1,298 @@
+"""DVC is used as its users expect: what is up to date is skipped, what ran before comes back."""
+
+import csv
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from project import OUTPUT_FOLDERS, ROOT, Project
+
+DVC = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())
+STAGES = list(DVC["stages"])
+AFTER_TRAINING_CHANGED = ["train", "evaluate", "plot"]  # the stages that then run again
+CHARTS = [plot for plot in DVC["plots"] if isinstance(plot, dict)]
+PICTURES = [plot for plot in DVC["plots"] if isinstance(plot, str)]
+QUEUE_SECONDS = 400  # a queue's worker takes tens of seconds to start on a busy machine
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """Return a project whose run is committed. Tests read it, or work on a copy."""
+    project = Project(tmp_path_factory.mktemp("dvc_usage") / "finished")
+    project.run("dvc", "repro")
+    project.commit("its run")
+    return project
+
+
+@pytest.fixture
+def copy(finished: Project, tmp_path: Path) -> Project:
+    """Return a copy of the finished project, with DVC's cache."""
+    return finished.copy_to(tmp_path / "copy")
+
+
+class Tracer:
+    """A `python` that comes first on PATH and writes down what it is asked to run."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir()
+        self._log = folder / "log"
+        wrapper = folder / "python"
+        wrapper.write_text(f'#!/bin/sh\necho "$*" >> "{self._log}"\nexec "{sys.executable}" "$@"\n')
+        wrapper.chmod(0o755)
+        venv = Path(sys.executable).parent
+        self.env = {"PATH": os.pathsep.join([str(folder), str(venv), os.environ["PATH"]])}
+
+    def commands(self) -> list[str]:
+        """Return the command lines since the last call."""
+        lines = self._log.read_text().splitlines() if self._log.exists() else []
+        self._log.write_text("")
+        return lines
+
+
+@pytest.fixture
+def tracer(tmp_path: Path) -> Tracer:
+    return Tracer(tmp_path / "tracer")
+
+
+@pytest.fixture(scope="module")
+def changed(finished: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """Return a copy of the finished project that then ran two epochs instead of three."""
+    folder = tmp_path_factory.mktemp("changed")
+    project, tracer = finished.copy_to(folder / "copy"), Tracer(folder / "tracer")
+    project.set_params({"train.epochs": 2})
+    project.run("dvc", "repro", env=tracer.env)
+    assert tracer.commands() == [f"stages/{name}.py" for name in AFTER_TRAINING_CHANGED]
+    return project
+
+
+def times(project: Project) -> dict[Path, int]:
+    """Return when each output was last written, in nanoseconds."""
+    return {
+        path: path.stat().st_mtime_ns
+        for folder in OUTPUT_FOLDERS
+        for path in (project.root / folder).rglob("*")
+    }
+
+
+def test_a_second_repro_runs_nothing(copy: Project, tracer: Tracer) -> None:
+    before = times(copy)
+    done = copy.run("dvc", "repro", env=tracer.env)
+    assert "Data and pipelines are up to date." in done.stdout
+    assert tracer.commands() == []
+    assert times(copy) == before
+    assert copy.git_status() == ""
+
+
+def test_settings_that_ran_before_come_back_without_running(
+    finished: Project, changed: Project, tmp_path: Path, tracer: Tracer
+) -> None:
+    first, second = finished.hashes(), changed.hashes()
+    assert second["models/model.safetensors"] != first["models/model.safetensors"]
+
+    again = changed.copy_to(tmp_path / "again")
+    again.set_params({"train.epochs": 3})
+    done = again.run("dvc", "repro", env=tracer.env)
+    assert tracer.commands() == []
+    for name in AFTER_TRAINING_CHANGED:
+        assert f"Stage '{name}' is cached - skipping run, checking out outputs" in done.stdout
+    assert again.hashes() == first
+    assert again.git_status() == ""
+
+
+def changed_in(diff: dict[str, Any], path: str, key: str) -> tuple[Any, Any]:
+    """Return a key's old and new value from the JSON of `dvc metrics diff` or `dvc params diff`."""
+    change = diff[path][key]
+    return change["old"], change["new"]
+
+
+def check_metrics_and_params(project: Project, *revisions: str) -> None:
+    """Check that three epochs against two show in the metrics and the params."""
+    metrics = json.loads(project.run("dvc", "metrics", "diff", "--json", *revisions).stdout)
+    assert changed_in(metrics, "metrics/train.json", "epochs") == (3, 2)
+    for path, key in (
+        ("metrics/train.json", "validation.accuracy"),
+        ("metrics/train.json", "train.loss"),
+        ("metrics/test.json", "accuracy"),
+        ("metrics/test.json", "errors"),
+    ):
+        old, new = changed_in(metrics, path, key)
+        assert old != new, key
+    params = json.loads(project.run("dvc", "params", "diff", "--json", *revisions).stdout)
+    assert params == {"params.yaml": {"train.epochs": {"old": 3, "new": 2, "diff": -1}}}
+
+
+def check_plots(project: Project, old: str, new: str, *revisions: str) -> None:
+    """Check that every chart and picture of dvc.yaml is compared."""
+    shown = json.loads(project.run("dvc", "plots", "diff", "--json", *revisions).stdout)
+    assert shown.get("errors", []) == []
+    names = [next(iter(chart)) for chart in CHARTS]
+    assert sorted(shown["data"]) == sorted(names + PICTURES)
+    for name in names:
+        assert {revision for plot in shown["data"][name] for revision in plot["revisions"]} == {
+            old,
+            new,
+        }
+    done = project.run("dvc", "plots", "diff", *revisions)
+    assert "WARNING" not in done.stderr
+    page = (project.root / "dvc_plots/index.html").read_text(encoding="utf-8")
+    for revision in (old, new):
+        for picture in PICTURES:
+            name = f"{revision}_{picture.replace('/', '_')}"
+            assert f"static/{name}" in page
+            assert (project.root / "dvc_plots/static" / name).stat().st_size > 1000
+    assert all(next(iter(chart.values()))["title"] in page for chart in CHARTS)
+
+
+def test_one_changed_setting_is_compared_with_the_last_commit(changed: Project) -> None:
+    check_metrics_and_params(changed, "HEAD")
+    check_plots(changed, "HEAD", "workspace", "HEAD")
+    table = changed.run("dvc", "metrics", "diff").stdout
+    assert re.search(r"^metrics/train\.json +epochs +3 +2 +-1$", table, re.MULTILINE)
+
+
+def test_two_commits_of_a_plain_clone_are_compared(changed: Project, tmp_path: Path) -> None:
+    committed = changed.copy_to(tmp_path / "committed")
+    committed.commit("two epochs")
+    clone = committed.clone_to(tmp_path / "clone")
+    assert not (clone.root / ".dvc/cache").exists()
+    assert not (clone.root / "models").exists()
+    assert clone.run("dvc", "remote", "list").stdout == ""
+    check_metrics_and_params(clone, "HEAD~1", "HEAD")
+    check_plots(clone, "HEAD~1", "HEAD", "HEAD~1", "HEAD")
+    assert clone.git_status() == ""
+
+
+def experiments(project: Project) -> dict[str, dict[str, str]]:
+    """Return the rows of `dvc exp show` by the experiments' names."""
+    table = project.run("dvc", "exp", "show", "--csv", "--hide-workspace").stdout
+    return {row["Experiment"]: row for row in csv.DictReader(table.splitlines())}
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + QUEUE_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, "the queue did not come to its end"
+        time.sleep(2)
+
+
+def test_experiments_run_at_once_and_from_a_queue(finished: Project, tmp_path: Path) -> None:
+    clone = finished.clone_to(tmp_path / "clone")
+    names = {"GIT_AUTHOR_NAME": "test", "GIT_COMMITTER_NAME": "test"}
+    mails = {"GIT_AUTHOR_EMAIL": "test@example.com", "GIT_COMMITTER_EMAIL": "test@example.com"}
+    identity = names | mails
+
+    def run(*command: str) -> str:
+        return clone.run("dvc", *command, env=identity, timeout=QUEUE_SECONDS).stdout
+
+    run("exp", "run", "--name", "at-once", "-S", "train.epochs=2")
+    at_once = json.loads((clone.root / "metrics/train.json").read_text())
+    assert at_once["epochs"] == 2
+    # What a queue runs starts from the commit, whatever lies in the workspace.
+    clone.run("git", "checkout", "--quiet", "--", ".")
+    try:
+        run("exp", "run", "--queue", "--name", "queued", "-S", "train.epochs=1")
+        seed = ("-S", "train.seed=1")
+        run("exp", "run", "--queue", "--name", "seeded", "-S", "train.epochs=1", *seed)
+        run("queue", "start")
+        wait_until(lambda: not re.search(r"\b(Queued|Running)\b", run("queue", "status")))
+        for queued in ("queued", "seeded"):
+            assert re.search(rf"\b{queued}\b.*\bSuccess\b", run("queue", "status"))
+    finally:
+        clone.run("dvc", "queue", "stop", "--kill", env=identity, check=False)
+
+    rows = experiments(clone)
+    for name, epochs, seed in (("at-once", "2", "0"), ("queued", "1", "0"), ("seeded", "1", "1")):
+        assert rows[name]["train.epochs"] == rows[name]["epochs"] == epochs
+        assert rows[name]["train.seed"] == seed
+        assert 0.3 < float(rows[name]["accuracy"]) <= 1
+        assert int(rows[name]["errors"]) == round((1 - float(rows[name]["accuracy"])) * 360)
+    assert float(rows["at-once"]["validation.accuracy"]) == at_once["validation"]["accuracy"]
+    shown = json.loads(run("exp", "show", "--json"))
+    found = {item["name"] for base in shown for item in base["experiments"] or []}
+    assert found == {"at-once", "queued", "seeded"}
+    assert clone.git_status() == ""
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_help_says_what_the_stage_does(name: str, finished: Project) -> None:
+    before = times(finished)
+    done = finished.run("python", f"stages/{name}.py", "--help")
+    first_line = (ROOT / "stages" / f"{name}.py").read_text().splitlines()[0].removeprefix('"""')
+    assert done.stdout.startswith(f"usage: python stages/{name}.py [-h]\n")
+    assert first_line.rstrip('"') in done.stdout
+    assert "params.yaml" in done.stdout
+    assert done.stderr == ""
+    assert times(finished) == before
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_a_stage_says_when_it_runs_elsewhere(name: str, finished: Project, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    script = finished.root / "stages" / f"{name}.py"
+    done = finished.run("env", "-C", str(elsewhere), "python", str(script), check=False)
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"{name}: error: params.yaml: not found in {elsewhere}; run from the project's root\n"
+    )
+    assert done.stdout == ""
+    assert list(elsewhere.iterdir()) == []
+
+
+BAD_PARAMS = {
+    "an unknown key": (
+        ("  epochs: 3 ", "  epoch: 3 "),
+        ["train.epoch: unknown key", "train.epochs: missing"],
+    ),
+    "a mistyped block": (
+        ("evaluate:", "evalaute:"),
+        ["evalaute: unknown key", "evaluate: missing"],
+    ),
+    "a block that is none": (
+        ("plot:\n", "plot: 3\nplots:\n"),
+        ["plot: 3 is not allowed", "plots: unknown key"],
+    ),
+    "a wrong type": (
+        ("  epochs: 3 ", "  epochs: many "),
+        ["train.epochs: 'many' is not allowed: it must be a valid integer"],
+    ),
+    "a value out of range": (
+        ("  validation_fraction: 0.1 ", "  validation_fraction: 1.5 "),
+        ["tensorize.validation_fraction: 1.5 is not allowed: it must be less than or equal to 0.5"],
+    ),
+    "a choice that there is not": (
+        ("  dataset: digits ", "  dataset: cifar "),
+        ["download.dataset: 'cifar' is not allowed: it must be 'mnist' or 'digits'"],
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", BAD_PARAMS)
+def test_every_stage_refuses_bad_params_before_it_touches_anything(
+    mistake: str, copy: Project
+) -> None:
+    (right, wrong), expected = BAD_PARAMS[mistake]
+    params = copy.root / "params.yaml"
+    text = params.read_text()
+    assert text.count(right) == 1
+    params.write_text(text.replace(right, wrong))
+    hashes, before = copy.hashes(), times(copy)
+    for name in STAGES:
+        done = copy.stage(name, check=False)
+        assert done.returncode == 2, done.stderr
+        assert done.stderr.startswith(f"{name}: error: params.yaml: ")
+        assert done.stderr.count("\n") == 1
+        for problem in expected:
+            assert problem in done.stderr
+        assert done.stdout == ""
+    assert copy.hashes() == hashes
+    assert times(copy) == before
+    assert copy.git_status() == " M params.yaml\n"
