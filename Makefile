@@ -8,7 +8,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # What `make demo` changes in params.yaml: small data wants small batches and more epochs.
 DEMO_PARAMS := -S download.dataset=digits -S train.epochs=60 -S train.batch_size=32
 
-.PHONY: help setup demo repro test soak lint bench lock clean
+.PHONY: help setup demo repro test soak lint bench lock
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
@@ -41,12 +41,24 @@ test: setup ## run the tests
 soak: setup ## kill `dvc repro` 60 times and check that its results stay the same (10 minutes)
 	PYTHONPATH=tests python tests/pipeline/kill_harness.py
 
+bench: .venv-bench/complete repro ## measure beside the peers, in .venv-bench (half an hour)
+	PATH=$(CURDIR)/.venv-bench/bin:$$PATH python benchmarks/bench.py
+
+.venv-bench/complete: .venv/complete benchmarks/requirements.lock
+	test -x .venv-bench/bin/python || $(PYTHON) -m venv .venv-bench
+	uv pip sync --quiet --require-hashes --compile-bytecode --python .venv-bench/bin/python benchmarks/requirements.lock
+	uv pip install --quiet --no-deps --no-build-isolation --offline --python .venv-bench/bin/python --editable .
+	@touch $@
+
 lint: setup ## check style and types
 	ruff format --check .
 	ruff check .
 	mypy
 
-lock: setup ## make requirements.lock anew, with the newest versions that pyproject.toml allows
+lock: setup ## make the lock files anew, with the newest versions that pyproject.toml allows
 	uv pip compile --quiet --upgrade --universal --python-version 3.11 --fork-strategy fewest \
 		--generate-hashes --no-emit-index-url --no-header --no-annotate --group dev \
 		pyproject.toml --output-file requirements.lock
+	uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest \
+		--generate-hashes --no-emit-index-url --no-header --no-annotate --group dev --group bench \
+		--constraint requirements.lock pyproject.toml --output-file benchmarks/requirements.lock
