@@ -1,0 +1,175 @@
+"""A full disk, a read-only folder, too little memory, a diverged loss: one line, nothing lost."""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+from kill_harness import QUICK, outputs
+
+from project import Project, require
+
+RESTORE = (
+    " (DVC removed this stage's outputs before running it; "
+    "`git checkout dvc.lock metrics plots && dvc checkout` brings the committed ones back)"
+)
+STAGES_THAT_WRITE = {
+    "download": "data/raw",
+    "tensorize": "data/tensors",
+    "train": "models",
+    "evaluate": "plots",
+    "plot": "plots",
+}
+
+
+@pytest.fixture(scope="module")
+def committed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, dict[str, str]]:
+    """A project with a committed whole run, and that run's outputs."""
+    project = Project(tmp_path_factory.mktemp("room") / "project", QUICK)
+    project.run("dvc", "repro")
+    project.commit("a good run")
+    return project, outputs(project)
+
+
+@pytest.fixture
+def finished(committed: tuple[Project, dict[str, str]]) -> tuple[Project, dict[str, str]]:
+    """The same, brought back to the commit whatever the test before did."""
+    project, before = committed
+    project.run("git", "checkout", "--quiet", ".")
+    project.run("dvc", "checkout", "--quiet", "--force")
+    assert outputs(project) == before
+    return project, before
+
+
+def kept(project: Project, before: dict[str, str]) -> bool:
+    """Whether all outputs are as before, but for the picture that is drawn while training runs."""
+    live = {"plots/curves.png"}
+    after = outputs(project)
+    return (
+        after.keys() == before.keys()
+        and {name for name in after if after[name] != before[name]} <= live
+    )
+
+
+def last_line(stderr: str) -> str:
+    assert "Traceback" not in stderr
+    return stderr.splitlines()[-1].replace("\x1b[K", "")
+
+
+def fill(path: Path) -> None:
+    """Write to the disk's last byte."""
+    with suppress(OSError), path.open("wb", buffering=0) as file:
+        while True:
+            file.write(b"x" * 4096)
+
+
+@contextmanager
+def mounted(folder: Path, *options: str) -> Iterator[None]:
+    """Mount something at `folder` while the block runs; skip where that is not allowed."""
+    command = ["mount", *options, str(folder)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        done = subprocess.CompletedProcess(command, 1, "", "")
+    require(done.returncode == 0, f"the right to mount ({' '.join(command)})")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.parametrize(("stage", "folder"), STAGES_THAT_WRITE.items())
+def test_the_disk_is_full(
+    finished: tuple[Project, dict[str, str]], stage: str, folder: str
+) -> None:
+    project, before = finished
+    target = project.root / folder
+    # A small disk over the folder, filled with the good outputs and then to its last byte.
+    saved = {path.name: path.read_bytes() for path in target.iterdir()}
+    with mounted(target, "-t", "tmpfs", "-o", "size=4m", "tmpfs"):
+        for name, content in saved.items():
+            (target / name).write_bytes(content)
+        fill(target / "filler")
+        done = project.stage(stage, check=False)
+        (target / "filler").unlink()
+        assert done.returncode == 1
+        said = last_line(done.stderr)
+        assert said.startswith(f"{stage}: error: {folder}/")
+        assert said.endswith(
+            ": No space left on device; free some space, then run `dvc repro` again"
+        )
+        assert kept(project, before)  # every one of them as it was
+    assert kept(project, before)
+
+
+@pytest.mark.parametrize(("stage", "folder"), STAGES_THAT_WRITE.items())
+def test_the_folder_is_read_only(
+    finished: tuple[Project, dict[str, str]], stage: str, folder: str
+) -> None:
+    project, before = finished
+    target = project.root / folder
+    with mounted(target, "--bind", str(target)):
+        subprocess.run(["mount", "-o", "remount,bind,ro", str(target)], check=True)
+        done = project.stage(stage, check=False)
+    assert done.returncode == 1
+    said = last_line(done.stderr)
+    assert said.startswith(f"{stage}: error: {folder}/")
+    assert said.endswith(
+        "Read-only file system; make the folder writable, then run `dvc repro` again"
+    )
+    assert outputs(project) == before
+
+
+def test_a_limit_of_file_size_under_dvc_and_the_way_back(
+    finished: tuple[Project, dict[str, str]],
+) -> None:
+    project, before = finished
+    project.set_params({"train.hidden_sizes": [300]})
+    # In units of 1024 bytes: a model of 0.9 MB does not fit, everything else does.
+    done = project.run("bash", "-c", "ulimit -f 600; exec dvc repro", check=False)
+    project.run("git", "checkout", "--quiet", "params.yaml")
+    assert done.returncode == 255
+    assert "Traceback" not in done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith("train: error: ")]
+    assert len(lines) == 1
+    assert lines[0].endswith(
+        ": File too large; raise the file-size limit (`ulimit -f`), then run `dvc repro` again"
+        + RESTORE
+    )
+    assert not (project.root / "models" / "model.safetensors").exists()  # that was DVC
+    project.run("bash", "-c", "git checkout dvc.lock metrics plots && dvc checkout")
+    assert outputs(project) == before
+    assert project.git_status() == ""
+
+
+@pytest.mark.parametrize(
+    ("params", "said"),
+    [
+        (
+            {
+                "train.learning_rate": 10.0,
+                "train.schedule": "constant",
+                "train.hidden_sizes": [128] * 16,
+            },
+            "the loss is ",
+        ),
+        ({"train.batch_size": 1_000_000, "train.hidden_sizes": [65536, 20000]}, "out of memory: "),
+    ],
+    ids=["divergence", "memory"],
+)
+def test_training_that_cannot_go_on(
+    finished: tuple[Project, dict[str, str]],
+    params: dict[str, object],
+    said: str,
+) -> None:
+    project, before = finished
+    project.set_params(params)
+    require(os.name == "posix", "ulimit")
+    done = project.run("bash", "-c", "ulimit -v 4000000; exec python stages/train.py", check=False)
+    assert done.returncode == 1
+    line = last_line(done.stderr)
+    assert line.startswith(f"train: error: {said}")
+    assert "lower" in line.lower()
+    assert kept(project, before)

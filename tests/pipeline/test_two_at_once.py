@@ -1,0 +1,81 @@
+"""Two runs at the same moment: one waits or is told so, and no output is mixed."""
+
+from pathlib import Path
+
+import pytest
+from kill_harness import QUICK, Command, Undisturbed, forget, outputs, run_undisturbed
+
+from project import Project, require
+
+WAITING = "train: another run of this stage is at work in this folder; waiting for its end"
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, Undisturbed]:
+    require(Path("/proc/self/status").exists(), "Linux's /proc")
+    project = Project(tmp_path_factory.mktemp("two") / "project", QUICK)
+    return project, run_undisturbed(project)
+
+
+def test_two_dvc_repros_in_one_clone(undisturbed: tuple[Project, Undisturbed]) -> None:
+    project, expected = undisturbed
+    forget(project)
+    with Command(project, "dvc", "repro") as one, Command(project, "dvc", "repro") as other:
+        codes = {one.wait(): one.text, other.wait(): other.text}
+    assert 0 in codes, codes  # at least one came through
+    for code, text in codes.items():
+        assert "Traceback" not in text
+        if code:
+            assert "ERROR" in text
+            assert any(told in text for told in ("Unable to acquire lock", "is busy")), text
+    assert project.run("dvc", "repro").returncode == 0
+    assert outputs(project) == expected.outputs
+    assert project.git_status() == expected.status
+
+
+def test_two_trainings_by_hand(undisturbed: tuple[Project, Undisturbed]) -> None:
+    project, expected = undisturbed
+    # The first with other params, read before the second begins: its outputs must not survive.
+    project.set_params({"train.seed": 5, "train.epochs": 6})
+    with Command(project, "python", "stages/train.py") as first:
+        assert first.wait_for_stage("train")
+        while "train:" not in first.text:  # it has read its params: the bar is there
+            assert first.process.poll() is None
+        project.set_params({key: QUICK.get(key, 0) for key in ("train.seed", "train.epochs")})
+        with Command(project, "python", "stages/train.py") as second:
+            assert first.wait() == 0, first.text
+            assert second.wait() == 0, second.text
+    assert WAITING in second.text.splitlines()
+    assert WAITING not in first.text
+    assert outputs(project) == expected.outputs
+    assert list((project.root / "checkpoints").iterdir()) == []
+
+
+def test_queued_experiments_side_by_side(undisturbed: tuple[Project, Undisturbed]) -> None:
+    project, _ = undisturbed
+    project.commit("a good run")
+    names = {"wide": "train.hidden_sizes=[32]", "other": "train.seed=7"}
+    for name, change in names.items():
+        project.run("dvc", "exp", "run", "--queue", "--name", name, "-S", change)
+    project.run("dvc", "queue", "start", "--jobs", "2")
+    for name in names:
+        project.run("dvc", "queue", "logs", "--follow", name, check=False)
+    project.run("dvc", "queue", "stop", "--kill", check=False)
+    shown = project.run("dvc", "queue", "status").stdout
+    assert shown.count("Success") == 2, shown
+    for name, change in names.items():
+        side_by_side = metrics(project, name)
+        project.run(
+            "dvc", "exp", "run", "--temp", "--force", "--name", f"{name}-alone", "-S", change
+        )
+        assert metrics(project, f"{name}-alone") == side_by_side
+    assert metrics(project, "wide") != metrics(project, "other")
+    assert project.git_status() == ""
+
+
+def metrics(project: Project, experiment: str) -> dict[str, str]:
+    """Everything that Git holds of an experiment's results, dvc.lock with the other hashes too."""
+    names = ("dvc.lock", "metrics/train.json", "metrics/test.json", "plots/predictions.csv")
+    reference = project.run("git", "for-each-ref", "--format=%(refname)", "refs/exps").stdout
+    (found,) = [line for line in reference.splitlines() if line.endswith(f"/{experiment}")]
+    return {name: project.run("git", "show", f"{found}:{name}").stdout for name in names}
