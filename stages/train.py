@@ -36,6 +36,7 @@ def main() -> None:
         data=train.description,
         augmentation=params.train.augmentation,
     )
+    card.check_fits(paths.VALIDATION_TENSORS, validation)
     key = result_key(
         params.train.model_dump(exclude={"checkpoint_every"}) | numerics.facts(),
         data=[paths.TRAIN_TENSORS, paths.VALIDATION_TENSORS],

@@ -4,14 +4,13 @@ from itertools import pairwise
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from image_pipeline.errors import DataError
+from image_pipeline.errors import DataError, one_line
 from image_pipeline.files import write_bytes
 from image_pipeline.model_card import REMEDY, ModelCard
-from image_pipeline.tensor_files import Description
+from image_pipeline.tensor_files import Description, open_tensors
 
 
 class MultilayerPerceptron(nn.Module):
@@ -68,21 +67,20 @@ def read_model(path: Path) -> tuple[MultilayerPerceptron, ModelCard]:
     Raises:
         DataError: the file is missing or torn, or its weights are not finite or do not fit.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            card = ModelCard.from_metadata(path, file.metadata())
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except FileNotFoundError:
-        raise DataError(f"{path}: not found; run `dvc repro train`") from None
-    except SafetensorError as error:
-        raise DataError(f"{path}: no valid safetensors file ({error}); {REMEDY}") from None
-    model = build_model(card)
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
-    if expected != found:
-        raise DataError(f"{path}: its weights {found} are not those of its card; {REMEDY}")
+    with open_tensors(path, "pt", "train") as file:
+        card = ModelCard.from_metadata(path, file.metadata())
+        with torch.device("meta"):  # shapes without memory: the card may promise gigabytes
+            promised = build_model(card).state_dict()
+        expected = {name: tuple(tensor.shape) for name, tensor in promised.items()}
+        names = file.keys()
+        found = {name: tuple(file.get_slice(name).get_shape()) for name in names}
+        if expected != found:
+            shown = one_line(found)
+            raise DataError(f"{path}: its weights {shown} are not those of its card; {REMEDY}")
+        weights = {name: file.get_tensor(name) for name in names}
     for name, tensor in weights.items():
         if tensor.dtype != torch.float32 or not bool(torch.isfinite(tensor).all()):
             raise DataError(f"{path}: `{name}` is not float32 and finite throughout; {REMEDY}")
+    model = build_model(card)
     model.load_state_dict(weights)
     return model.eval(), card

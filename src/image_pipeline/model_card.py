@@ -6,9 +6,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from image_pipeline.errors import DataError
-from image_pipeline.params import AugmentationParams
-from image_pipeline.tensor_files import METADATA_KEY, Description, Split
+from image_pipeline.errors import DataError, one_line
+from image_pipeline.params import MAX_HIDDEN_LAYERS, AugmentationParams
+from image_pipeline.tensor_files import METADATA_KEY, Description, Sample, Split
 
 REMEDY = "run `dvc repro --force train` to make it anew"
 MAX_WEIGHTS_PER_LAYER = 1 << 30
@@ -30,7 +30,7 @@ class ModelCard:
     data: Description
     augmentation: AugmentationParams
 
-    def check_fits(self, path: Path, split: Split) -> None:
+    def check_fits(self, path: Path, split: Split | Sample) -> None:
         """Check that the model can be asked about the split read from `path`.
 
         Raises:
@@ -70,9 +70,20 @@ class ModelCard:
             )
             sizes = [channels * height * width, *card.hidden_sizes, len(card.data.class_names)]
             products = [before * after for before, after in pairwise(sizes)]
+            if not 1 <= len(card.hidden_sizes) <= MAX_HIDDEN_LAYERS:
+                raise ValueError(f"{len(card.hidden_sizes)} hidden layers")
+            if len(card.data.mean) != channels:
+                raise ValueError(f"{channels} channels but {len(card.data.mean)} statistics")
             if min(channels, height, width, *sizes) < 1 or max(products) > MAX_WEIGHTS_PER_LAYER:
                 raise ValueError("its sizes are out of bounds")
-        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-            problem = " ".join(str(error).split())
+        except (
+            ArithmeticError,
+            AttributeError,
+            KeyError,
+            RecursionError,
+            TypeError,
+            ValueError,
+        ) as error:
+            problem = one_line(repr(error))
             raise DataError(f"{path}: its card is unreadable ({problem}); {REMEDY}") from None
         return card

@@ -23,6 +23,7 @@ from image_pipeline.paths import PARAMS
 MAX_BYTES = 1 << 16  # the reader takes a second for so much
 MOST_PROBLEMS = 5  # shown at once
 MAX_SEED = 2**32 - 1
+MAX_HIDDEN_LAYERS = 16
 
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
@@ -68,7 +69,8 @@ class TrainParams(_Block):
     threads: Annotated[int, Field(ge=1, le=64)]
     recipe: Literal["tuned", "plain"]
     hidden_sizes: Annotated[
-        list[Annotated[int, Field(ge=1, le=65536)]], Field(min_length=1, max_length=16)
+        list[Annotated[int, Field(ge=1, le=65536)]],
+        Field(min_length=1, max_length=MAX_HIDDEN_LAYERS),
     ]
     epochs: Annotated[int, Field(ge=1, le=10_000)]
     batch_size: Annotated[int, Field(ge=1, le=1_000_000)]

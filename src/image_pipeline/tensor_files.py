@@ -3,11 +3,15 @@
 A file holds `images` uint8 `[N, C, H, W]` and `labels` int64 `[N]`. Class names and normalisation
 statistics are in one JSON metadata key: safetensors writes its keys in random order, so a second
 one would change the file's hash from run to run.
+
+A reader checks all that a stage relies on. A changed pixel it cannot see: the hashes that DVC keeps
+of every file tell that.
 """
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,14 +20,13 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from image_pipeline.errors import DataError
+from image_pipeline.errors import DataError, one_line
 from image_pipeline.files import write_bytes
 
 if TYPE_CHECKING:
     import torch
 
 METADATA_KEY = "image_pipeline"
-REMEDY = "run `dvc repro --force tensorize` to make it anew"
 
 
 @dataclass(frozen=True)
@@ -46,16 +49,21 @@ class Description:
         """Make a description from parsed JSON.
 
         Raises:
-            KeyError, TypeError, ValueError: a value is missing or cannot be what it should be.
+            KeyError, OverflowError, TypeError, ValueError: a value is missing or not what it
+                should be.
         """
         description = cls(
             dataset=str(values["dataset"]),
-            class_names=tuple(str(name) for name in values["class_names"]),
+            class_names=tuple(values["class_names"]),
             mean=tuple(float(value) for value in values["mean"]),
             std=tuple(float(value) for value in values["std"]),
         )
+        if len(set(description.class_names)) != len(description.class_names):
+            raise ValueError("two classes of one name")
         if len(description.class_names) < 2:
             raise ValueError("fewer than two classes")
+        if not all(isinstance(name, str) and name.isprintable() for name in values["class_names"]):
+            raise ValueError("a class name is not a word")
         if len(description.mean) != len(description.std):
             raise ValueError("means and standard deviations do not pair")
         if not all(math.isfinite(value) for value in description.mean):
@@ -88,63 +96,83 @@ def write_split(
     write_bytes(path, save({"images": images, "labels": labels}, metadata))
 
 
+@dataclass(frozen=True)
+class Sample:
+    """Some images of a split, uint8 `[N, C, H, W]`, and their labels, int64 `[N]`, for NumPy."""
+
+    images: np.ndarray
+    labels: np.ndarray
+    description: Description
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of one image."""
+        channels, height, width = self.images.shape[1:]
+        return channels, height, width
+
+
+@contextmanager
+def open_tensors(path: Path, framework: str, stage: str) -> Iterator[Any]:
+    """Open a safetensors file; what goes wrong in the block is wrong with the file.
+
+    Args:
+        path: the file.
+        framework: `pt` or `numpy`.
+        stage: the stage that writes the file.
+
+    Raises:
+        DataError: the file is missing, unreadable or torn, or a value in it is not of its type.
+    """
+    remedy = f"run `dvc repro --force {stage}` to make it anew"
+    try:
+        with safe_open(path, framework=framework) as file:
+            yield file
+    except FileNotFoundError:
+        raise DataError(f"{path}: not found; run `dvc repro {stage}`") from None
+    except OSError as error:  # of safetensors' own making, without an errno
+        reason = "it is a folder" if path.is_dir() else one_line(error)
+        raise DataError(f"{path}: cannot be read ({reason}); {remedy}") from None
+    except SafetensorError as error:
+        reason = f"it is no valid safetensors file ({one_line(error)})"
+        raise DataError(f"{path}: {reason}; {remedy}") from None
+    # What a header that is valid, but not ours, makes of Python, NumPy and torch.
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as e:
+        reason = f"its header or a value in it is unusable ({one_line(repr(e))})"
+        raise DataError(f"{path}: {reason}; {remedy}") from None
+
+
 def read_split(path: Path) -> Split:
     """Memory-map a split and check that it is what a tensorized split must be.
 
     Raises:
         DataError: the file is missing, torn, or has other tensors, shapes, types or labels.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            names = sorted(file.keys())
-            if names != ["images", "labels"]:
-                raise _broken(path, f"it holds the tensors {names}, not images and labels")
-            for name, dtype, dimensions in (("images", "U8", 4), ("labels", "I64", 1)):
-                part = file.get_slice(name)
-                if part.get_dtype() != dtype or len(part.get_shape()) != dimensions:
-                    found = f"{part.get_dtype()} {part.get_shape()}"
-                    raise _broken(path, f"`{name}` is {found}, not {dtype} of rank {dimensions}")
-            values = json.loads((file.metadata() or {})[METADATA_KEY])
-            description = Description.from_values(values)
-            images, labels = file.get_tensor("images"), file.get_tensor("labels")
-    except FileNotFoundError:
-        raise DataError(f"{path}: not found; run `dvc repro tensorize`") from None
-    except SafetensorError as error:
-        raise _broken(path, f"it is no valid safetensors file ({error})") from None
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise _broken(path, f"its description is unreadable ({error!r})") from None
-    if 0 in images.shape or len(images) != len(labels):
-        raise _broken(path, f"{tuple(images.shape)} images do not fit {len(labels)} labels")
-    if images.shape[1] != len(description.mean):
-        raise _broken(path, f"{images.shape[1]} channels but {len(description.mean)} statistics")
-    low, high = int(labels.min()), int(labels.max())
-    if low < 0 or high >= len(description.class_names):
-        allowed = len(description.class_names) - 1
-        raise _broken(path, f"labels run from {low} to {high}, allowed is 0 to {allowed}")
-    return Split(images, labels, description)
+    with open_tensors(path, "pt", "tensorize") as file:
+        description = _check_header(path, file)
+        images, labels = file.get_tensor("images"), file.get_tensor("labels")
+        _check_labels(path, int(labels.min()), int(labels.max()), description)
+        return Split(images, labels, description)
 
 
-def read_sample(path: Path, indices: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+def read_sample(path: Path, indices: Sequence[int]) -> Sample:
     """Read the images at `indices` and their labels alone, without torch.
-
-    Returns:
-        uint8 `[len(indices), C, H, W]` and int64 `[len(indices)]`.
 
     Raises:
         DataError: the file is missing or torn, or has no such images.
     """
-    try:
-        with safe_open(path, framework="numpy") as file:
-            images, labels = file.get_slice("images"), file.get_slice("labels")
-            empty = np.empty((0, *images.get_shape()[1:]), np.uint8)
-            return (
-                np.concatenate([empty, *(images[index : index + 1] for index in indices)]),
-                np.array([labels[index : index + 1][0] for index in indices], np.int64),
-            )
-    except FileNotFoundError:
-        raise DataError(f"{path}: not found; run `dvc repro tensorize`") from None
-    except (SafetensorError, IndexError, TypeError, ValueError) as error:
-        raise _broken(path, f"images cannot be read from it ({error})") from None
+    with open_tensors(path, "numpy", "tensorize") as file:
+        description = _check_header(path, file)
+        images, labels = file.get_slice("images"), file.get_slice("labels")
+        empty = np.empty((0, *images.get_shape()[1:]), np.uint8)
+        sample = Sample(
+            np.concatenate([empty, *(images[index : index + 1] for index in indices)]),
+            np.array([labels[index : index + 1][0] for index in indices], np.int64),
+            description,
+        )
+        if indices:
+            low, high = int(sample.labels.min()), int(sample.labels.max())
+            _check_labels(path, low, high, description)
+        return sample
 
 
 def count_images(path: Path) -> int:
@@ -153,14 +181,38 @@ def count_images(path: Path) -> int:
     Raises:
         DataError: the file is missing or torn.
     """
-    try:
-        with safe_open(path, framework="numpy") as file:
-            return int(file.get_slice("images").get_shape()[0])
-    except FileNotFoundError:
-        raise DataError(f"{path}: not found; run `dvc repro tensorize`") from None
-    except (SafetensorError, IndexError) as error:
-        raise _broken(path, f"it holds no images ({error})") from None
+    with open_tensors(path, "numpy", "tensorize") as file:
+        _check_header(path, file)
+        return int(file.get_slice("images").get_shape()[0])
+
+
+def _check_header(path: Path, file: Any) -> Description:
+    """Check what can be checked without reading a tensor, so that nothing large is made of it."""
+    names = sorted(file.keys())
+    if names != ["images", "labels"]:
+        raise _broken(path, f"it holds the tensors {names}, not images and labels")
+    shapes = []
+    for name, dtype, dimensions in (("images", "U8", 4), ("labels", "I64", 1)):
+        part = file.get_slice(name)
+        shapes.append(part.get_shape())
+        if part.get_dtype() != dtype or len(shapes[-1]) != dimensions:
+            found = f"{part.get_dtype()} {shapes[-1]}"
+            raise _broken(path, f"`{name}` is {found}, not {dtype} of rank {dimensions}")
+    (count, *shape), (labels,) = shapes
+    if 0 in (count, *shape) or count != labels:
+        raise _broken(path, f"{(count, *shape)} images do not fit {labels} labels")
+    description = Description.from_values(json.loads((file.metadata() or {})[METADATA_KEY]))
+    if shape[0] != len(description.mean):
+        raise _broken(path, f"{shape[0]} channels but {len(description.mean)} statistics")
+    return description
+
+
+def _check_labels(path: Path, low: int, high: int, description: Description) -> None:
+    allowed = len(description.class_names) - 1
+    if low < 0 or high > allowed:
+        raise _broken(path, f"labels run from {low} to {high}, allowed is 0 to {allowed}")
 
 
 def _broken(path: Path, reason: str) -> DataError:
-    return DataError(f"{path}: {reason}; {REMEDY}")
+    remedy = "run `dvc repro --force tensorize` to make it anew"
+    return DataError(f"{path}: {one_line(reason)}; {remedy}")

@@ -5,17 +5,19 @@ Needs no network. Source: Alpaydin and Kaynak, "Optical Recognition of Handwritt
 
 import gzip
 import hashlib
+import zlib
 from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
 
 from image_pipeline.datasets.base import RawSplit
-from image_pipeline.errors import DataError
+from image_pipeline.errors import DataError, one_line
 from image_pipeline.files import write_bytes
 
 FILE = "digits.csv.gz"
 SHA256_UNPACKED = "6ebb3d2fee246a4e99363262ddf8a00a3c41bee6014c373ed9d9216ba7f651b8"
+SIZE_UNPACKED = 264_712  # bytes
 FULL = 16  # the brightest value in the file
 SIZE = 28  # pixels on a side of the result
 BOX = 20  # pixels on the longer side of the digit in it, as in MNIST
@@ -53,11 +55,15 @@ class Digits:
     def _read_rows(self, path: Path) -> np.ndarray:
         remedy = "delete it and run `dvc repro --force download`"
         try:
-            text = gzip.decompress(path.read_bytes())
+            with gzip.open(path) as file:
+                text = file.read(SIZE_UNPACKED + 1)  # no more, were it a bomb
         except FileNotFoundError:
             raise DataError(f"{path}: not found; run `dvc repro --force download`") from None
-        except (EOFError, OSError, ValueError) as error:
-            raise DataError(f"{path}: not a whole gzip file ({error}); {remedy}") from None
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            cause = one_line(error)
+            raise DataError(f"{path}: not a whole gzip file ({cause}); {remedy}") from None
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read ({error.strerror}); {remedy}") from None
         if hashlib.sha256(text).hexdigest() != SHA256_UNPACKED:
             raise DataError(f"{path}: not scikit-learn's digits (another SHA-256); {remedy}")
         return np.loadtxt(text.decode().splitlines(), delimiter=",", dtype=np.uint8)

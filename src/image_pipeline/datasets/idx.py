@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from image_pipeline.errors import DataError
+from image_pipeline.errors import DataError, one_line
 
 UINT8 = 8
 MAX_BYTES = 1 << 31
@@ -21,7 +21,8 @@ REMEDY = "delete it and run `dvc repro --force download`"
 def read_idx(path: Path, rank: int) -> np.ndarray:
     """Read a gzip-compressed IDX file of uint8 values with `rank` dimensions.
 
-    Never reads more than the header promises, nor more than 2 GiB.
+    Never reads more than the header promises, nor more than 2 GiB. Which values they are is not
+    checked here: the hashes of `data/raw`, DVC's, tell when one has changed.
 
     Raises:
         DataError: the file is missing, torn, or holds something else.
@@ -42,7 +43,9 @@ def read_idx(path: Path, rank: int) -> np.ndarray:
     except FileNotFoundError:
         raise DataError(f"{path}: not found; run `dvc repro --force download`") from None
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(f"{path}: not a whole gzip file ({error}); {REMEDY}") from None
+        raise DataError(f"{path}: not a whole gzip file ({one_line(error)}); {REMEDY}") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); {REMEDY}") from None
     if len(content) != size:
         found = f"{len(content)} bytes" if len(content) < size else "more"
         raise DataError(f"{path}: its header promises {size} bytes, it holds {found}; {REMEDY}")

@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from image_pipeline.datasets.base import RawSplit
-from image_pipeline.datasets.idx import read_idx
+from image_pipeline.datasets.idx import REMEDY, read_idx
 from image_pipeline.download import RemoteFile, fetch_files
 from image_pipeline.errors import DataError
 
+SHAPE = (28, 28)  # of an image
 SHA256_AND_SIZE = {
     "train-images-idx3-ubyte.gz": (
         "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
@@ -50,11 +51,17 @@ class Mnist:
         return self._read_split(folder, "train"), self._read_split(folder, "t10k")
 
     def _read_split(self, folder: Path, prefix: str) -> RawSplit:
-        images = read_idx(folder / f"{prefix}-images-idx3-ubyte.gz", rank=3)
+        images_name = f"{prefix}-images-idx3-ubyte.gz"
+        images = read_idx(folder / images_name, rank=3)
         path = folder / f"{prefix}-labels-idx1-ubyte.gz"
         labels = read_idx(path, rank=1)
+        if images.shape[1:] != SHAPE or not len(images):
+            raise DataError(
+                f"{folder / images_name}: {len(images)} images of {images.shape[1:]} pixels, "
+                f"expected are some of {SHAPE}; {REMEDY}"
+            )
         if len(images) != len(labels):
-            raise DataError(f"{path}: {len(labels)} labels for {len(images)} images")
+            raise DataError(f"{path}: {len(labels)} labels for {len(images)} images; {REMEDY}")
         if labels.size and labels.max() >= len(self.class_names):
-            raise DataError(f"{path}: the label {labels.max()} is not one of 0 to 9")
+            raise DataError(f"{path}: the label {labels.max()} is not one of 0 to 9; {REMEDY}")
         return RawSplit(images[:, np.newaxis], labels.astype(np.int64))

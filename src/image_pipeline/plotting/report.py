@@ -1,14 +1,14 @@
 """The pictures of the plot stage: what each is made from, and where it goes."""
 
+import math
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from safetensors import SafetensorError, safe_open
 
 from image_pipeline import paths
 from image_pipeline.augmentation import augment
-from image_pipeline.errors import DataError
+from image_pipeline.errors import DataError, one_line
 from image_pipeline.files import together
 from image_pipeline.model_card import REMEDY, ModelCard
 from image_pipeline.params import PlotParams
@@ -18,9 +18,12 @@ from image_pipeline.plotting.classification import (
     draw_reliability,
 )
 from image_pipeline.plotting.images import draw_first_layer, draw_images
-from image_pipeline.tensor_files import count_images, read_sample
+from image_pipeline.tensor_files import count_images, open_tensors, read_sample
 
 FIRST_LAYER = "hidden.0.weight"
+REMAKE_TABLE = "run `dvc repro --force evaluate` to make it anew"
+TEXT_COLUMNS = {"actual": str, "predicted": str, "class": str}
+LARGEST = {"confidence": 1.0, "accuracy": 1.0, "f1": 1.0}  # the smallest value of all is 0
 
 
 def draw_report(params: PlotParams) -> list[str]:
@@ -33,6 +36,8 @@ def draw_report(params: PlotParams) -> list[str]:
     classes = _read_table(paths.CLASSES, ["class", "f1"])
     reliability = _read_table(paths.RELIABILITY, ["confidence", "accuracy", "images"])
     card, weights = _read_first_layer(paths.MODEL)
+    names = list(card.data.class_names)
+    _check_tables(predictions, classes, reliability, names)
     gap = (reliability["accuracy"] - reliability["confidence"]).abs()
     error = float((gap * reliability["images"]).sum() / reliability["images"].sum())
 
@@ -42,18 +47,19 @@ def draw_report(params: PlotParams) -> list[str]:
         drawn.append(name)
         return paths.PLOTS / name
 
-    names = list(card.data.class_names)
     with together():
         draw_confusion_matrix(target("confusion_matrix.png"), predictions, names, params.dpi)
         draw_f1_by_class(target("f1_by_class.png"), classes, params.dpi)
         draw_reliability(target("reliability.png"), reliability, error, params.dpi)
-        _draw_mistakes(target("worst_mistakes.png"), predictions, params)
+        _draw_mistakes(target("worst_mistakes.png"), predictions, card, params)
         _draw_samples(target("training_sample.png"), card, params)
         draw_first_layer(target("first_layer.png"), weights, card.input_shape, params.dpi)
     return drawn
 
 
-def _draw_mistakes(path: Path, predictions: pd.DataFrame, params: PlotParams) -> None:
+def _draw_mistakes(
+    path: Path, predictions: pd.DataFrame, card: ModelCard, params: PlotParams
+) -> None:
     wrong = predictions[predictions["actual"] != predictions["predicted"]]
     worst = wrong.sort_values("confidence", ascending=False, kind="stable").head(params.mistakes)
     captions = [
@@ -61,53 +67,86 @@ def _draw_mistakes(path: Path, predictions: pd.DataFrame, params: PlotParams) ->
         for row in worst.itertuples()
     ]
     indices = [int(index) for index in worst.index]
-    images, _ = read_sample(paths.TEST_TENSORS, indices)
+    sample = read_sample(paths.TEST_TENSORS, indices)
+    card.check_fits(paths.TEST_TENSORS, sample)
     title = f"The most confident of {len(wrong)} mistakes in {len(predictions)} test images"
-    draw_images(path, images, captions, title, params.dpi)
+    draw_images(path, sample.images, captions, title, params.dpi)
 
 
 def _draw_samples(path: Path, card: ModelCard, params: PlotParams) -> None:
     rng = np.random.default_rng(params.seed)
     count = count_images(paths.TRAIN_TENSORS)
     chosen = rng.choice(count, size=min(params.samples, count), replace=False)
-    images, labels = read_sample(paths.TRAIN_TENSORS, chosen.tolist())
+    sample = read_sample(paths.TRAIN_TENSORS, chosen.tolist())
+    card.check_fits(paths.TRAIN_TENSORS, sample)
+    images = sample.images
     what = "Training images"
     if card.augmentation.enabled:
         # Each with a draw of its own, so that the picture shows the range of the changes.
         apart = card.augmentation.model_copy(update={"group_size": 1})
         images = augment(images, apart, rng)
         what += ", augmented"
-    captions = [card.data.class_names[label] for label in labels]
+    captions = [card.data.class_names[label] for label in sample.labels]
     draw_images(path, images, captions, what, params.dpi)
 
 
 def _read_table(path: Path, columns: list[str]) -> pd.DataFrame:
-    remedy = "run `dvc repro --force evaluate` to make it anew"
-    text = {"actual": str, "predicted": str, "class": str}
     try:
-        table = pd.read_csv(path, dtype=text, keep_default_na=False)
+        table = pd.read_csv(path, dtype=TEXT_COLUMNS, keep_default_na=False)
     except FileNotFoundError:
         raise DataError(f"{path}: not found; run `dvc repro evaluate`") from None
-    except (ValueError, UnicodeDecodeError) as error:
-        problem = " ".join(str(error).split())
-        raise DataError(f"{path}: not a table ({problem}); {remedy}") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); {REMAKE_TABLE}") from None
+    except (ValueError, OverflowError) as error:
+        raise DataError(f"{path}: not a table ({one_line(error)}); {REMAKE_TABLE}") from None
     if missing := [column for column in columns if column not in table]:
-        raise DataError(f"{path}: it has no column {', '.join(missing)}; {remedy}")
-    numbers = [column for column in columns if column not in text]
-    if not all(pd.api.types.is_numeric_dtype(table[column]) for column in numbers):
-        raise DataError(f"{path}: {', '.join(numbers)} must be numbers; {remedy}")
+        raise DataError(f"{path}: it has no column {', '.join(missing)}; {REMAKE_TABLE}")
+    if not isinstance(table.index, pd.RangeIndex) or table.empty:
+        reason = "it has no rows" if table.empty else "its rows are longer than its header"
+        raise DataError(f"{path}: {reason}; {REMAKE_TABLE}")
+    for column in columns:
+        if column not in TEXT_COLUMNS:
+            _check_numbers(path, table[column])
     return table
 
 
+def _check_numbers(path: Path, column: pd.Series) -> None:
+    largest = LARGEST.get(str(column.name), float("inf"))
+    numeric = pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
+    if not numeric or not (np.isfinite(column) & column.between(0, largest)).all():
+        allowed = f"numbers from 0 to {largest:g}" if largest < float("inf") else "finite numbers"
+        raise DataError(f"{path}: {column.name} must be {allowed} throughout; {REMAKE_TABLE}")
+
+
+def _check_tables(
+    predictions: pd.DataFrame, classes: pd.DataFrame, reliability: pd.DataFrame, names: list[str]
+) -> None:
+    count = count_images(paths.TEST_TENSORS)
+    if len(predictions) != count:
+        raise DataError(
+            f"{paths.PREDICTIONS}: {len(predictions)} rows for the {count} images of "
+            f"{paths.TEST_TENSORS}; {REMAKE_TABLE}"
+        )
+    for column in ("actual", "predicted"):
+        unknown = predictions[column][~predictions[column].isin(names)]
+        if len(unknown):
+            name = one_line(repr(unknown.iloc[0]), 40)
+            reason = f"{name} in row {unknown.index[0] + 1} is not a class of {paths.MODEL}"
+            raise DataError(f"{paths.PREDICTIONS}: {reason}; {REMAKE_TABLE}")
+    if list(classes["class"]) != names:
+        raise DataError(
+            f"{paths.CLASSES}: its classes are not those of {paths.MODEL}; {REMAKE_TABLE}"
+        )
+    if not reliability["images"].sum() > 0:
+        raise DataError(f"{paths.RELIABILITY}: it counts no images; {REMAKE_TABLE}")
+
+
 def _read_first_layer(path: Path) -> tuple[ModelCard, np.ndarray]:
-    try:
-        with safe_open(path, framework="numpy") as file:
-            card = ModelCard.from_metadata(path, file.metadata())
-            weights = np.asarray(file.get_tensor(FIRST_LAYER))
-    except FileNotFoundError:
-        raise DataError(f"{path}: not found; run `dvc repro train`") from None
-    except SafetensorError as error:
-        raise DataError(f"{path}: no valid model file ({error}); {REMEDY}") from None
-    if weights.ndim != 2 or weights.shape[1] != np.prod(card.input_shape):
+    with open_tensors(path, "numpy", "train") as file:
+        card = ModelCard.from_metadata(path, file.metadata())
+        weights = np.asarray(file.get_tensor(FIRST_LAYER))
+    if weights.shape != (card.hidden_sizes[0], math.prod(card.input_shape)):
         raise DataError(f"{path}: its first layer does not fit its card; {REMEDY}")
+    if weights.dtype != np.float32 or not np.isfinite(weights).all():
+        raise DataError(f"{path}: its first layer is not float32 and finite throughout; {REMEDY}")
     return card, weights
