@@ -37,14 +37,12 @@ def _faults_of_call(call: ast.Call) -> list[str]:
     bad = (
         called in EVALUATORS
         or last in UNSAFE_LOADERS
-        or (called == "yaml.load"
-        and "Loader" in keywords)
-        or (last == "YAML"
-        and keywords.get("typ", "'rt'") not in ("'safe'", "'rt'"))
-        or (called in ("np.load", "numpy.load")
-        and keywords.get("allow_pickle", "False") != "False")
-        or (called == "torch.load"
-        and keywords.get("weights_only") != "True")
+        or (called == "yaml.load" and "Loader" in keywords)
+        or (last == "YAML" and keywords.get("typ", "'rt'") not in ("'safe'", "'rt'"))
+        or (
+            called in ("np.load", "numpy.load") and keywords.get("allow_pickle", "False") != "False"
+        )
+        or (called == "torch.load" and keywords.get("weights_only") != "True")
         or keywords.get("shell", "False") != "False"
         or called in ("os.system", "os.popen")
     )

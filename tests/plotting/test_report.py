@@ -1,0 +1,245 @@
+"""Tables, models and tensors that the plot stage must refuse."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from image_pipeline import paths
+from image_pipeline.errors import DataError, PipelineError
+from image_pipeline.model import build_model, write_model
+from image_pipeline.model_card import ModelCard
+from image_pipeline.params import AugmentationParams, PlotParams
+from image_pipeline.plotting.report import _read_table, draw_report
+from image_pipeline.tensor_files import Description, write_split
+
+quick = settings(derandomize=True, deadline=None, max_examples=150, database=None)
+REMEDY = "; run `dvc repro --force evaluate` to make it anew"
+DATA = Description("toy", ("cat", "dog", "fox"), (0.5,), (0.25,))
+PARAMS = PlotParams(dpi=50, mistakes=2, samples=2, seed=0)
+PREDICTIONS = "actual,predicted,confidence\ncat,cat,0.9\nfox,dog,0.8\ndog,dog,0.7\nfox,fox,0.6\n"
+CLASSES = "class,images,precision,recall,f1\ncat,1,1,1,1.0\ndog,1,0.5,1,0.7\nfox,2,1,0.5,0.7\n"
+RELIABILITY = "confidence,accuracy,perfect,images\n0.75,0.75,0.75,4\n"
+COLUMNS = ["actual", "predicted", "confidence"]
+
+
+def write_inputs(
+    images: tuple[int, ...] = (4, 1, 2, 3), data: Description = DATA, units: int = 4
+) -> None:
+    """Write what the stage reads, into the current folder."""
+    card = ModelCard(
+        input_shape=(1, 2, 3),
+        hidden_sizes=(units,),
+        data=DATA,
+        augmentation=AugmentationParams(
+            rotation=5.0, scale=0.0, shear=0.0, translation=0.0, group_size=2
+        ),
+    )
+    write_model(paths.MODEL, build_model(card), card)
+    pixels = np.zeros(images, np.uint8)
+    labels = np.zeros(images[0], np.int64)
+    for path in (paths.TRAIN_TENSORS, paths.TEST_TENSORS):
+        write_split(path, pixels, labels, data)
+    paths.PLOTS.mkdir()
+    for path, text in (
+        (paths.PREDICTIONS, PREDICTIONS),
+        (paths.CLASSES, CLASSES),
+        (paths.RELIABILITY, RELIABILITY),
+    ):
+        path.write_text(text)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("tables") / "table.csv"
+
+
+def refusal(path: Path) -> str:
+    """Return what is said of the file at `path`; no picture may have been drawn."""
+    with pytest.raises(DataError) as caught:
+        draw_report(PARAMS)
+    assert not list(paths.PLOTS.glob("*.png"))
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ")
+    assert message.isprintable()
+    return message.removeprefix(f"{path}: ")
+
+
+def test_right_inputs_become_six_pictures(folder: Path) -> None:
+    write_inputs()
+    drawn = draw_report(PARAMS)
+    assert sorted(path.name for path in (folder / "plots").glob("*.png")) == sorted(drawn)
+    assert len(drawn) == 6
+
+
+BAD_TABLES: dict[str, tuple[Path, str | bytes, str]] = {
+    "empty": (paths.PREDICTIONS, "", "not a table (No columns to parse from file)"),
+    "only a header": (paths.PREDICTIONS, "actual,predicted,confidence\n", "it has no rows"),
+    "no confidence": (
+        paths.PREDICTIONS,
+        PREDICTIONS.replace("confidence", "doubt"),
+        "it has no column confidence",
+    ),
+    "nothing known": (paths.CLASSES, "a\n1\n", "it has no column class, f1"),
+    "text for a number": (
+        paths.PREDICTIONS,
+        PREDICTIONS.replace("0.8", "high"),
+        "confidence must be numbers from 0 to 1 throughout",
+    ),
+    "no number": (
+        paths.PREDICTIONS,
+        PREDICTIONS.replace("0.8", ""),
+        "confidence must be numbers from 0 to 1 throughout",
+    ),
+    "NaN": (paths.PREDICTIONS, PREDICTIONS.replace("0.8", "nan"), "confidence must be numbers"),
+    "infinite": (paths.PREDICTIONS, PREDICTIONS.replace("0.8", "inf"), "confidence must be numb"),
+    "truth values": (
+        paths.RELIABILITY,
+        RELIABILITY.replace("0.75", "True"),
+        "confidence must be numbers from 0 to 1",
+    ),
+    "more than all": (paths.PREDICTIONS, PREDICTIONS.replace("0.8", "1.8"), "confidence must be"),
+    "negative images": (
+        paths.RELIABILITY,
+        RELIABILITY.replace(",4", ",-4"),
+        "images must be finite numbers throughout",
+    ),
+    "no images": (paths.RELIABILITY, RELIABILITY.replace(",4", ",0"), "it counts no images"),
+    "a score above 1": (paths.CLASSES, CLASSES.replace("1.0", "7"), "f1 must be numbers from 0"),
+    "long rows": (
+        paths.PREDICTIONS,
+        "actual,predicted,confidence\ncat,cat,dog,0.9\n",
+        "its rows are longer than its header",
+    ),
+    "a longer row": (
+        paths.PREDICTIONS,
+        f"{PREDICTIONS}cat,cat,0.9,0.9\n",
+        "not a table (Error tokenizing data. C error: Expected 3 fields in line 6, saw 4)",
+    ),
+    "an open quote": (paths.PREDICTIONS, f'{PREDICTIONS}"cat', "not a table ("),
+    "another encoding": (paths.PREDICTIONS, PREDICTIONS.encode("utf-16"), "not a table ("),
+    "half a character": (paths.PREDICTIONS, PREDICTIONS.encode() + b"\xff,a,1", "not a table ("),
+    "noise": (paths.PREDICTIONS, bytes(range(256)) * 9, ""),
+    "a row too few": (
+        paths.PREDICTIONS,
+        PREDICTIONS.replace("cat,cat,0.9\n", ""),
+        "3 rows for the 4 images of data/tensors/test.safetensors",
+    ),
+    "a row too many": (
+        paths.PREDICTIONS,
+        f"{PREDICTIONS}cat,cat,0.9\n",
+        "5 rows for the 4 images of data/tensors/test.safetensors",
+    ),
+    "an unknown class": (
+        paths.PREDICTIONS,
+        PREDICTIONS.replace("fox,dog", "fox,\x1bcow"),
+        r"'\x1bcow' in row 2 is not a class of models/model.safetensors",
+    ),
+    "an unknown truth": (
+        paths.PREDICTIONS,
+        PREDICTIONS.replace("fox,dog", ",dog"),
+        "'' in row 2 is not a class of models/model.safetensors",
+    ),
+    "a class missing": (
+        paths.CLASSES,
+        CLASSES.replace("dog,1,0.5,1,0.7\n", ""),
+        "its classes are not those of models/model.safetensors",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD_TABLES)
+def test_tables_that_are_something_else(name: str, folder: Path) -> None:
+    write_inputs()
+    path, content, cause = BAD_TABLES[name]
+    (folder / path).write_bytes(content if isinstance(content, bytes) else content.encode())
+    message = refusal(path)
+    assert cause in message
+    assert message.endswith(REMEDY)
+
+
+@pytest.mark.parametrize("path", [paths.PREDICTIONS, paths.CLASSES, paths.RELIABILITY])
+def test_what_is_not_a_file(path: Path, folder: Path) -> None:
+    write_inputs()
+    (folder / path).unlink()
+    assert refusal(path) == "not found; run `dvc repro evaluate`"
+    (folder / path).mkdir()
+    assert refusal(path) == f"cannot be read (Is a directory){REMEDY}"
+
+
+def test_tensors_that_do_not_fit_the_model(folder: Path) -> None:
+    write_inputs(images=(4, 1, 3, 2))
+    assert "images of shape (1, 3, 2), the model takes (1, 2, 3)" in refusal(paths.TEST_TENSORS)
+    assert (folder / paths.TEST_TENSORS).is_file()
+
+
+def test_other_classes_than_the_models(folder: Path) -> None:
+    assert folder == Path.cwd()
+    write_inputs(data=Description("toy", ("cat", "dog", "cow"), (0.5,), (0.25,)))
+    assert refusal(paths.TEST_TENSORS).startswith("other classes than the model's; run `dvc repro`")
+
+
+@pytest.mark.parametrize(
+    ("weights", "cause"),
+    [
+        (torch.full((4, 6), torch.nan), "its first layer is not float32 and finite throughout"),
+        (torch.zeros(4, 6, dtype=torch.float64), "its first layer is not float32 and finite"),
+        (torch.zeros(4, 6, dtype=torch.bfloat16), "its header or a value in it is unusable"),
+        (torch.zeros(4, 7), "its first layer does not fit its card"),
+        (torch.zeros(5, 6), "its first layer does not fit its card"),
+        (torch.zeros(6), "its first layer does not fit its card"),
+    ],
+)
+def test_weights_that_cannot_be_drawn(weights: torch.Tensor, cause: str, folder: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    write_inputs()
+    path = folder / paths.MODEL
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as opened:
+        metadata = opened.metadata()
+    save_file(load_file(path) | {"hidden.0.weight": weights}, path, metadata)
+    message = refusal(paths.MODEL)
+    assert cause in message
+    assert message.endswith("; run `dvc repro --force train` to make it anew")
+
+
+def valid_or_refused(path: Path, read: Callable[[], object]) -> None:
+    try:
+        read()
+    except PipelineError as error:
+        message = str(error)
+    else:
+        return
+    assert message.startswith(f"{path}: ")
+    assert message.isprintable()
+
+
+@quick
+@given(content=st.binary(max_size=200), header=st.booleans())
+def test_any_bytes(content: bytes, header: bool, file: Path) -> None:
+    file.write_bytes(b"actual,predicted,confidence\n" * header + content)
+    valid_or_refused(file, lambda: _read_table(file, COLUMNS))
+
+
+@quick
+@given(
+    start=st.integers(0, len(PREDICTIONS)),
+    length=st.integers(0, 20),
+    put=st.text(alphabet='01.-einfa,"\n\r\0 ', max_size=8) | st.text(max_size=4),
+)
+def test_any_damage(start: int, length: int, put: str, file: Path) -> None:
+    content = PREDICTIONS[:start] + put + PREDICTIONS[start + length :]
+    file.write_bytes(content.encode("utf-8", "surrogatepass"))
+    valid_or_refused(file, lambda: _read_table(file, COLUMNS))
