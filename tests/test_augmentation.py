@@ -40,7 +40,8 @@ IMAGE = np.array([[1, 2, 3], [4, 5, 6], [7, 8, 9]], np.uint8)
 def change(image: np.ndarray, draw: tuple[float, ...], **changes: float) -> np.ndarray:
     result = augment(image[np.newaxis, np.newaxis], params(**changes), GivenDraws(draw))
     assert result.dtype == np.float32
-    return result[0, 0]
+    changed: np.ndarray = result[0, 0]
+    return changed
 
 
 def test_no_change_returns_the_image() -> None:

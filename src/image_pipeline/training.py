@@ -61,15 +61,14 @@ class Training:
     def _make_schedule(self) -> LRScheduler | None:
         if self.params.schedule == "constant":
             return None
-        total = max(2, self.params.epochs * self.steps_per_epoch)
+        steps = max(2, self.params.epochs * self.steps_per_epoch)
         warmup = self.params.warmup_fraction
-        if warmup * total == 1:  # torch would divide by its length, which it takes for 0 then
-            warmup *= 1 - 1e-9
         return OneCycleLR(
             self.optimizer,
             max_lr=self.params.learning_rate,
-            total_steps=total,
-            pct_start=warmup,
+            total_steps=steps,
+            # A way up of one step would have no length, which torch would divide by.
+            pct_start=warmup if warmup * steps > 1 else 0.0,
             final_div_factor=1000,
             # Straight lines: the default's cosine would come from the system's maths library.
             anneal_strategy="linear",
