@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.colors import LogNorm
 from matplotlib.ticker import PercentFormatter
 
-from image_pipeline.plotting.style import BLUE, GREY, ORANGE, new_figure, save_figure
+from image_pipeline.plotting.style import BLUE, GREY, ORANGE, new_figure, plain, save_figure
 
 MOST_CELLS_WITH_NUMBERS = 400
 INCHES_PER_CLASS = 0.45
@@ -40,8 +40,9 @@ def draw_confusion_matrix(
             axes.text(column, row, str(count), ha="center", va="center", color=colour, fontsize=9)
     ticks = range(classes)
     turn = 90 if max(map(len, class_names)) > 2 else 0
-    axes.set_xticks(ticks, class_names, rotation=turn)
-    axes.set_yticks(ticks, class_names)
+    labels = [plain(name) for name in class_names]
+    axes.set_xticks(ticks, labels, rotation=turn)
+    axes.set_yticks(ticks, labels)
     errors = int(counts.sum() - np.trace(counts))
     axes.set(
         title=f"Confusion matrix: {errors} errors in {counts.sum()} test images",
@@ -73,7 +74,7 @@ def draw_f1_by_class(path: Path, classes: pd.DataFrame, dpi: int) -> None:
     axes.axvline(mean, color=ORANGE, linestyle="--")
     room = max(0.002, scores.max() - scores.min())
     axes.set_xlim(scores.min() - 0.15 * room, scores.max() + 0.3 * room)
-    axes.set_yticks(rows, classes["class"].astype(str))
+    axes.set_yticks(rows, [plain(name) for name in classes["class"].astype(str)])
     axes.invert_yaxis()
     axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=1))
     axes.set(

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 
-from image_pipeline.plotting.style import new_figure, save_figure
+from image_pipeline.plotting.style import new_figure, plain, save_figure
 
 COLUMNS = 8
 INCHES = 1.25
@@ -22,7 +22,7 @@ def draw_images(
     for axes, image, caption in zip(cells.axes, images, captions, strict=False):
         pixels = np.clip(np.rint(image), 0, 255).astype(np.uint8).transpose(1, 2, 0)
         _show(axes, pixels[..., 0] if pixels.shape[2] == 1 else pixels, cmap="gray_r", top=255)
-        axes.set_title(caption, fontsize=9)
+        axes.set_title(plain(caption), fontsize=9)
     save_figure(path, cells.figure, dpi)
 
 

@@ -36,6 +36,11 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
+def plain(text: str) -> str:
+    """Return `text` so that matplotlib shows its dollar signs and sets no maths between them."""
+    return text.replace("$", r"\$")
+
+
 def save_figure(path: Path, figure: Figure, dpi: int = 100) -> None:
     """Write the figure as a PNG that names no software and no date, whole or not at all."""
     buffer = io.BytesIO()
