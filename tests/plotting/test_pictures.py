@@ -1,0 +1,142 @@
+"""Every picture draws whatever data it is given, and is the same bytes each time."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from image_pipeline.history import EpochRecord
+from image_pipeline.plotting.classification import (
+    draw_confusion_matrix,
+    draw_f1_by_class,
+    draw_reliability,
+)
+from image_pipeline.plotting.curves import LiveCurves, draw_curves
+from image_pipeline.plotting.images import draw_first_layer, draw_images
+
+DPI = 50
+Draw = Callable[[Path], None]
+
+
+def confusion(names: list[str], mistakes: int) -> Draw:
+    rng = np.random.default_rng(0)
+    actual = rng.integers(0, len(names), 500)
+    predicted = actual.copy()
+    predicted[:mistakes] = (predicted[:mistakes] + 1) % len(names)
+    table = pd.DataFrame(
+        {"actual": np.array(names)[actual], "predicted": np.array(names)[predicted]}
+    )
+    return lambda path: draw_confusion_matrix(path, table, names, DPI)
+
+
+def f1(names: list[str], scores: list[float]) -> Draw:
+    table = pd.DataFrame({"class": names, "f1": scores})
+    return lambda path: draw_f1_by_class(path, table, DPI)
+
+
+def reliability(confidence: list[float]) -> Draw:
+    table = pd.DataFrame({"confidence": confidence, "accuracy": confidence, "images": 7})
+    return lambda path: draw_reliability(path, table, 0.01, DPI)
+
+
+def images(count: int, channels: int, caption: str) -> Draw:
+    pixels = np.random.default_rng(0).integers(0, 256, (count, channels, 9, 14)).astype(np.float32)
+    return lambda path: draw_images(path, pixels, [caption] * count, "A title", DPI)
+
+
+def first_layer(units: int, channels: int, scale: float) -> Draw:
+    weights = scale * np.random.default_rng(0).standard_normal((units, channels * 6))
+    return lambda path: draw_first_layer(path, weights, (channels, 2, 3), DPI)
+
+
+def curves(epochs: int) -> Draw:
+    history = [EpochRecord(n, 1 / n, 2 / n, 1 - 1 / n, 1 - 0.5 / n) for n in range(1, epochs + 1)]
+    return lambda path: draw_curves(path, history)
+
+
+LONG = ["the Pembroke Welsh corgi, a herding dog", "Ünïcödé", "$^$ and $_", "A. N. Other"]
+MANY = [f"class {number}" for number in range(100)]
+CASES: dict[str, tuple[Draw, tuple[int, int]]] = {
+    # width and height in pixels: inches times 50; 100 a picture of the curves
+    "confusion of 2 classes": (confusion(["a", "b"], 20), (350, 300)),
+    "confusion without mistakes": (confusion(list("0123456789"), 0), (375, 325)),
+    "confusion of long names": (confusion(LONG, 30), (350, 300)),
+    "confusion of 100 classes": (confusion(MANY, 100), (1550, 1500)),
+    "f1 of 2 classes": (f1(["a", "b"], [0.5, 1.0]), (350, 150)),
+    "f1 of equal scores": (f1(["a", "b"], [1.0, 1.0]), (350, 150)),
+    "f1 of nothing right": (f1(["a", "b"], [0.0, 0.0]), (350, 150)),
+    "f1 of long names": (f1(LONG, [0.9, 0.8, 0.7, 0.6]), (350, 150)),
+    "f1 of 100 classes": (f1(MANY, np.linspace(0, 1, 100).tolist()), (350, 1760)),
+    "reliability": (reliability([0.1, 0.5, 0.9]), (300, 300)),
+    "reliability of one bin": (reliability([1.0]), (300, 300)),
+    "one image": (images(1, 1, "a"), (250, 97)),
+    "24 images": (images(24, 1, "4 taken for\n9 at 99.9%"), (500, 272)),
+    "100 images in colour": (images(100, 3, "a"), (500, 967)),
+    "images with long names": (images(8, 3, f"{LONG[0]} taken for\n{LONG[2]}"), (500, 107)),
+    "no images": (images(0, 1, ""), (250, 87)),
+    "first layer": (first_layer(120, 1, 1.0), (600, 205)),
+    "first layer of zeros": (first_layer(3, 1, 0.0), (250, 55)),
+    "first layer of colours": (first_layer(21, 3, 1e-8), (600, 85)),
+    "curves of one epoch": (curves(1), (1000, 400)),
+    "curves of 30 epochs": (curves(30), (1000, 400)),
+    "curves of 1000 epochs": (curves(1000), (1000, 400)),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_picture(name: str, tmp_path: Path) -> None:
+    draw, size = CASES[name]
+    draw(tmp_path / "first.png")
+    mpl.rcParams.update({"font.size": 30, "lines.linewidth": 10, "axes.facecolor": "red"})
+    draw(tmp_path / "second.png")
+    assert (tmp_path / "first.png").read_bytes() == (tmp_path / "second.png").read_bytes()
+    with Image.open(tmp_path / "first.png") as picture:
+        picture.load()
+        assert picture.format == "PNG"
+        assert picture.size == size
+        assert set(picture.info) == {"dpi"}  # no software, no date
+        grey = np.asarray(picture.convert("L"))
+    assert grey.min() < 100  # something is drawn
+    assert grey.max() == 255
+
+
+def test_a_pictures_size_follows_the_resolution(tmp_path: Path) -> None:
+    table = pd.DataFrame({"class": ["a", "b"], "f1": [0.5, 0.6]})
+    for dpi in (50, 400):
+        draw_f1_by_class(tmp_path / "picture.png", table, dpi)
+        with Image.open(tmp_path / "picture.png") as picture:
+            assert picture.size == (7 * dpi, 3 * dpi)
+
+
+def test_first_layer_is_red_above_zero_and_blue_below(tmp_path: Path) -> None:
+    draw_first_layer(tmp_path / "p.png", np.array([[1.0, -1.0]]), (1, 1, 2), 100)
+    with Image.open(tmp_path / "p.png") as picture:
+        colours = {colour for _, colour in picture.convert("RGB").getcolors(1 << 20) or []}
+    assert (103, 0, 31) in colours  # the ends of the map RdBu
+    assert (5, 48, 97) in colours
+
+
+def test_live_curves_are_redrawn_at_most_once_a_second(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[int] = []
+    clock = iter([10.0, 10.1, 11.0, 11.2, 11.3, 99.0, 100.0, 119.0, 120.1, 120.2])
+    monkeypatch.setattr("image_pipeline.plotting.curves.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr(
+        "image_pipeline.plotting.curves.draw_curves", lambda _, history: drawn.append(len(history))
+    )
+    live = LiveCurves(tmp_path / "c.png")
+    record = EpochRecord(1, 1, 1, 0, 0)
+    # Drawn at 10.0 for 0.1 s: the next not before 10.1 + 2 (0.1 s is 5% of 2 s).
+    live.update([record] * 1)
+    live.update([record] * 2)  # 11.0: too early
+    live.update([record] * 3)  # 11.2: too early
+    live.update([record] * 4)  # 11.3: too early
+    live.update([record] * 5)  # 99.0 to 100.0: 1 s, so not before 120
+    live.update([record] * 6)  # 119.0: too early
+    live.update([record] * 7)  # 120.1
+    assert drawn == [1, 5, 7]
