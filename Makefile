@@ -38,7 +38,7 @@ demo: setup ## run the whole pipeline on digits that need no download, in the fo
 test: setup ## run the tests
 	pytest
 
-soak: setup ## kill `dvc repro` 60 times and check that its results stay the same (10 minutes)
+soak: setup ## kill `dvc repro` 60 times; its results must stay the same (15 minutes)
 	PYTHONPATH=tests python tests/pipeline/kill_harness.py
 
 bench: .venv-bench/complete repro ## measure beside the peers, in .venv-bench (half an hour)
