@@ -1,0 +1,256 @@
+"""The page of `dvc plots show` and `dvc plots diff`, in a browser that has no network."""
+
+import io
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from ruamel.yaml import YAML
+from selenium import webdriver
+from selenium.webdriver.support.ui import WebDriverWait
+
+from project import ROOT, Project, require
+
+PLOTS = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["plots"]
+CHARTS: dict[str, dict[str, Any]] = {
+    name: settings for plot in PLOTS if isinstance(plot, dict) for name, settings in plot.items()
+}
+PICTURES = [plot for plot in PLOTS if isinstance(plot, str)]
+LINES = [name for name, settings in CHARTS.items() if settings["template"] == "simple"]
+EPOCHS = 3
+DRAW_SECONDS = 60
+LEAST_COLOURED_PIXELS = 200  # a legend alone has some 20
+
+# Keeps each chart that the page draws, so that its marks can be asked for.
+RECORD_VIEWS = """
+let embed;
+window.views = {};
+Object.defineProperty(window, 'vegaEmbed', {
+    set: value => { embed = value; },
+    get: () => (target, spec) => embed(target, spec).then(result => {
+        window.views[target.slice(1)] = result.view;
+        return result;
+    }),
+});
+"""
+
+# The data of every mark of one kind, group by group: [[datum, ...], ...].
+MARKS = """
+const [id, kind] = arguments, found = [];
+const visit = item => {
+    if (item.marktype === kind && item.role === 'mark') {
+        const plain = item.items.filter(i => isFinite(i.x) && isFinite(i.y)).map(i => i.datum);
+        found.push(JSON.parse(JSON.stringify(plain)));
+    }
+    (item.items || []).forEach(visit);
+};
+visit(window.views[id].scenegraph().root);
+return found;
+"""
+
+
+def element_id(name: str) -> str:
+    """Return the id that DVC gives to a plot's element."""
+    return re.sub(r"[^A-Za-z0-9]", "_", name)
+
+
+class Page:
+    """A page of plots, loaded and drawn."""
+
+    def __init__(self, driver: webdriver.Chrome, path: Path, charts: int) -> None:
+        self.driver = driver
+        driver.get_log("browser")  # forget what the page before had to say
+        driver.get(path.as_uri())
+        if charts:
+            WebDriverWait(driver, DRAW_SECONDS).until(
+                lambda _: self.ask("return Object.keys(window.views).length") == charts
+            )
+
+    def ask(self, script: str, *arguments: str) -> Any:
+        """Run a script in the page and return what it returns."""
+        return self.driver.execute_script(script, *arguments)
+
+    def errors(self) -> list[str]:
+        """Return the console's errors so far."""
+        entries = self.driver.get_log("browser")
+        return [entry["message"] for entry in entries if entry["level"] == "SEVERE"]
+
+    def pictures(self) -> list[tuple[str, int]]:
+        """Return the source and the width in pixels (0: not loaded) of each image."""
+        script = "return [...document.images].map(i => [i.getAttribute('src'), i.naturalWidth])"
+        return [tuple(found) for found in self.ask(script)]
+
+
+def drawn(page: Page, name: str, kind: str) -> list[dict[str, Any]]:
+    """Return the data of every mark of a chart that are of one kind."""
+    return [datum for group in page.ask(MARKS, element_id(name), kind) for datum in group]
+
+
+def coloured_pixels(page: Page, name: str) -> int:
+    """Count the pixels of a chart, as it is seen, that are neither white, grey nor black."""
+    element = page.driver.find_element("id", element_id(name))
+    seen = Image.open(io.BytesIO(element.screenshot_as_png)).convert("RGB")
+    pixels = np.asarray(seen, np.int64)
+    return int((pixels.max(axis=2) - pixels.min(axis=2) > 30).sum())
+
+
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
+    browser, service = shutil.which("chromium"), shutil.which("chromedriver")
+    require(browser and service, "Chromium with its driver")
+    assert browser is not None
+    assert service is not None
+    options = webdriver.ChromeOptions()
+    options.binary_location = browser
+    for flag in (
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-quic",
+        "--disable-dev-shm-usage",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        "--window-size=1400,6000",  # all of a page: what is outside of it is not drawn
+        f"--user-data-dir={tmp_path_factory.mktemp('chromium')}",
+        # No network: no name is resolved, and the proxy is a port that nobody listens on.
+        "--host-resolver-rules=MAP * ~NOTFOUND",
+        "--proxy-server=127.0.0.1:9",
+    ):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    started = webdriver.Chrome(options=options, service=webdriver.ChromeService(service))
+    try:
+        started.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": RECORD_VIEWS})
+        yield started
+    finally:
+        started.quit()
+
+
+@pytest.fixture(scope="module")
+def finished(driver: webdriver.Chrome, tmp_path_factory: pytest.TempPathFactory) -> Project:  # noqa: ARG001
+    """Return a project whose run of three epochs is committed."""
+    project = Project(tmp_path_factory.mktemp("plots_page") / "project")
+    project.run("dvc", "repro")
+    project.commit("three epochs")
+    return project
+
+
+@pytest.fixture(scope="module")
+def shown(driver: webdriver.Chrome, finished: Project) -> Page:
+    finished.run("python", "-m", "image_pipeline.plots_page")
+    finished.run("dvc", "plots", "show")
+    return Page(driver, finished.root / "dvc_plots/index.html", len(CHARTS))
+
+
+def check_quiet_and_offline(page: Page) -> None:
+    assert page.errors() == []
+    loaded = page.ask("return performance.getEntriesByType('resource').map(e => e.name)")
+    assert [address for address in loaded if not address.startswith("file:")] == []
+    linked = "return [...document.querySelectorAll('[src], link[href]')].map(e => e.src || e.href)"
+    assert [a for a in page.ask(linked) if not a.startswith(("file:", "data:"))] == []
+
+
+def test_every_declared_plot_is_there_once_and_nothing_else(shown: Page) -> None:
+    ids = shown.ask("return [...document.body.children].map(element => element.id)")
+    assert sorted(ids) == sorted(element_id(name) for name in [*CHARTS, *PICTURES])
+    check_quiet_and_offline(shown)
+
+
+@pytest.mark.parametrize("name", CHARTS)
+def test_a_chart_is_drawn_and_says_what_it_shows(shown: Page, name: str) -> None:
+    assert coloured_pixels(shown, name) > LEAST_COLOURED_PIXELS
+    script = "return [...document.getElementById(arguments[0]).querySelectorAll('svg text')]"
+    texts = shown.ask(f"{script}.map(text => text.textContent)", element_id(name))
+    assert {CHARTS[name][key] for key in ("title", "x_label", "y_label")} <= set(texts)
+
+
+def test_training_and_validation_share_one_axis(shown: Page) -> None:
+    for name, measure in (("Loss", "loss"), ("Accuracy", "accuracy")):
+        lines = shown.ask(MARKS, name, "line")
+        fields = {datum["field"] for line in lines for datum in line}
+        assert fields == {f"train_{measure}", f"validation_{measure}"}
+        assert [len(line) for line in lines] == [EPOCHS, EPOCHS]
+
+
+def test_the_reliability_chart_has_the_perfect_line_beside_the_model(shown: Page) -> None:
+    fields = {datum["field"] for datum in drawn(shown, "Reliability", "line")}
+    assert fields == {"accuracy", "perfect"}
+
+
+@pytest.mark.parametrize("name", [name for name in CHARTS if name not in LINES])
+def test_a_matrix_has_a_cell_for_every_pair_of_classes(shown: Page, name: str) -> None:
+    cells = {(datum["actual"], datum["predicted"]) for datum in drawn(shown, name, "rect")}
+    assert cells == {(str(a), str(b)) for a in range(10) for b in range(10)}
+
+
+def test_the_matrices_show_what_the_metrics_say(shown: Page, finished: Project) -> None:
+    metrics = json.loads((finished.root / "metrics/test.json").read_text())
+    counts = {
+        (datum["actual"], datum["predicted"]): datum.get("xy_count", 0)
+        for datum in drawn(shown, "Confusion matrix", "rect")
+    }
+    assert sum(counts.values()) == metrics["images"]
+    wrong = sum(count for (actual, predicted), count in counts.items() if actual != predicted)
+    assert wrong == metrics["errors"] > 0
+    recalls = {
+        datum["actual"]: datum["percent_of_y"]
+        for datum in drawn(shown, "Recall by class", "rect")
+        if datum["actual"] == datum["predicted"]
+    }
+    expected = {name: numbers["recall"] for name, numbers in metrics["classes"].items()}
+    assert recalls == pytest.approx(expected, abs=1e-6)
+    assert len(set(recalls.values())) > 1
+
+
+@pytest.mark.parametrize("picture", PICTURES)
+def test_a_picture_is_loaded(shown: Page, picture: str) -> None:
+    name = f"static/workspace_{picture.replace('/', '_')}"
+    widths = [width for source, width in shown.pictures() if source.endswith(name)]
+    assert len(widths) == 1
+    assert widths[0] >= 300
+
+
+def test_the_page_of_a_comparison_draws_both_revisions(
+    driver: webdriver.Chrome, finished: Project, tmp_path: Path
+) -> None:
+    changed = finished.copy_to(tmp_path / "changed")
+    changed.set_params({"train.epochs": 2})
+    changed.run("dvc", "repro")
+    changed.run("python", "-m", "image_pipeline.plots_page")
+    changed.run("dvc", "plots", "diff", "HEAD")
+    page = Page(driver, changed.root / "dvc_plots/index.html", len(CHARTS))
+    for name in CHARTS:
+        kind = "line" if name in LINES else "rect"
+        revisions = {datum["rev"] for datum in drawn(page, name, kind)}
+        assert revisions == {"HEAD", "workspace"}
+        assert coloured_pixels(page, name) > LEAST_COLOURED_PIXELS
+    wanted = {
+        f"static/{revision}_{picture.replace('/', '_')}"
+        for picture in PICTURES
+        for revision in ("HEAD", "workspace")
+    }
+    found = page.pictures()
+    assert {source for source, _ in found} == wanted
+    assert len(found) == len(wanted)
+    assert all(width >= 300 for _, width in found)
+    check_quiet_and_offline(page)
+
+
+def test_without_the_template_there_is_nothing_to_see(
+    driver: webdriver.Chrome, finished: Project, tmp_path: Path
+) -> None:
+    """Show that the network is off, and what the tests above would find without the scripts."""
+    plain = finished.copy_to(tmp_path / "plain")
+    (plain.root / ".dvc/config.local").unlink(missing_ok=True)
+    plain.run("dvc", "plots", "show")
+    page = Page(driver, plain.root / "dvc_plots/index.html", charts=0)
+    assert page.ask("return document.querySelectorAll('svg, canvas').length") == 0
+    assert any("ERR_PROXY_CONNECTION_FAILED" in error for error in page.errors())
