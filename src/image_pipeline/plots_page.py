@@ -11,8 +11,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import vl_convert
-
 from image_pipeline.files import write_bytes
 
 TEMPLATE = Path(sys.prefix) / "plots_page.html"
@@ -43,16 +41,39 @@ img { max-width: 100%%; }
 """
 
 
+def bundle_scripts() -> str:
+    """Return the Vega scripts as one, with `window.vegaEmbed` set.
+
+    Raises:
+        ImportError: vl-convert-python is missing, or too old to have what is needed.
+    """
+    import vl_convert
+
+    try:
+        versions: list[str] = vl_convert.get_vegalite_versions()
+        matching = [name for name in versions if name.removeprefix("v").split(".")[0] == VEGA_LITE]
+        scripts: str = vl_convert.javascript_bundle(
+            snippet="window.vegaEmbed = vegaEmbed;", vl_version=matching[-1]
+        )
+    except (AttributeError, IndexError, TypeError) as error:
+        raise ImportError(f"no Vega-Lite {VEGA_LITE} in this vl-convert-python: {error}") from None
+    return scripts
+
+
 def main() -> None:
-    """Write the template and name it in the machine's own DVC configuration."""
-    matching = [
-        version
-        for version in vl_convert.get_vegalite_versions()
-        if version.removeprefix("v").split(".")[0] == VEGA_LITE
-    ]
-    scripts = vl_convert.javascript_bundle(
-        snippet="window.vegaEmbed = vegaEmbed;", vl_version=matching[-1]
-    )
+    """Write the template and name it in the machine's own DVC configuration.
+
+    Where the scripts are not to be had, everything else still works: it only says so.
+    """
+    try:
+        scripts = bundle_scripts()
+    except ImportError as error:
+        print(
+            f"WARNING: the charts of `dvc plots show` will need the internet ({error}); "
+            "`make setup` installs vl-convert-python as requirements.lock has it",
+            file=sys.stderr,
+        )
+        return
     write_bytes(TEMPLATE, (PAGE % scripts).encode())
     template = os.path.relpath(TEMPLATE, ".dvc")  # DVC reads the path from its own folder
     command = ["dvc", "config", "--quiet", "--local", "plots.html_template", template]
