@@ -199,8 +199,8 @@ def test_experiments_run_at_once_and_from_a_queue(finished: Project, tmp_path: P
     clone.run("git", "checkout", "--quiet", "--", ".")
     try:
         run("exp", "run", "--queue", "--name", "queued", "-S", "train.epochs=1")
-        seed = ("-S", "train.seed=1")
-        run("exp", "run", "--queue", "--name", "seeded", "-S", "train.epochs=1", *seed)
+        other_seed = ("-S", "train.seed=1")
+        run("exp", "run", "--queue", "--name", "seeded", "-S", "train.epochs=1", *other_seed)
         run("queue", "start")
         wait_until(lambda: not re.search(r"\b(Queued|Running)\b", run("queue", "status")))
         for queued in ("queued", "seeded"):
