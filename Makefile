@@ -18,7 +18,7 @@ setup: .venv/complete ## make the environment in .venv, each file checked agains
 # uv installs in seconds what pip takes minutes for; pip itself checks uv's own hash.
 .venv/complete: requirements.lock pyproject.toml src/image_pipeline/plots_page.py
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
-		|| { echo "Python 3.11 to 3.13 is needed, $(PYTHON) is `$(PYTHON) -V`: make setup PYTHON=..."; exit 1; }
+		|| { echo "Python 3.11 to 3.13 is needed, $(PYTHON) is `$(PYTHON) -V 2>&1`: make setup PYTHON=..."; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	sed -n '/^uv==/,/[^\\]$$/p' requirements.lock > .venv/uv.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r .venv/uv.lock
