@@ -58,7 +58,7 @@ def curves(epochs: int) -> Draw:
     return lambda path: draw_curves(path, history)
 
 
-LONG = ["the Pembroke Welsh corgi, a herding dog", "Ünïcödé", "$^$ and $_", "A. N. Other"]
+LONG = ["the Pembroke Welsh corgi, a herding dog", "Ünïcödé", "$^$ sign", "A. N. Other"]
 MANY = [f"class {number}" for number in range(100)]
 CASES: dict[str, tuple[Draw, tuple[int, int]]] = {
     # width and height in pixels: inches times 50; 100 a picture of the curves
