@@ -1,0 +1,81 @@
+"""The settings of `train:` that choose another way to compute: each runs and counts."""
+
+import json
+from collections.abc import Callable
+
+import pandas as pd
+import pytest
+
+from project import SMALL, Project
+
+LEARNING = SMALL | {"train.epochs": 20, "train.batch_size": 32, "train.checkpoint_every": 0}
+
+
+@pytest.fixture
+def train(make_project: Callable[..., Project]) -> Callable[..., Project]:
+    """Return a function that trains with changed params in a project of its own."""
+
+    def run(name: str, **changes: object) -> Project:
+        project = make_project(
+            name, LEARNING | {f"train.{key}": value for key, value in changes.items()}
+        )
+        for stage in ("download", "tensorize", "train"):
+            done = project.stage(stage)
+            assert "WARNING" not in done.stderr
+        return project
+
+    return run
+
+
+def model(project: Project) -> str:
+    return project.hashes()["models/model.safetensors"]
+
+
+def accuracy(project: Project) -> float:
+    metrics = json.loads((project.root / "metrics" / "train.json").read_text())
+    return float(metrics["validation"]["accuracy"])
+
+
+def test_fast_is_as_accurate_as_portable(train: Callable[..., Project]) -> None:
+    portable, fast = train("portable"), train("fast", numerics="fast")
+    assert accuracy(portable) > 0.9
+    assert abs(accuracy(fast) - accuracy(portable)) <= 0.03  # 4 of the 144 validation images
+
+
+@pytest.mark.parametrize("numerics", ["portable", "fast"])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_numbers_of_threads(train: Callable[..., Project], numerics: str, threads: int) -> None:
+    project = train("project", numerics=numerics, threads=threads, epochs=2)
+    assert accuracy(project) > 0.2
+
+
+def test_the_plain_recipe_is_another_run(train: Callable[..., Project]) -> None:
+    tuned, plain = train("tuned", epochs=5), train("plain", epochs=5, recipe="plain")
+    # What it settles is settled whatever the keys say; what it leaves open still counts.
+    same = train("same", epochs=5, recipe="plain", learning_rate=1.0, label_smoothing=0.5)
+    history = [pd.read_csv(p.root / "plots" / "history.csv") for p in (tuned, plain, same)]
+    assert not history[0].equals(history[1])
+    assert history[1].equals(history[2])
+    assert len(history[1]) == 5
+    assert accuracy(plain) > 0.2
+
+
+def test_a_diverging_run_leaves_the_last_model(train: Callable[..., Project]) -> None:
+    project = train("project", epochs=1)
+    before = model(project)
+    # Sixteen layers at the highest rate multiply up to what float32 has no number for.
+    project.set_params(
+        {
+            "train.learning_rate": 10.0,
+            "train.schedule": "constant",
+            "train.hidden_sizes": [512] * 16,
+            "train.batch_size": 256,
+        }
+    )
+    done = project.stage("train", check=False)
+    assert done.returncode == 1
+    [line] = [line for line in done.stderr.splitlines() if "train: error: " in line]
+    assert "the loss is " in line
+    assert "of epoch 1; no model is written. Lower train.learning_rate (now 10.0)" in line
+    assert "Traceback" not in done.stderr
+    assert model(project) == before
