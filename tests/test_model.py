@@ -107,10 +107,10 @@ def test_a_missing_a_torn_and_a_foreign_file_are_refused(tmp_path: Path) -> None
         read_model(path)
     write_model(path, build_model(SMALL_CARD), SMALL_CARD)
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(DataError, match="m: no valid safetensors file"):
+    with pytest.raises(DataError, match="m: it is no valid safetensors file"):
         read_model(path)
     path.write_text("no model at all")
-    with pytest.raises(DataError, match="m: no valid safetensors file"):
+    with pytest.raises(DataError, match="m: it is no valid safetensors file"):
         read_model(path)
 
 

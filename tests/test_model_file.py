@@ -258,7 +258,7 @@ def test_a_foreign_checkpoint_is_ignored(
     put(kept, FOREIGN[name])
     assert kept.load() is None
     told = capsys.readouterr().err
-    assert told.startswith(f"WARNING: {kept.path}: this checkpoint is not one of this program; ")
+    assert told.startswith(f"WARNING: {kept.path}: this checkpoint is no checkpoint of this ")
     assert told.count("\n") == 1
 
 

@@ -87,37 +87,42 @@ def test_every_source_is_looked_at() -> None:
 # What `make setup` installs.
 
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
-LOCK = (ROOT / "requirements.lock").read_text(encoding="utf-8")
 
 
-def setup_commands() -> list[str]:
-    """Return the lines of the recipe that makes the environment."""
+INSTALLING = re.findall(r"^\t.*\b(?:pip|uv) (?:install|sync|add|run|tool)\b.*$", MAKEFILE, re.M)
+OWN = [line for line in INSTALLING if line.endswith("--editable .")]
+FETCHED = [line for line in INSTALLING if line not in OWN]
+LOCKS = [ROOT / "requirements.lock", *(ROOT / "benchmarks").glob("requirements.lock")]
+
+
+def test_setup_installs_uv_with_pip_then_everything_with_uv_then_this_package() -> None:
     recipe = re.search(r"^\.venv/complete:.*\n((?:\t.*\n)+)", MAKEFILE, re.MULTILINE)
     assert recipe
-    return re.sub(r"\\\n\t+", "", recipe[1]).splitlines()
+    installing = [line for line in recipe[1].splitlines() if line in INSTALLING]
+    assert [line in OWN for line in installing] == [False, False, True]
+    assert installing[0].endswith(" --only-binary :all: -r .venv/uv.lock")  # runs no code of it
+    assert installing[1].endswith(" requirements.lock")
 
 
-def test_setup_installs_with_hashes_only() -> None:
-    installing = [line for line in setup_commands() if re.search(r"\bpip (install|sync)\b", line)]
-    own = [line for line in installing if "--editable ." in line]
-    fetched = [line for line in installing if line not in own]
-    assert len(own) == 1
-    assert len(fetched) == 2  # uv itself with pip, then everything with uv
-    for line in fetched:
-        assert "--require-hashes" in line
-        assert re.search(r"(-r \.venv/uv\.lock|requirements\.lock)$", line)
-    for option in ("--no-deps", "--no-build-isolation", "--offline"):
-        assert option in own[0]
-    assert (
-        "--only-binary :all:" in fetched[0]
-    )  # no code of a package runs before its hash is checked
-    everywhere = re.findall(r"^.*\b(?:pip|uv) (?:install|sync|add|run|tool)\b.*$", MAKEFILE, re.M)
-    assert len(everywhere) == len(installing)
-    assert not re.search(r"curl|wget|https?://", MAKEFILE)
+@pytest.mark.parametrize("line", FETCHED)
+def test_what_is_fetched_is_checked_against_hashes(line: str) -> None:
+    assert "--require-hashes" in line
+    assert re.search(r" (-r \.venv/uv|(benchmarks/)?requirements)\.lock$", line)
 
 
-def test_every_locked_package_has_a_version_and_hashes() -> None:
-    entries = re.split(r"\n(?=\S)", LOCK.strip())
+@pytest.mark.parametrize("line", OWN)
+def test_installing_this_package_fetches_nothing(line: str) -> None:
+    assert {"--no-deps", "--no-build-isolation", "--offline"} <= set(line.split())
+
+
+def test_nothing_else_is_fetched() -> None:
+    assert not re.search(r"\b(curl|wget)\b|https?://|--index", MAKEFILE)
+
+
+@pytest.mark.parametrize("lock", LOCKS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_every_locked_package_has_a_version_and_hashes(lock: Path) -> None:
+    text = lock.read_text(encoding="utf-8")
+    entries = re.split(r"\n(?=\S)", text.strip())
     assert len(entries) > 50
     for entry in entries:
         first, *hashes = entry.replace("\\\n", "\n").splitlines()
@@ -125,4 +130,4 @@ def test_every_locked_package_has_a_version_and_hashes() -> None:
         assert hashes, first
         for line in hashes:
             assert re.fullmatch(r"--hash=sha256:[0-9a-f]{64}", line.strip()), line
-    assert "://" not in LOCK  # no address, so no other source than the user's own
+    assert "://" not in text  # no address, so no other source than the user's own
