@@ -157,7 +157,8 @@ def _say(line: str) -> None:
 
     By the system call: a signal may have come in the middle of another write through `sys.stderr`.
     """
-    bar = "tqdm" in sys.modules
-    start = "" if not bar else "\r\x1b[K" if os.isatty(2) else "\n"
+    # The bars that are not closed yet. Most failures come before the first one is opened.
+    bars = getattr(getattr(sys.modules.get("tqdm"), "tqdm", None), "_instances", ())
+    start = "" if not bars else "\r\x1b[K" if os.isatty(2) else "\n"
     with suppress(OSError):
         os.write(2, f"{start}{line}\n".encode(errors="replace"))
