@@ -11,18 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from ruamel.yaml import YAML
 from selenium import webdriver
 from selenium.webdriver.support.ui import WebDriverWait
 
-from project import ROOT, Project, require
+from declared_plots import CHARTS, PICTURES
+from project import Project, require
 
-PLOTS = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["plots"]
-CHARTS: dict[str, dict[str, Any]] = {
-    name: settings for plot in PLOTS if isinstance(plot, dict) for name, settings in plot.items()
-}
-PICTURES = [plot for plot in PLOTS if isinstance(plot, str)]
 LINES = [name for name, settings in CHARTS.items() if settings["template"] == "simple"]
+MATRICES = [name for name, settings in CHARTS.items() if "confusion" in settings["template"]]
 EPOCHS = 3
 DRAW_SECONDS = 60
 LEAST_COLOURED_PIXELS = 200  # a legend alone has some 20
@@ -185,7 +181,7 @@ def test_the_reliability_chart_has_the_perfect_line_beside_the_model(shown: Page
     assert fields == {"accuracy", "perfect"}
 
 
-@pytest.mark.parametrize("name", [name for name in CHARTS if name not in LINES])
+@pytest.mark.parametrize("name", MATRICES)
 def test_a_matrix_has_a_cell_for_every_pair_of_classes(shown: Page, name: str) -> None:
     cells = {(datum["actual"], datum["predicted"]) for datum in drawn(shown, name, "rect")}
     assert cells == {(str(a), str(b)) for a in range(10) for b in range(10)}
@@ -195,7 +191,7 @@ def test_the_matrices_show_what_the_metrics_say(shown: Page, finished: Project) 
     metrics = json.loads((finished.root / "metrics/test.json").read_text())
     counts = {
         (datum["actual"], datum["predicted"]): datum.get("xy_count", 0)
-        for datum in drawn(shown, "Confusion matrix", "rect")
+        for datum in drawn(shown, "plots/predictions.csv", "rect")
     }
     assert sum(counts.values()) == metrics["images"]
     wrong = sum(count for (actual, predicted), count in counts.items() if actual != predicted)
@@ -208,6 +204,11 @@ def test_the_matrices_show_what_the_metrics_say(shown: Page, finished: Project) 
     expected = {name: numbers["recall"] for name, numbers in metrics["classes"].items()}
     assert recalls == pytest.approx(expected, abs=1e-6)
     assert len(set(recalls.values())) > 1
+    scores = {
+        datum["class"]: float(datum["f1"]) for datum in drawn(shown, "plots/classes.csv", "rect")
+    }
+    expected = {name: numbers["f1"] for name, numbers in metrics["classes"].items()}
+    assert scores == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.parametrize("picture", PICTURES)
