@@ -127,7 +127,9 @@ def open_tensors(path: Path, framework: str, stage: str) -> Iterator[Any]:
     try:
         with safe_open(path, framework=framework) as file:
             yield file
-    except FileNotFoundError:
+    except FileNotFoundError:  # which safetensors also makes of a missing permission
+        if path.exists():
+            raise DataError(f"{path}: cannot be read (permission denied); {remedy}") from None
         raise DataError(f"{path}: not found; run `dvc repro {stage}`") from None
     except OSError as error:  # of safetensors' own making, without an errno
         reason = "it is a folder" if path.is_dir() else one_line(error)
