@@ -7,18 +7,19 @@ beside them the floor: plain matrix products of the shapes of one epoch. Prints 
 the seconds of each, round by round.
 """
 
+import atexit
 import json
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from learners import HIDDEN, make_training
 
 from image_pipeline import numerics
+from image_pipeline.paths import CHECKPOINTS
 
 IMAGES, INPUTS, CLASSES = 54_000, 784, 10
 
@@ -28,8 +29,9 @@ def epoch_timer(settings: dict[str, Any], kernels: str, threads: int) -> Callabl
     from image_pipeline.checkpoint import CheckpointFile
 
     training = make_training(kernels, threads, epochs=10_000, schedule="constant", **settings)
-    folder = Path(tempfile.mkdtemp(dir="."))
-    epochs = training.run(CheckpointFile(folder, "benchmark"))
+    checkpoint = CheckpointFile(CHECKPOINTS, uuid4().hex)
+    atexit.register(checkpoint.remove)
+    epochs = training.run(checkpoint)
 
     def timed() -> float:
         start = time.perf_counter()
