@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
 
@@ -150,11 +151,18 @@ def run_undisturbed(project: Project) -> Undisturbed:
 
 
 def outputs(project: Project) -> dict[str, str]:
-    """Return the hash of every output and of dvc.lock; fail where something partial is left."""
+    """Return the hash of every output and of dvc.lock; fail where something partial is left.
+
+    A killed DVC can leave a temporary file of its own beside an output, `.<random>.tmp`; .dvcignore
+    and .gitignore keep it out of everything.
+    """
     left = [str(path) for path in project.root.rglob("*.partial") if ".dvc" not in path.parts]
     assert not left, f"partial files are left: {left}"
     lock = (project.root / "dvc.lock").read_text()
-    return {**project.hashes(), "dvc.lock": lock}
+    hashes = project.hashes()
+    return {name: hashes[name] for name in hashes if not fnmatch(name, "*/.*.tmp")} | {
+        "dvc.lock": lock
+    }
 
 
 def forget(project: Project) -> None:

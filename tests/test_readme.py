@@ -1,0 +1,37 @@
+"""What the README names exists, and its figures are the committed ones."""
+
+import json
+import re
+
+from project import ROOT
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_every_target_it_names_is_in_the_makefile() -> None:
+    named = set(re.findall(r"`make ([a-z-]+)`|^make ([a-z-]+)", README, re.MULTILINE))
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    names = {first or second for first, second in named}
+    assert {"demo", "test", "repro", "soak", "help"} <= names
+    assert names <= targets
+
+
+def test_every_file_it_links_or_lists_exists() -> None:
+    linked = re.findall(r"\]\(([^)#:]+)\)", README)
+    assert len(linked) > 5
+    tree = README.split("```text\n")[1].split("```")[0].splitlines()
+    listed = [line.split()[0] for line in tree if not line.startswith(" ")]
+    made = {"data/", "demo/"}  # by running the pipeline
+    missing = [name for name in (*linked, *listed) if not (ROOT / name).exists()]
+    assert set(missing) <= made
+    modules = [line.split()[0] for line in tree if line.startswith(" ")]
+    assert all((ROOT / "src" / "image_pipeline" / name).exists() for name in modules)
+
+
+def test_its_results_are_the_committed_ones() -> None:
+    metrics = json.loads((ROOT / "metrics" / "test.json").read_text())
+    interval = metrics["accuracy_interval_95"]
+    assert (
+        f"**{metrics['accuracy']:.2%}** ({metrics['errors']} errors in {metrics['images']:,}; "
+        f"95% interval {interval['low']:.2%} to {interval['high']:.2%})"
+    ) in README
