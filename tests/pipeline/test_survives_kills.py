@@ -7,19 +7,26 @@ from pathlib import Path
 import pytest
 from kill_harness import (
     AIMS,
+    MEND,
     QUICK,
     STAGES,
     Command,
     Undisturbed,
     forget,
+    mend,
     outputs,
     run_undisturbed,
     soak_round,
     wait_until,
 )
 
-from project import Project, require
+from project import ROOT, Project, require
 
+REFUSALS = (
+    "Unable to read RWLock-file",
+    "'./dvc.lock' is invalid",
+    "'./dvc.lock' validation failed",
+)
 SEED = 20  # of the moments; `make soak` goes through many
 
 
@@ -35,8 +42,31 @@ def undisturbed(
 
 def test_kills_in_dvc_and_in_every_stage(undisturbed: tuple[Project, Undisturbed]) -> None:
     project, expected = undisturbed
-    kills = soak_round(project, expected, SEED, [*AIMS, "train"])
+    kills, _ = soak_round(project, expected, SEED, [*AIMS, "train"])
     assert kills >= len(AIMS) - 1  # at most the last may come too late
+
+
+@pytest.mark.parametrize(
+    ("file", "left"), [(".dvc/tmp/rwlock", ""), ("dvc.lock", ""), ("dvc.lock", "schema: '2")]
+)
+def test_dvc_is_killed_while_it_writes_a_file_of_its_own(
+    undisturbed: tuple[Project, Undisturbed], file: str, left: str
+) -> None:
+    project, expected = undisturbed
+    project.run("dvc", "repro")
+    (project.root / file).write_text(left)
+    refused = project.run("dvc", "repro", check=False)
+    assert refused.returncode == 255
+    assert file in refused.stderr
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    assert MEND in readme
+    assert all(said in readme for said in REFUSALS if said in refused.stderr)
+    assert any(said in refused.stderr for said in REFUSALS)
+    assert mend(project)
+    assert not mend(project)
+    project.run("dvc", "repro")
+    assert outputs(project) == expected.outputs
+    assert project.git_status() == expected.status
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=lambda n: n.name)
