@@ -2,35 +2,37 @@
 
     python benchmarks/bench.py [--quick]
 
-Works on data/tensors as `dvc repro` leaves them. Writes benchmarks/results.json: the machine and
-every figure. Ratios are medians of ratios pair by pair; peers that are not installed are left out
+Works on data/tensors as `dvc repro` leaves them. Writes benchmarks/results.json and the README's
+table. Ratios are medians of ratios pair by pair; peers that are not installed are left out
 (`make bench` installs them).
 """
 
 import argparse
 import importlib.util
 import json
-import os
-import platform
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from processes import Measured, clone_project, measure, set_params
+from report import ROOT, Figures, publish
 from tqdm import tqdm
 
-ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "benchmarks" / "results.json"
-PEERS = {"public": "torchvision", "sklearn": "sklearn", "keras": "keras", "lightning": "lightning"}
+PEER_MODULES = {
+    "public": "torchvision",
+    "sklearn": "sklearn",
+    "keras": "keras",
+    "lightning": "lightning",
+}
 TARGETS = {"97_5": 0.975, "98_0": 0.98}
 PEER_EPOCHS = 15
-
-Figures = dict[str, float | None]
+STAGES = ("download", "tensorize", "train", "evaluate", "plot")
+BEST_SEEDS = 5
 
 
 def worker(script: str, *arguments: str) -> list[Any]:
@@ -52,13 +54,19 @@ def measure_epochs(pairs: int) -> Figures:
     plain = {"batch_size": 512, "augmented": False}
     augmented = {"augmented": True}
     saving = {"augmented": True, "checkpoint_every": 1}
+    plotting = {"augmented": True, "plotted": True}
     rounds: dict[str, dict[str, list[float]]] = {}
     for kernels, threads in (("fast", 2), ("portable", 1)):
         asked = {
             "numerics": kernels,
             "threads": threads,
             "pairs": pairs,
-            "settings": {"plain": plain, "augmented": augmented, "checkpointed": saving},
+            "settings": {
+                "plain": plain,
+                "augmented": augmented,
+                "checkpointed": saving,
+                "plotted": plotting,
+            },
         }
         (rounds[kernels],) = worker("epochs", json.dumps(asked))
     fast, portable = rounds["fast"], rounds["portable"]
@@ -72,6 +80,8 @@ def measure_epochs(pairs: int) -> Figures:
         "epoch.checkpointed_over_not": median_ratio(
             portable["checkpointed"], portable["augmented"]
         ),
+        "epoch.plotted_over_not": median_ratio(portable["plotted"], portable["augmented"]),
+        "epoch.progress_bar_share": median_ratio(portable["progress_bar"], portable["augmented"]),
     }
     for kernels, seconds in rounds.items():
         for name, values in seconds.items():
@@ -80,120 +90,141 @@ def measure_epochs(pairs: int) -> Figures:
 
 
 def measure_time_to_accuracy(seeds: int) -> Figures:
-    """Measure the mean training time to a test accuracy, every learner in turn, seed by seed."""
-    learners = ["fast", "portable"]
-    learners += [name for name, module in PEERS.items() if importlib.util.find_spec(module)]
-    runs: dict[str, list[list[dict[str, float]]]] = {name: [] for name in learners}
+    """Measure the mean training time to a test accuracy, every learner in turn, seed by seed.
+
+    This project has a recipe for each target, fixed beforehand on the validation split; a peer has
+    one, and goes on until it has reached the higher target or has had its epochs.
+    """
+    peers = [name for name, module in PEER_MODULES.items() if importlib.util.find_spec(module)]
+    own = [f"{kernels}_{label}" for label in TARGETS for kernels in ("fast", "portable")]
+    runs: dict[str, list[list[dict[str, float]]]] = {name: [] for name in own + peers}
     for seed in tqdm(range(seeds), desc="time to accuracy", unit="seed"):
-        for name in learners:
-            options = ("--seed", str(seed), "--epochs", str(PEER_EPOCHS))
-            runs[name].append(worker("learners", name, *options, "--until", "0.98"))
+        for name in runs:
+            options = ("--seed", str(seed), "--epochs", str(PEER_EPOCHS), "--until", "0.98")
+            runs[name].append(worker("learners", name, *options))
     figures: Figures = {}
     for label, target in TARGETS.items():
-        means: dict[str, float | None] = {}
-        for name in learners:
+        for name in ("fast", "portable", *peers):
             times = [
                 next((line["seconds"] for line in run if line["accuracy"] >= target), None)
-                for run in runs[name]
+                for run in runs.get(f"{name}_{label}") or runs[name]
             ]
             reached = [seconds for seconds in times if seconds is not None]
-            means[name] = statistics.mean(reached) if len(reached) == len(times) else None
-            figures[f"time_to_{label}.{name}_seconds"] = means[name]
+            mean = statistics.mean(reached) if len(reached) == len(times) else None
+            figures[f"time_to_{label}.{name}_seconds"] = mean
             figures[f"time_to_{label}.{name}_reached"] = len(reached) / len(times)
-        ours = means["fast"]
-        for name in learners[2:]:
-            peer = means[name]
+        ours = figures[f"time_to_{label}.fast_seconds"]
+        for name in peers:
+            peer = figures[f"time_to_{label}.{name}_seconds"]
             ratio = peer / ours if peer and ours else None
             figures[f"time_to_{label}.{name}_over_fast"] = ratio
-    for name in learners:
-        epoch = [run[0]["seconds"] for run in runs[name]]
-        figures[f"first_epoch.{name}_seconds"] = statistics.median(epoch)
+    for name in runs:
+        first = statistics.median(run[0]["seconds"] for run in runs[name])
+        figures[f"first_epoch.{name}_seconds"] = first
+        last = statistics.median(run[-1]["seconds"] for run in runs[name])
+        figures[f"run.{name}_seconds"] = last
+        best = statistics.mean(max(line["accuracy"] for line in run) for run in runs[name])
+        figures[f"run.{name}_best_accuracy"] = best
     return figures
 
 
 def measure_repro(pairs: int) -> Figures:
     """Measure `dvc repro`: from an empty cache, and with nothing to do beside an empty project."""
-    mirror = ROOT.parent / "shared" / "data" / "mnist"
-    environment = os.environ | {"DATASET_MIRROR": str(mirror)} if mirror.is_dir() else os.environ
+    figures: Figures = {}
     with tempfile.TemporaryDirectory() as folder:
         clone, empty = Path(folder) / "clone", Path(folder) / "empty"
-        run = subprocess.run
-        run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
-        environment = dict(environment) | {"PYTHONPATH": str(clone / "src")}
-        start = time.perf_counter()
-        done = run(
-            ["dvc", "repro"], cwd=clone, env=environment, check=True, capture_output=True, text=True
+        clone_project(clone)
+        whole: list[tuple[float, float]] = []
+        for _ in range(pairs):
+            for name in (".dvc/cache", "data", "models", "checkpoints"):
+                shutil.rmtree(clone / name, ignore_errors=True)
+            done = measure(["dvc", "repro"], clone, mirror())
+            line = next(line for line in done.output.splitlines() if line.startswith("train: "))
+            whole.append((done.seconds, float(line.split(" epochs in ")[1].split(" s")[0])))
+        figures["repro.seconds"] = statistics.median(total for total, _ in whole)
+        figures["repro.training_seconds"] = statistics.median(training for _, training in whole)
+        figures["repro.seconds_less_training"] = statistics.median(
+            total - training for total, training in whole
         )
-        total = time.perf_counter() - start
-        line = next(line for line in done.stdout.splitlines() if line.startswith("train: "))
-        training = float(line.split(" epochs in ")[1].split(" s")[0])
+        metrics = json.loads((clone / "metrics" / "test.json").read_text())
+        figures["accuracy.default"] = metrics["accuracy"]
 
-        empty.mkdir()
-        run(["git", "init", "--quiet"], cwd=empty, check=True)
-        run(["dvc", "init", "--quiet"], cwd=empty, check=True)
-        shutil.copy(ROOT / ".dvc" / "config", empty / ".dvc" / "config")
-        stages = [f"  s{i}:\n    cmd: echo {i} > {i}\n    outs: ['{i}']\n" for i in range(5)]
-        (empty / "dvc.yaml").write_text("stages:\n" + "".join(stages))
+        make_empty_project(empty)
         seconds: dict[Path, list[float]] = {clone: [], empty: []}
-        run(["dvc", "repro", "--quiet"], cwd=empty, check=True)
-        for _ in range(pairs + 1):
+        for _ in range(max(5, pairs)):
             for project, values in seconds.items():
-                start = time.perf_counter()
-                run(["dvc", "repro", "--quiet"], cwd=project, env=environment, check=True)
-                values.append(time.perf_counter() - start)
-        noop = median_ratio(seconds[clone][1:], seconds[empty][1:])
+                values.append(measure(["dvc", "repro", "--quiet"], project, mirror()).seconds)
+        figures["noop_repro.seconds"] = statistics.median(seconds[clone])
+        figures["noop_repro.over_empty_project"] = median_ratio(seconds[clone], seconds[empty])
+        figures |= measure_stages(clone, pairs)
+    return figures
+
+
+def mirror() -> dict[str, str]:
+    """Return the environment that names MNIST's files where they lie beside the project."""
+    folder = ROOT.parent / "shared" / "data" / "mnist"
+    return {"DATASET_MIRROR": str(folder)} if folder.is_dir() else {}
+
+
+def make_empty_project(folder: Path) -> None:
+    """Make a DVC project of five stages that do nothing, and run it once."""
+    folder.mkdir()
+    for command in (["git", "init", "--quiet"], ["dvc", "init", "--quiet"]):
+        subprocess.run(command, cwd=folder, check=True)
+    shutil.copy(ROOT / ".dvc" / "config", folder / ".dvc" / "config")
+    stages = [f"  s{i}:\n    cmd: echo {i} > {i}\n    outs: ['{i}']\n" for i in range(5)]
+    (folder / "dvc.yaml").write_text("stages:\n" + "".join(stages))
+    subprocess.run(["dvc", "repro", "--quiet"], cwd=folder, check=True)
+
+
+def measure_stages(project: Path, repeats: int) -> Figures:
+    """Measure each stage by itself: seconds and peak of memory on MNIST, and its fixed cost.
+
+    That is what it takes for 1,797 digits and one epoch: start-up and imports, mostly.
+    """
+    figures: Figures = {}
+    for kind, changes in (("", {}), ("fixed_", {"dataset": "digits", "epochs": 1})):
+        set_params(project, **changes)
+        runs: dict[str, list[Measured]] = {stage: [] for stage in STAGES}
+        for _ in range(repeats):
+            for stage in STAGES:
+                command = [sys.executable, f"stages/{stage}.py"]
+                runs[stage].append(measure(command, project, mirror()))
+        for stage, measured in runs.items():
+            seconds = statistics.median(run.seconds for run in measured)
+            figures[f"stage.{stage}.{kind}seconds"] = seconds
+            if not kind:
+                peak = statistics.median(run.peak_mb for run in measured)
+                figures[f"stage.{stage}.peak_mb"] = peak
+    return figures
+
+
+def measure_best() -> Figures:
+    """Train the best recipe for the same network with several seeds; score it on the test split."""
+    runs = [
+        worker("learners", "best", "--seed", str(seed))[-1]
+        for seed in tqdm(range(BEST_SEEDS), desc="best recipe", unit="seed")
+    ]
     return {
-        "repro.seconds": total,
-        "repro.training_seconds": training,
-        "repro.seconds_less_training": total - training,
-        "noop_repro.seconds": statistics.median(seconds[clone][1:]),
-        "noop_repro.over_empty_project": noop,
+        "accuracy.best_mean_of_5": statistics.mean(run["accuracy"] for run in runs),
+        "accuracy.best_lowest_of_5": min(run["accuracy"] for run in runs),
+        "accuracy.best_training_seconds": statistics.median(run["seconds"] for run in runs),
     }
-
-
-def machine() -> dict[str, Any]:
-    """Describe what was measured on."""
-    cpu = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        lines = dict(
-            line.split(":", 1) for line in info.read_text().splitlines() if line.count(":") == 1
-        )
-        names = {key.strip(): value.strip() for key, value in lines.items()}
-        cpu = names.get("model name", cpu)
-    versions = {name: importlib.import_module(name).__version__ for name in ("torch", "numpy")}
-    return {
-        "processor": cpu,
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-    } | versions
 
 
 def main() -> None:
     """Measure everything, print the table, write the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument(
-        "--quick", action="store_true", help="few repeats, and no peers but one run"
-    )
+    parser.add_argument("--quick", action="store_true", help="few repeats, one seed, nothing kept")
     arguments = parser.parse_args()
-    pairs, seeds = (3, 1) if arguments.quick else (7, 10)
+    pairs, repeats, seeds = (3, 1, 1) if arguments.quick else (9, 5, 10)
     figures: Figures = {}
     figures |= measure_epochs(pairs)
-    figures |= measure_repro(pairs)
+    figures |= measure_repro(repeats)
     figures |= measure_time_to_accuracy(seeds)
-    results = {
-        "machine": machine(),
-        "figures": {name: value and round(value, 4) for name, value in sorted(figures.items())},
-    }
     if not arguments.quick:
-        RESULTS.write_text(json.dumps(results, indent=2) + "\n")
-    width = max(map(len, figures))
-    print(f"{'figure':{width}}  value", *(
-        f"{name:{width}}  {'not reached' if value is None else f'{value:.3f}'}"
-        for name, value in sorted(figures.items())
-    ), sep="\n")  # fmt: skip
-    where = "not written (quick)" if arguments.quick else f"in {RESULTS.relative_to(ROOT)}"
-    print(f"bench: {len(figures)} figures on {results['machine']}; {where}")
+        figures |= measure_best()
+    publish(figures, keep=not arguments.quick)
 
 
 if __name__ == "__main__":

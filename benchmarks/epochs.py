@@ -19,6 +19,7 @@ from uuid import uuid4
 from learners import HIDDEN, make_training
 
 from image_pipeline import numerics
+from image_pipeline.params import AUGMENTATION_AMOUNTS
 from image_pipeline.paths import CHECKPOINTS
 
 IMAGES, INPUTS, CLASSES = 54_000, 784, 10
@@ -27,15 +28,26 @@ IMAGES, INPUTS, CLASSES = 54_000, 784, 10
 def epoch_timer(settings: dict[str, Any], kernels: str, threads: int) -> Callable[[], float]:
     """Return a function that trains one more epoch and returns its seconds, checkpoint included."""
     from image_pipeline.checkpoint import CheckpointFile
+    from image_pipeline.plotting.curves import LiveCurves
 
-    training = make_training(kernels, threads, epochs=10_000, schedule="constant", **settings)
+    plotted = settings.pop("plotted", False)
+    changes: dict[str, Any] = {"numerics": kernels, "threads": threads}
+    changes |= {"epochs": 10_000, "schedule": "constant"}
+    if not settings.pop("augmented"):
+        changes["augmentation"] = dict.fromkeys(AUGMENTATION_AMOUNTS, 0.0)
+    training = make_training(**changes, **settings)
     checkpoint = CheckpointFile(CHECKPOINTS, uuid4().hex)
     atexit.register(checkpoint.remove)
     epochs = training.run(checkpoint)
+    picture = CHECKPOINTS / f"{uuid4().hex}.png"
+    atexit.register(picture.unlink, missing_ok=True)
+    curves = LiveCurves(picture)
 
     def timed() -> float:
         start = time.perf_counter()
-        next(epochs)
+        history = next(epochs)
+        if plotted:
+            curves.update(history[-30:])
         return time.perf_counter() - start
 
     return timed
@@ -58,6 +70,21 @@ def augmentation_timer() -> Callable[[], float]:
         start = time.perf_counter()
         for _ in range(-(-IMAGES // BLOCK_IMAGES)):
             augment(images, params, rng, space)
+        return time.perf_counter() - start
+
+    return timed
+
+
+def progress_bar_timer(batch: int) -> Callable[[], float]:
+    """Return a function that moves a progress bar as often as one epoch does."""
+    from tqdm import tqdm
+
+    bar = tqdm(total=10_000 * IMAGES, unit="image", unit_scale=True)
+
+    def timed() -> float:
+        start = time.perf_counter()
+        for _ in range(-(-IMAGES // batch)):
+            bar.update(batch)
         return time.perf_counter() - start
 
     return timed
@@ -95,6 +122,7 @@ def main() -> None:
         for name, settings in asked["settings"].items()
     }
     timers["augmentation"] = augmentation_timer()
+    timers["progress_bar"] = progress_bar_timer(256)
     timers["matmul_floor"] = floor_timer(512)
     seconds: dict[str, list[float]] = {name: [] for name in timers}
     for name in timers:

@@ -3,7 +3,14 @@
 Always computed with portable numerics: a model trained with fast ones is judged like any other.
 """
 
+from typing import TYPE_CHECKING
+
 from image_pipeline.stage import run_stage
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import pandas as pd
 
 
 def main() -> None:
@@ -15,30 +22,37 @@ def main() -> None:
     numerics.pin("portable", threads=1)
 
     # After the pin: these import torch and numpy.
-    from image_pipeline.evaluation import evaluate
-    from image_pipeline.files import together, write_csv, write_json
-    from image_pipeline.inference import predict_probabilities
+    import torch
+    from tqdm import tqdm
+
+    from image_pipeline.evaluation import Evaluation
+    from image_pipeline.files import together, write_csv, write_csv_parts, write_json
+    from image_pipeline.inference import predict
     from image_pipeline.model import read_model
     from image_pipeline.tensor_files import read_split
 
     model, card = read_model(paths.MODEL)
     test = read_split(paths.TEST_TENSORS)
     card.check_fits(paths.TEST_TENSORS, test)
-    probabilities = predict_probabilities(model, test, card.data, params.evaluate.batch_size)
-    result = evaluate(
-        probabilities,
-        test.labels.numpy(),
-        card.data.class_names,
-        params.evaluate.calibration_bins,
-    )
+    evaluation = Evaluation(card.data.class_names, params.evaluate.calibration_bins)
+
+    def rows() -> "Iterator[pd.DataFrame]":
+        batches = predict(model, test, card.data, params.evaluate.batch_size)
+        with tqdm(total=len(test.labels), desc="evaluate", unit="image", unit_scale=True) as bar:
+            for logits, labels in batches:
+                probabilities = torch.softmax(logits.double(), dim=1)
+                yield evaluation.add(probabilities.numpy(), labels.numpy())
+                bar.update(len(labels))
+
     with together():
-        write_csv(paths.PREDICTIONS, result.predictions)
-        write_csv(paths.CLASSES, result.classes)
-        write_csv(paths.RELIABILITY, result.reliability)
-        write_json(paths.TEST_METRICS, result.metrics)
+        write_csv_parts(paths.PREDICTIONS, rows())
+        metrics = evaluation.metrics()
+        write_csv(paths.CLASSES, evaluation.by_class())
+        write_csv(paths.RELIABILITY, evaluation.reliability())
+        write_json(paths.TEST_METRICS, metrics)
     print(
-        f"evaluate: final test accuracy {result.metrics['accuracy']:.2%} "
-        f"({result.metrics['errors']} errors in {result.metrics['images']} images); "
+        f"evaluate: final test accuracy {metrics['accuracy']:.2%} "
+        f"({metrics['errors']} errors in {metrics['images']} images); "
         f"more in {paths.TEST_METRICS}"
     )
 

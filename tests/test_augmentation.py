@@ -8,11 +8,23 @@ import pytest
 import torch
 from torch.nn import functional
 
-from image_pipeline.augmentation import augment, draw_affines
-from image_pipeline.params import AugmentationParams
+from image_pipeline.augmentation import (
+    CONTROL_POINTS,
+    augment,
+    draw_affines,
+    draw_displacements,
+)
+from image_pipeline.params import AUGMENTATION_AMOUNTS, AugmentationParams
 
-NOTHING = {"rotation": 0.0, "scale": 0.0, "shear": 0.0, "translation": 0.0, "group_size": 4}
-EVERYTHING = {"rotation": 30.0, "scale": 0.2, "shear": 15.0, "translation": 0.1, "group_size": 4}
+NOTHING = {**dict.fromkeys(AUGMENTATION_AMOUNTS, 0.0), "group_size": 4}
+EVERYTHING = {
+    "rotation": 30.0,
+    "scale": 0.2,
+    "shear": 15.0,
+    "translation": 0.1,
+    "elastic": 0.1,
+    "group_size": 4,
+}
 
 
 class GivenDraws(np.random.Generator):
@@ -92,17 +104,49 @@ def test_agrees_with_torchs_sampler(shape: tuple[int, int], channels: int) -> No
     images = random_images(count, channels, height, width)
     changed = augment(images, settings, np.random.default_rng(1))
 
-    maps = torch.from_numpy(draw_affines(settings, count, shape, np.random.default_rng(1)))
+    rng = np.random.default_rng(1)
+    maps = torch.from_numpy(draw_affines(settings, count, shape, rng))
+    displacements = draw_displacements(settings, count, shape, rng)
+    assert displacements is not None
     # Torch counts from -1 to 1 over the outer edges, and columns (x) before rows (y).
     half = torch.tensor([height / 2, width / 2], dtype=torch.float64)
     linear = maps[:, :, :2] * half[None, None, :] / half[None, :, None]
     theta = torch.cat([linear, (maps[:, :, 2] / half)[:, :, None]], dim=2)
     theta = theta[:, [1, 0]][:, :, [1, 0, 2]]
     grid = functional.affine_grid(theta, [count, channels, height, width], align_corners=False)
+    fields = torch.from_numpy(displacements).reshape(count, 2, height, width).permute(0, 2, 3, 1)
+    grid += (fields / half).flip(-1)
     expected = functional.grid_sample(
         torch.from_numpy(images).double(), grid, padding_mode="zeros", align_corners=False
     )
     assert np.abs(changed - expected.numpy()).max() < 1e-2  # of 255 and in float32
+
+
+def test_a_field_with_equal_control_points_is_a_translation() -> None:
+    # The B-splines add up to 1 at every pixel. Down by 0.25 of 8 rows, left by 0.125 of 16 columns.
+    equal = np.tile(np.array([1, -0.5])[:, None, None], (1, 1, CONTROL_POINTS, CONTROL_POINTS))
+    field = draw_displacements(params(elastic=0.25), 1, (8, 16), GivenDraws(*equal))
+    assert field is not None
+    assert field.dtype == np.float32
+    assert field[0, 0] == pytest.approx(np.full(8 * 16, 2.0))
+    assert field[0, 1] == pytest.approx(np.full(8 * 16, -2.0))
+
+
+def test_a_field_is_smooth_and_within_its_bounds() -> None:
+    field = draw_displacements(params(elastic=0.1), 50, (28, 28), np.random.default_rng(0))
+    assert field is not None
+    assert field.shape == (50, 2, 28 * 28)
+    assert np.abs(field).max() <= 0.1 * 28
+    assert field.std() > 0.5  # pixels
+    image = field.reshape(50, 2, 28, 28)
+    # A cubic B-spline's slope is at most the step between control points: 5.6 in 7 pixels.
+    assert max(np.abs(np.diff(image, axis=axis)).max() for axis in (2, 3)) <= 0.8 + 1e-5
+
+
+def test_without_elastic_change_nothing_is_drawn() -> None:
+    rng = np.random.default_rng(0)
+    assert draw_displacements(params(), 5, (28, 28), rng) is None
+    assert rng.random() == np.random.default_rng(0).random()
 
 
 def test_maps_by_hand() -> None:
@@ -127,14 +171,14 @@ def test_images_of_a_group_share_a_draw() -> None:
 @pytest.mark.parametrize(
     ("count", "group_size", "groups"), [(8, 4, 2), (9, 4, 3), (3, 4, 1), (1, 4096, 1), (5, 1, 5)]
 )
-def test_the_generator_advances_by_six_numbers_per_group(
-    count: int, group_size: int, groups: int
+@pytest.mark.parametrize("elastic", [0.0, 0.1])
+def test_the_generator_advances_by_the_same_numbers_per_group(
+    count: int, group_size: int, groups: int, elastic: float
 ) -> None:
     used, expected = np.random.default_rng(3), np.random.default_rng(3)
-    changed = augment(
-        random_images(count, 3, 9, 14), params(**EVERYTHING | {"group_size": group_size}), used
-    )
-    expected.uniform(size=6 * groups)
+    settings = params(**EVERYTHING | {"group_size": group_size, "elastic": elastic})
+    changed = augment(random_images(count, 3, 9, 14), settings, used)
+    expected.uniform(size=(6 + (2 * CONTROL_POINTS**2 if elastic else 0)) * groups)
     assert changed.shape == (count, 3, 9, 14)
     assert used.random() == expected.random()
 
@@ -142,9 +186,7 @@ def test_the_generator_advances_by_six_numbers_per_group(
 def test_each_image_is_changed_by_its_groups_map_whatever_else_is_in_the_block() -> None:
     images = random_images(9, 3, 9, 14)
     changed = augment(images, params(**EVERYTHING), np.random.default_rng(5))  # 3 groups
-    maps = draw_affines(params(**EVERYTHING), 3, (9, 14), np.random.default_rng(5))
     alone = augment(images[:3], params(**EVERYTHING | {"group_size": 1}), np.random.default_rng(5))
-    assert maps.shape == (3, 2, 3)
     assert np.array_equal(changed[:3], alone)
 
 

@@ -20,7 +20,7 @@ KEY = "0123456789abcdef" * 4
 STATE = {"model": {"weight": torch.arange(6.0).reshape(2, 3)}, "history": [{"epoch": 1}]}
 
 AUGMENTATION = AugmentationParams(
-    rotation=10.0, scale=0.1, shear=0.0, translation=0.1, group_size=4
+    rotation=10.0, scale=0.1, shear=0.0, translation=0.1, elastic=0.1, group_size=4
 )
 PARAMS = TrainParams(
     seed=0,
@@ -31,6 +31,7 @@ PARAMS = TrainParams(
     epochs=4,
     batch_size=8,
     learning_rate=0.01,
+    beta2=0.999,
     schedule="one_cycle",
     warmup_fraction=0.2,
     label_smoothing=0.0,

@@ -1,11 +1,13 @@
 """Metrics against values worked out by hand."""
 
 import math
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from image_pipeline.evaluation import calibration, evaluate
+from image_pipeline.evaluation import Calibration, Evaluation
 
 CLASSES = ("cat", "dog", "owl")
 # Predicted: cat, cat, dog, dog, cat. One error: the last, a dog taken for a cat. No owl is found.
@@ -15,8 +17,29 @@ PROBABILITIES = np.array(
 LABELS = np.array([0, 0, 1, 1, 1])
 
 
+def judge(
+    probabilities: np.ndarray = PROBABILITIES,
+    labels: np.ndarray = LABELS,
+    names: tuple[str, ...] = CLASSES,
+) -> tuple[dict[str, Any], Evaluation, pd.DataFrame]:
+    """Evaluate in batches of two; return the metrics, the rest, and a row per image."""
+    evaluation = Evaluation(names, bins=10)
+    rows = [
+        evaluation.add(probabilities[start : start + 2], labels[start : start + 2])
+        for start in range(0, len(labels), 2)
+    ]
+    return evaluation.metrics(), evaluation, pd.concat(rows)
+
+
+def calibration(confidence: np.ndarray, right: np.ndarray, bins: int) -> tuple[pd.DataFrame, float]:
+    result = Calibration(bins)
+    result.add(confidence[:1], right[:1])
+    result.add(confidence[1:], right[1:])
+    return result.table(), result.error()
+
+
 def test_counts_and_rates_by_hand() -> None:
-    metrics = evaluate(PROBABILITIES, LABELS, CLASSES, bins=10).metrics
+    metrics = judge()[0]
     assert metrics["accuracy"] == 0.8
     assert metrics["errors"] == 1
     assert metrics["images"] == 5
@@ -28,7 +51,7 @@ def test_counts_and_rates_by_hand() -> None:
 
 
 def test_log_loss_by_hand() -> None:
-    metrics = evaluate(PROBABILITIES, LABELS, CLASSES, bins=10).metrics
+    metrics = judge()[0]
     expected = -sum(math.log(p) for p in (0.9, 0.8, 0.6, 0.7, 0.4)) / 5
     assert metrics["loss"] == pytest.approx(expected)
 
@@ -37,7 +60,7 @@ def test_wilson_interval_of_a_published_example() -> None:
     # 81 of 263: 0.2553 to 0.3662 (Newcombe 1998, table I, method 3).
     probabilities = np.tile([0.9, 0.1], (263, 1))
     labels = np.array([0] * 81 + [1] * 182)
-    interval = evaluate(probabilities, labels, ("a", "b"), bins=10).metrics["accuracy_interval_95"]
+    interval = judge(probabilities, labels, ("a", "b"))[0]["accuracy_interval_95"]
     assert round(interval["low"], 4) == 0.2553
     assert round(interval["high"], 4) == 0.3662
 
@@ -45,21 +68,21 @@ def test_wilson_interval_of_a_published_example() -> None:
 @pytest.mark.parametrize(("right", "low", "high"), [(1, 0.2065, 1), (0, 0, 0.7935)])
 def test_wilson_interval_of_one_image(right: int, low: float, high: float) -> None:
     # z^2 = 3.8415: from 1 / (1 + z^2) to 1, and its mirror image.
-    result = evaluate(np.array([[0.9, 0.1]]), np.array([1 - right]), ("a", "b"), bins=10)
-    interval = result.metrics["accuracy_interval_95"]
+    metrics, _, _ = judge(np.array([[0.9, 0.1]]), np.array([1 - right]), ("a", "b"))
+    interval = metrics["accuracy_interval_95"]
     assert (round(interval["low"], 4), round(interval["high"], 4)) == (low, high)
 
 
 def test_tables() -> None:
-    result = evaluate(PROBABILITIES, LABELS, CLASSES, bins=10)
-    assert result.predictions.to_dict("list") == {
+    _, evaluation, rows = judge()
+    assert rows.to_dict("list") == {
         "actual": ["cat", "cat", "dog", "dog", "dog"],
         "predicted": ["cat", "cat", "dog", "dog", "cat"],
         "confidence": [0.9, 0.8, 0.6, 0.7, 0.5],
     }
-    assert result.classes["class"].tolist() == list(CLASSES)
-    assert result.classes["images"].tolist() == [2, 3, 0]
-    assert result.classes["f1"].tolist() == pytest.approx([0.8, 0.8, 0])
+    assert evaluation.by_class()["class"].tolist() == list(CLASSES)
+    assert evaluation.by_class()["images"].tolist() == [2, 3, 0]
+    assert evaluation.by_class()["f1"].tolist() == pytest.approx([0.8, 0.8, 0])
 
 
 def test_calibration_by_hand() -> None:
@@ -97,7 +120,7 @@ def test_perfect_confidence_that_is_right_has_no_error() -> None:
 
 
 def test_certain_and_wrong_is_finite() -> None:
-    metrics = evaluate(np.array([[1.0, 0.0]]), np.array([1]), ("a", "b"), bins=10).metrics
+    metrics = judge(np.array([[1.0, 0.0]]), np.array([1]), ("a", "b"))[0]
     assert math.isfinite(metrics["loss"])
     assert metrics["loss"] > 30
     assert metrics["expected_calibration_error"] == 1

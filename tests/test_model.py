@@ -4,6 +4,7 @@ import dataclasses
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -16,7 +17,7 @@ from image_pipeline.tensor_files import Description, Split
 
 DIGITS = Description("mnist", tuple("0123456789"), (0.1307,), (0.3081,))
 AUGMENTATION = AugmentationParams(
-    rotation=10.0, scale=0.1, shear=0.0, translation=0.1, group_size=8
+    rotation=10.0, scale=0.1, shear=0.0, translation=0.1, elastic=0.0, group_size=8
 )
 MNIST_CARD = ModelCard((1, 28, 28), (120, 84), DIGITS, AUGMENTATION)
 SMALL_CARD = ModelCard(
@@ -54,12 +55,15 @@ def test_forward_by_hand() -> None:
 
 def test_normalise_by_hand() -> None:
     description = Description("toy", ("a", "b"), (0.0, 0.2), (1.0, 0.4))
-    images = torch.tensor([[[[0, 255]], [[51, 153]]]], dtype=torch.uint8)  # [1, 2, 1, 2]
-    expected = torch.tensor([[[[0.0, 1.0]], [[0.0, 1.0]]]])  # (153 - 51) / 102
+    images = np.array([[[[0, 255]], [[51, 153]]]], np.uint8)  # [1, 2, 1, 2]
+    expected = [[[[0.0, 1.0]], [[0.0, 1.0]]]]  # (153 - 51) / 102
     result = normalise(images, description)
-    assert result.dtype == torch.float32
-    assert torch.allclose(result, expected, atol=1e-6)
+    assert result.dtype == np.float32
+    assert np.allclose(result, expected, atol=1e-6)
     assert images.tolist() == [[[[0, 255]], [[51, 153]]]]
+    pixels = images.astype(np.float32)
+    assert normalise(pixels, description, out=pixels) is pixels
+    assert np.array_equal(pixels, result)
 
 
 def test_a_model_and_its_card_come_back_as_they_were(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ CARD = ModelCard(
     hidden_sizes=(4, 5),
     data=Description("toy", ("cat", "dog", "fox"), (0.5,), (0.25,)),
     augmentation=AugmentationParams(
-        rotation=0.0, scale=0.0, shear=0.0, translation=0.0, group_size=1
+        rotation=0.0, scale=0.0, shear=0.0, translation=0.0, elastic=0.0, group_size=1
     ),
 )
 VALUES: dict[str, Any] = json.loads(CARD.to_metadata()[METADATA_KEY])

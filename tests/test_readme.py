@@ -3,6 +3,8 @@
 import json
 import re
 
+from report import with_table
+
 from project import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -26,6 +28,12 @@ def test_every_file_it_links_or_lists_exists() -> None:
     assert set(missing) <= made
     modules = [line.split()[0] for line in tree if line.startswith(" ")]
     assert all((ROOT / "src" / "image_pipeline" / name).exists() for name in modules)
+
+
+def test_its_table_of_speed_is_made_of_the_benchmarks_results() -> None:
+    results = json.loads((ROOT / "benchmarks" / "results.json").read_text())
+    assert with_table(README, results) == README
+    assert "numerics: portable" in README.split("<!-- figures -->")[1]
 
 
 def test_its_results_are_the_committed_ones() -> None:

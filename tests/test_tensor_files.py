@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.numpy import save
+from safetensors.numpy import load_file, save
 
 from image_pipeline.errors import DataError, PipelineError
 from image_pipeline.tensor_files import (
@@ -20,7 +20,7 @@ from image_pipeline.tensor_files import (
     count_images,
     read_sample,
     read_split,
-    write_split,
+    writing_split,
 )
 
 quick = settings(derandomize=True, deadline=None, max_examples=200, database=None)
@@ -76,7 +76,10 @@ def read_some(path: Path) -> object:
 
 def test_what_is_written_is_read(file: Path) -> None:
     description = Description("toy", ("cat", "dog", "fox"), (0.5,), (0.25,))
-    write_split(file, IMAGES, LABELS, description)
+    with writing_split(file, 4, (1, 2, 3), "toy", description.class_names) as writer:
+        writer.append(IMAGES[:3], LABELS[:3].astype(np.uint8))
+        writer.append(IMAGES[3:], LABELS[3:])
+        writer.finish(description)
     found = read_split(file)
     assert np.array_equal(found.images.numpy(), IMAGES)
     assert found.labels.tolist() == [0, 2, 1, 2]
@@ -88,6 +91,50 @@ def test_what_is_written_is_read(file: Path) -> None:
     assert sample.shape == (1, 2, 3)
     assert read_sample(file, []).images.shape == (0, 1, 2, 3)
     assert count_images(file) == 4
+
+
+@pytest.mark.parametrize("fault", ["too few", "too many", "another shape", "not finished"])
+def test_a_split_other_than_promised_is_not_written(fault: str, tmp_path: Path) -> None:
+    description = Description("toy", ("cat", "dog", "fox"), (0.5,), (0.25,))
+    images = IMAGES[:, :, :1] if fault == "another shape" else IMAGES
+    count = {"too few": 5, "too many": 3}.get(fault, 4)
+    path = tmp_path / "split.safetensors"
+    with (  # noqa: PT012 - any of them may find the fault
+        pytest.raises(ValueError, match=r"promised|labels|finished"),
+        writing_split(path, count, (1, 2, 3), "toy", description.class_names) as writer,
+    ):
+        writer.append(images, LABELS)
+        if fault != "not finished":
+            writer.finish(description)
+    assert not list(tmp_path.iterdir())
+
+
+LETTERS = st.characters(categories=["L", "N"])
+
+
+@given(
+    count=st.integers(1, 40),
+    shape=st.tuples(st.integers(1, 3), st.integers(1, 4), st.integers(1, 4)),
+    names=st.lists(st.text(LETTERS, max_size=9), min_size=2, unique=True),
+    mean=st.floats(0, 1),
+)
+@quick
+def test_any_split_is_read_back_by_safetensors_itself(
+    count: int, shape: tuple[int, int, int], names: list[str], mean: float, file: Path
+) -> None:
+    rng = np.random.default_rng(count)
+    images = rng.integers(0, 256, (count, *shape), np.uint8)
+    labels = rng.integers(0, len(names), count)
+    statistics = (round(mean, 8),) * shape[0], (round(mean, 8) or 1.0,) * shape[0]
+    description = Description("toy", tuple(names), *statistics)
+    with writing_split(file, count, shape, "toy", tuple(names)) as writer:
+        writer.append(images, labels)
+        writer.finish(description)
+    found = load_file(file)
+    assert found.keys() == {"images", "labels"}
+    assert np.array_equal(found["images"], images)
+    assert np.array_equal(found["labels"], labels)
+    assert read_split(file).description == description
 
 
 GOOD = split()

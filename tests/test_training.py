@@ -11,14 +11,14 @@ from torch import Tensor
 from image_pipeline.checkpoint import CheckpointFile
 from image_pipeline.errors import DivergenceError
 from image_pipeline.model_card import ModelCard
-from image_pipeline.params import TrainParams, read_params
+from image_pipeline.params import AUGMENTATION_AMOUNTS, TrainParams, read_params
 from image_pipeline.tensor_files import Description, Split
 from image_pipeline.training import Training
 from project import ROOT
 
 DESCRIPTION = Description("toy", ("a", "b", "c"), (0.5,), (0.29,))
 COMMITTED = read_params(ROOT / "params.yaml").train
-FLAT = {"rotation": 0.0, "scale": 0.0, "shear": 0.0, "translation": 0.0, "group_size": 4}
+FLAT = {**dict.fromkeys(AUGMENTATION_AMOUNTS, 0.0), "group_size": 4}
 SMALL = {"hidden_sizes": [6], "epochs": 4, "batch_size": 8, "warmup_fraction": 0.25}
 
 
@@ -267,8 +267,9 @@ def test_short_warm_ups_can_be_scheduled(
 
 
 def test_the_plain_recipe_is_settled() -> None:
-    params = make_params(recipe="plain", label_smoothing=0.2)
+    params = make_params(recipe="plain", label_smoothing=0.2, beta2=0.9)
     assert params.learning_rate == 1e-3
+    assert params.beta2 == 0.999
     assert params.batch_size == 100
     assert params.schedule == "constant"
     assert params.label_smoothing == 0

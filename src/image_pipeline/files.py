@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -109,8 +109,20 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
 
 def write_csv(path: Path, table: "pd.DataFrame") -> None:
     """Write `table` without its index, floats with `DECIMALS` digits, lines ended by a newline."""
-    text = table.to_csv(index=False, float_format=f"%.{DECIMALS}f", lineterminator="\n")
-    write_bytes(path, text.encode())
+    write_csv_parts(path, [table])
+
+
+def write_csv_parts(path: Path, tables: Iterable["pd.DataFrame"]) -> None:
+    """Write tables of the same columns one below the other, each as it comes; see `write_csv`."""
+    with replacing(path) as file:
+        for number, table in enumerate(tables):
+            text = table.to_csv(
+                index=False,
+                header=not number,
+                float_format=f"%.{DECIMALS}f",
+                lineterminator="\n",
+            )
+            file.write(text.encode())
 
 
 def _rounded(value: Any) -> Any:

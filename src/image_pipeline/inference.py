@@ -1,6 +1,7 @@
 """What the model says of images it is not learning from."""
 
-import numpy as np
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 
@@ -8,11 +9,10 @@ from image_pipeline.model import normalise
 from image_pipeline.tensor_files import Description, Split
 
 
-@torch.no_grad()
-def predict_logits(
+def predict(
     model: nn.Module, split: Split, description: Description, batch_size: int
-) -> Tensor:
-    """Return logits float32 `[N, classes]` for a split, in batches of a fixed size.
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield logits float32 `[B, classes]` and labels int64 `[B]` of a split, batch by batch.
 
     Args:
         model: set to inference.
@@ -21,14 +21,8 @@ def predict_logits(
         batch_size: part of what fixes the last bit.
     """
     model.eval()
-    return torch.cat(
-        [model(normalise(images, description)) for images in split.images.split(batch_size)]
-    )
-
-
-def predict_probabilities(
-    model: nn.Module, split: Split, description: Description, batch_size: int
-) -> np.ndarray:
-    """Return probabilities float64 `[N, classes]` for a split."""
-    logits = predict_logits(model, split, description, batch_size)
-    return torch.softmax(logits.double(), dim=1).numpy()
+    batches = zip(split.images.split(batch_size), split.labels.split(batch_size), strict=True)
+    for images, labels in batches:
+        with torch.no_grad():
+            logits = model(torch.from_numpy(normalise(images.numpy(), description)))
+        yield logits, labels

@@ -3,6 +3,7 @@
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import save
 from torch import Tensor, nn
@@ -41,19 +42,24 @@ def build_model(card: ModelCard) -> MultilayerPerceptron:
     return MultilayerPerceptron(channels * height * width, card.hidden_sizes, classes)
 
 
-def normalise(images: Tensor, description: Description) -> Tensor:
+def normalise(
+    images: np.ndarray, description: Description, out: np.ndarray | None = None
+) -> np.ndarray:
     """Bring the training split's pixels to mean 0 and standard deviation 1.
 
     Args:
-        images: uint8 or float32 `[B, C, H, W]`, values 0 to 255; float32 is changed in place.
+        images: uint8 or float32 `[B, C, H, W]`, values 0 to 255.
         description: the statistics.
+        out: float32 `[B, C, H, W]` to write to, `images` itself at will; a new array if None.
 
     Returns:
         float32 `[B, C, H, W]`.
     """
-    mean = torch.tensor(description.mean)[:, None, None] * 255  # [C, 1, 1]
-    std = torch.tensor(description.std)[:, None, None] * 255
-    return images.to(torch.float32).sub_(mean).div_(std)
+    mean = np.float32(255) * np.array(description.mean, np.float32)[:, None, None]  # [C, 1, 1]
+    std = np.float32(255) * np.array(description.std, np.float32)[:, None, None]
+    centred: np.ndarray = np.subtract(images, mean, out=out, dtype=np.float32)
+    np.divide(centred, std, out=centred)
+    return centred
 
 
 def write_model(path: Path, model: nn.Module, card: ModelCard) -> None:

@@ -21,6 +21,7 @@ What `portable` sets, and why:
 `fast` lets the libraries choose: the bits are then this machine's own.
 """
 
+import ctypes
 import os
 import platform
 import sys
@@ -39,6 +40,8 @@ PINNED_ENVIRONMENT = {
     "ATEN_CPU_CAPABILITY": "avx2",
     "MKL_CBWR": "COMPATIBLE",  # for the vector functions that torch takes from MKL
 }
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # as <malloc.h> has them
 
 CPU_FACTS = Path("/proc/cpuinfo")
 
@@ -64,6 +67,7 @@ def pin(numerics: Numerics, threads: int) -> None:
     import torch
     from threadpoolctl import threadpool_limits
 
+    _keep_freed_memory()
     threadpool_limits(threads, user_api="blas")
     if numerics == "fast":
         torch.set_num_threads(threads)
@@ -79,6 +83,18 @@ def pin(numerics: Numerics, threads: int) -> None:
             file=sys.stderr,
             flush=True,
         )
+
+
+def _keep_freed_memory() -> None:
+    """Let the C library keep what is freed for the next step, instead of giving it back.
+
+    Getting it anew from the system, page by page, took a tenth of the training time. glibc only:
+    https://man7.org/linux/man-pages/man3/mallopt.3.html.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
+    if mallopt:
+        mallopt(M_MMAP_THRESHOLD, 32 << 20)  # the most that it takes
+        mallopt(M_TRIM_THRESHOLD, 1 << 30)
 
 
 def _has_avx2() -> bool:

@@ -46,6 +46,9 @@ class TensorizeParams(_Block):
     seed: Seed
 
 
+AUGMENTATION_AMOUNTS = ("rotation", "scale", "shear", "translation", "elastic")
+
+
 class AugmentationParams(_Block):
     """Largest random change of a training image, drawn evenly from minus to plus the value."""
 
@@ -53,12 +56,13 @@ class AugmentationParams(_Block):
     scale: Annotated[float, Field(ge=0, le=0.9)]
     shear: Annotated[float, Field(ge=0, le=60)]
     translation: Annotated[float, Field(ge=0, le=1)]
+    elastic: Annotated[float, Field(ge=0, le=1)]
     group_size: Annotated[int, Field(ge=1, le=4096)]
 
     @property
     def enabled(self) -> bool:
         """Whether any image is changed at all."""
-        return any((self.rotation, self.scale, self.shear, self.translation))
+        return any(getattr(self, amount) for amount in AUGMENTATION_AMOUNTS)
 
 
 class TrainParams(_Block):
@@ -75,6 +79,7 @@ class TrainParams(_Block):
     epochs: Annotated[int, Field(ge=1, le=10_000)]
     batch_size: Annotated[int, Field(ge=1, le=1_000_000)]
     learning_rate: Annotated[float, Field(gt=0, le=10)]
+    beta2: Annotated[float, Field(ge=0, lt=1)]
     schedule: Literal["one_cycle", "constant"]
     warmup_fraction: Fraction
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
@@ -89,10 +94,11 @@ class TrainParams(_Block):
         of 100, nothing else).
         """
         if self.recipe == "plain":
-            unchanged = {"rotation": 0.0, "scale": 0.0, "shear": 0.0, "translation": 0.0}
+            unchanged = dict.fromkeys(AUGMENTATION_AMOUNTS, 0.0)
             settled = {
                 "batch_size": 100,
                 "learning_rate": 1e-3,
+                "beta2": 0.999,
                 "schedule": "constant",
                 "label_smoothing": 0.0,
                 "augmentation": self.augmentation.model_copy(update=unchanged),

@@ -6,6 +6,7 @@ most of its time.
 """
 
 import errno
+import gc
 import os
 import signal
 import sys
@@ -57,6 +58,8 @@ def run_stage(main: Callable[[], None], description: str) -> None:
     _parse_arguments(name, description)
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(line_buffering=True)
+    # Imports make a great many objects and drop few: less collecting saves a tenth of their time.
+    gc.set_threshold(100_000, 10, 10)
     lock = _wait_for_turn(name)
     try:
         main()

@@ -10,18 +10,18 @@ of every file tell that.
 
 import json
 import math
+import struct
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
 from image_pipeline.errors import DataError, one_line
-from image_pipeline.files import write_bytes
+from image_pipeline.files import replacing
 
 if TYPE_CHECKING:
     import torch
@@ -88,12 +88,91 @@ class Split:
         return channels, height, width
 
 
-def write_split(
-    path: Path, images: np.ndarray, labels: np.ndarray, description: Description
-) -> None:
-    """Write a split: images uint8 `[N, C, H, W]`, labels int64 `[N]`."""
-    metadata = {METADATA_KEY: json.dumps(asdict(description), sort_keys=True)}
-    write_bytes(path, save({"images": images, "labels": labels}, metadata))
+class SplitWriter:
+    """Writes a split of a known size, some images at a time; see `writing_split`.
+
+    safetensors itself writes tensors that are whole in memory only. Its format: eight bytes with
+    the header's length, the header (JSON, may end in spaces), the tensors one after the other.
+    Source: https://huggingface.co/docs/safetensors.
+    """
+
+    def __init__(
+        self, file: BinaryIO, count: int, shape: tuple[int, int, int], widest: Description
+    ) -> None:
+        self._file = file
+        self._count = count
+        self._shape = shape
+        # The statistics are known last, so the header is written last, in the room of the longest.
+        self._room = -(-len(self._header(widest)) // 8) * 8
+        self._labels_at = 8 + self._room
+        self._images_at = self._labels_at + 8 * count
+        self._written = 0
+        self._finished = False
+
+    def _header(self, description: Description) -> bytes:
+        labels, images = 8 * self._count, self._count * math.prod(self._shape)
+        header = {
+            "__metadata__": {METADATA_KEY: json.dumps(asdict(description), sort_keys=True)},
+            "labels": {"dtype": "I64", "shape": [self._count], "data_offsets": [0, labels]},
+            "images": {
+                "dtype": "U8",
+                "shape": [self._count, *self._shape],
+                "data_offsets": [labels, labels + images],
+            },
+        }
+        return json.dumps(header, separators=(",", ":")).encode()
+
+    def append(self, images: np.ndarray, labels: np.ndarray) -> None:
+        """Write images uint8 `[n, C, H, W]` and labels `[n]`, of any type of integers."""
+        if images.shape != (len(labels), *self._shape) or images.dtype != np.uint8:
+            raise ValueError(f"{images.dtype} {images.shape} for {len(labels)} labels")
+        self._file.seek(self._labels_at + 8 * self._written)
+        self._file.write(labels.astype("<i8").data)
+        self._file.seek(self._images_at + math.prod(self._shape) * self._written)
+        self._file.write(np.ascontiguousarray(images).data)
+        self._written += len(labels)
+
+    def finish(self, description: Description) -> None:
+        """Write the header; all images must have been written."""
+        if self._written != self._count:
+            raise ValueError(f"{self._written} images were written, {self._count} were promised")
+        header = self._header(description).ljust(self._room)
+        self._file.seek(0)
+        self._file.write(struct.pack("<Q", self._room) + header)
+        self._finished = True
+
+    def check(self) -> None:
+        """Make sure that no file without a header appears."""
+        if not self._finished:
+            raise ValueError("the split was not finished")
+
+
+@contextmanager
+def writing_split(
+    path: Path,
+    count: int,
+    shape: tuple[int, int, int],
+    dataset: str,
+    class_names: tuple[str, ...],
+) -> Iterator[SplitWriter]:
+    """Open a split to be written: `append` all its images, then `finish` it.
+
+    The file takes the place of `path` when the block ends without an error.
+
+    Args:
+        path: of the split.
+        count: how many images it will have.
+        shape: channels, height and width of an image.
+        dataset: the data set's name.
+        class_names: one per class.
+    """
+    longest = (0.12345678,) * shape[0]  # the statistics are rounded to eight digits
+    with replacing(path) as file:
+        writer = SplitWriter(
+            file, count, shape, Description(dataset, class_names, longest, longest)
+        )
+        yield writer
+        writer.check()
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,18 @@
 """From a data set's original files to the three splits that the later stages read."""
 
 import math
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
-from sklearn.model_selection import train_test_split
+from tqdm import tqdm
 
 from image_pipeline.datasets import DATASETS
-from image_pipeline.datasets.base import RawSplit
 from image_pipeline.errors import DataError
 from image_pipeline.files import together
-from image_pipeline.tensor_files import Description, write_split
+from image_pipeline.tensor_files import Description, writing_split
+
+STRATUM_IMAGES = 1 << 16
 
 
 def tensorize(
@@ -25,64 +27,130 @@ def tensorize(
     """Read `dataset` from `raw` and write its splits; return the number of images in each.
 
     The validation split is drawn from the training split, by class; the test split stays whole.
-    The normalisation statistics are the remaining training images' alone.
+    The normalisation statistics are the remaining training images' alone. Images pass through in
+    chunks, so memory does not grow with their number.
 
     Raises:
         DataError: a file is not what it should be, or a class has too few images to be split.
     """
     source = DATASETS[dataset]
     train_and_validation, test = source.read(raw)
-    train, validation = split_validation(train_and_validation, validation_fraction, seed)
-    mean, std = pixel_statistics(train.images)
-    description = Description(dataset, source.class_names, mean, std)
-    counts = {}
-    with together():
-        for path, split in ((train_path, train), (validation_path, validation), (test_path, test)):
-            write_split(path, split.images, split.labels, description)
-            counts[path.stem] = len(split.labels)
-    return counts
+    labels, shape = train_and_validation.labels, train_and_validation.shape
+    kept_back = draw_validation(labels, source.class_names, validation_fraction, seed)
+    sizes = {
+        train_path: len(labels) - int(kept_back.sum()),
+        validation_path: int(kept_back.sum()),
+        test_path: len(test.labels),
+    }
+    statistics = PixelStatistics(shape[0])
+    with (
+        together(),
+        ExitStack() as files,
+        tqdm(total=sum(sizes.values()), desc="tensorize", unit="image", unit_scale=True) as bar,
+    ):
+        into_train, into_validation, into_test = (
+            files.enter_context(writing_split(path, size, shape, dataset, source.class_names))
+            for path, size in sizes.items()
+        )
+        start = 0
+        for images in train_and_validation.chunks():
+            part = slice(start, start := start + len(images))
+            learnt = ~kept_back[part]
+            statistics.add(images[learnt])
+            into_train.append(images[learnt], labels[part][learnt])
+            into_validation.append(images[~learnt], labels[part][~learnt])
+            bar.update(len(images))
+        start = 0
+        for images in test.chunks():
+            part = slice(start, start := start + len(images))
+            into_test.append(images, test.labels[part])
+            bar.update(len(images))
+        description = Description(
+            dataset, source.class_names, statistics.mean(), statistics.deviation()
+        )
+        for writer in (into_train, into_validation, into_test):
+            writer.finish(description)
+    return {path.stem: size for path, size in sizes.items()}
 
 
-def split_validation(
-    split: RawSplit, validation_fraction: float, seed: int
-) -> tuple[RawSplit, RawSplit]:
-    """Split by class into training and validation, each in the original order.
+def draw_validation(
+    labels: np.ndarray, class_names: tuple[str, ...], fraction: float, seed: int
+) -> np.ndarray:
+    """Draw the validation split: of each class the given share, at least one image.
+
+    Drawn stratum by stratum along the data, with the shares kept at the end of each: the whole set
+    is never sorted or permuted.
+
+    Args:
+        labels: unsigned integers `[N]`.
+        class_names: one per class.
+        fraction: above 0, to 0.5.
+        seed: of the draw.
+
+    Returns:
+        bool `[N]`, whether the image is kept back for validation.
 
     Raises:
-        DataError: a class, or the validation split, would be too small.
+        DataError: a class has a single image.
     """
-    try:
-        train, validation = train_test_split(
-            np.arange(len(split.labels)),
-            test_size=validation_fraction,
-            random_state=seed,
-            stratify=split.labels,
-        )
-    except ValueError as error:
+    totals = np.bincount(labels, minlength=len(class_names))
+    for name in np.asarray(class_names)[totals == 1]:
         raise DataError(
-            f"tensorize.validation_fraction: {validation_fraction} cannot be drawn from "
-            f"{len(split.labels)} images by class: {error}"
-        ) from None
-    train, validation = np.sort(train), np.sort(validation)
-    return (
-        RawSplit(split.images[train], split.labels[train]),
-        RawSplit(split.images[validation], split.labels[validation]),
-    )
+            f"class {name}: it has a single training image, and tensorize.validation_fraction "
+            f"({fraction}) keeps back at least one of each class; add an image, or leave the class "
+            "out"
+        )
+    wanted = [max(1, math.floor(fraction * total + 0.5)) for total in totals.tolist()]
+    rng = np.random.default_rng(seed)
+    kept_back = np.zeros(len(labels), bool)
+    seen, taken = [0] * len(totals), [0] * len(totals)
+    for start in range(0, len(labels), STRATUM_IMAGES):
+        stratum = labels[start : start + STRATUM_IMAGES]
+        for label in np.unique(stratum).tolist():
+            members = np.flatnonzero(stratum == label)
+            seen[label] += len(members)
+            total = int(totals[label])
+            due = (2 * wanted[label] * seen[label] + total) // (2 * total) - taken[label]
+            taken[label] += due
+            kept_back[start + rng.choice(members, due, replace=False)] = True
+    return kept_back
 
 
-def pixel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation per channel of uint8 images `[N, C, H, W]`, as pixels of 0 to 1.
+class PixelStatistics:
+    """Mean and standard deviation per channel of uint8 images, as pixels of 0 to 1.
 
     Computed from the exact histogram of the 256 values, so the result has no rounding that could
-    differ from machine to machine. A channel of one single value gets a deviation of 1.
+    differ from machine to machine.
     """
-    means, stds = [], []
-    for channel in range(images.shape[1]):
-        counts = np.bincount(images[:, channel].ravel(), minlength=256).tolist()
-        total = sum(counts)
-        first = sum(value * count for value, count in enumerate(counts))
-        second = sum(value * value * count for value, count in enumerate(counts))
-        variance = (total * second - first * first) / (total * total)  # exact until the division
-        means.append(round(first / total / 255, 8))
-        stds.append(round(math.sqrt(variance) / 255, 8) or 1.0)
-    return tuple(means), tuple(stds)
+
+    def __init__(self, channels: int) -> None:
+        self._counts = np.zeros((channels, 256), np.int64)
+
+    def add(self, images: np.ndarray) -> None:
+        """Count the pixels of uint8 images `[N, C, H, W]`."""
+        for channel, counts in enumerate(self._counts):
+            counts += np.bincount(images[:, channel].ravel(), minlength=256)
+
+    def mean(self) -> tuple[float, ...]:
+        """Return the mean of each channel."""
+        return tuple(
+            round(first / total / 255, 8) for total, first, _ in map(self._moments, self._counts)
+        )
+
+    def deviation(self) -> tuple[float, ...]:
+        """Return the standard deviation of each channel; 1 for a channel of one single value."""
+        deviations = []
+        for total, first, second in map(self._moments, self._counts):
+            variance = (total * second - first * first) / (total * total)  # exact up to here
+            deviations.append(round(math.sqrt(variance) / 255, 8) or 1.0)
+        return tuple(deviations)
+
+    @staticmethod
+    def _moments(counts: np.ndarray) -> tuple[int, int, int]:
+        """Return the number of pixels, their sum and the sum of their squares, in whole numbers."""
+        values = list(enumerate(counts.tolist()))
+        return (
+            sum(count for _, count in values),
+            sum(value * count for value, count in values),
+            sum(value * value * count for value, count in values),
+        )

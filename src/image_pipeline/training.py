@@ -17,13 +17,14 @@ from image_pipeline.augmentation import augment
 from image_pipeline.checkpoint import CheckpointFile
 from image_pipeline.errors import DivergenceError
 from image_pipeline.history import EpochRecord
-from image_pipeline.inference import predict_logits
+from image_pipeline.inference import predict
 from image_pipeline.model import build_model, normalise
 from image_pipeline.model_card import ModelCard
 from image_pipeline.params import TrainParams
 from image_pipeline.tensor_files import Split
 
 BLOCK_IMAGES = 4096  # images augmented at once: enough to amortise, few enough to stay in the cache
+CACHED_IMAGES = 256  # images normalised at once, still in the cache from the first to the last step
 INFERENCE_BATCH = 1000
 
 
@@ -44,8 +45,8 @@ class Training:
         self.history: list[EpochRecord] = []
         self.steps_per_epoch = math.ceil(len(train.labels) / params.batch_size)
         block = min(len(train.labels), max(params.batch_size, BLOCK_IMAGES))
-        # Room for two blocks of augmented images, used again and again: fresh memory of this size
-        # costs more, page by page, than what is computed in it.
+        # Room for two blocks of images, used again and again: fresh memory of this size costs more,
+        # page by page, than what is computed in it.
         self._spaces = np.empty((2, block, *train.shape), np.float32)
         self._start()
 
@@ -54,7 +55,10 @@ class Training:
         self.history = []
         self.model = build_model(self.card)
         self.optimizer = torch.optim.Adam(
-            self.model.parameters(), lr=self.params.learning_rate, fused=True
+            self.model.parameters(),
+            lr=self.params.learning_rate,
+            betas=(0.9, self.params.beta2),
+            fused=True,
         )
         self.schedule = self._make_schedule()
 
@@ -133,34 +137,32 @@ class Training:
         return record
 
     def _batches(self, rng: np.random.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield every training image once, in random order: float32 `[B, C, H, W]`, int64 `[B]`."""
+        """Yield every training image once, in random order, as the model takes it.
+
+        Images float32 `[B, C, H, W]`, labels int64 `[B]`.
+        """
         size = self.params.batch_size
-        order = rng.permutation(len(self.train.labels))
+        order = np.arange(len(self.train.labels), dtype=np.uint32)
+        rng.shuffle(order)
         for chosen, images in self._blocks(order, rng):
             for start in range(0, len(chosen), size):
-                batch = torch.from_numpy(images[start : start + size])
-                indices = torch.from_numpy(chosen[start : start + size])
-                yield normalise(batch, self.card.data), self.train.labels[indices]
+                indices = torch.from_numpy(chosen[start : start + size].astype(np.int64))
+                yield torch.from_numpy(images[start : start + size]), self.train.labels[indices]
 
     def _blocks(
         self, order: np.ndarray, rng: np.random.Generator
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield the images in `order`, block by block, with their indices.
+        """Yield the images in `order`, block by block, normalised, with their indices.
 
-        A second thread augments the next block while this one is learnt from. It alone draws from
+        A second thread prepares the next block while this one is learnt from. It alone draws from
         `rng`, block after block, so the result does not depend on who is faster.
         """
         size = self.params.batch_size * max(1, BLOCK_IMAGES // self.params.batch_size)
         blocks = [order[start : start + size] for start in range(0, len(order), size)]
-        images = self.train.images.numpy()
-        if not self.params.augmentation.enabled:
-            yield from ((chosen, images[chosen]) for chosen in blocks)
-            return
 
         def prepare(number: int) -> np.ndarray:
-            chosen = blocks[number]
-            space = self._spaces[number % 2][: len(chosen)]
-            return augment(images[chosen], self.params.augmentation, rng, space)
+            space = self._spaces[number % 2][: len(blocks[number])]
+            return self._prepare(blocks[number], rng, space)
 
         with ThreadPoolExecutor(max_workers=1) as ahead:
             pending = ahead.submit(prepare, 0)
@@ -170,11 +172,26 @@ class Training:
                     pending = ahead.submit(prepare, number + 1)
                 yield chosen, ready
 
+    def _prepare(
+        self, chosen: np.ndarray, rng: np.random.Generator, space: np.ndarray
+    ) -> np.ndarray:
+        """Fill `space`, float32 `[B, C, H, W]`, with the chosen images as the model takes them."""
+        images = self.train.images.numpy()
+        augmented = self.params.augmentation.enabled
+        if augmented:
+            augment(images[chosen], self.params.augmentation, rng, space)
+        for start in range(0, len(chosen), CACHED_IMAGES):
+            part = slice(start, start + CACHED_IMAGES)
+            pixels = space[part] if augmented else images[chosen[part]]
+            normalise(pixels, self.card.data, out=space[part])
+        return space
+
     def _validate(self) -> tuple[float, float]:
-        logits = predict_logits(self.model, self.validation, self.card.data, INFERENCE_BATCH)
-        loss = functional.cross_entropy(logits, self.validation.labels)
-        accuracy = (logits.argmax(1) == self.validation.labels).double().mean()
-        return loss.item(), accuracy.item()
+        loss, correct, count = 0.0, 0, len(self.validation.labels)
+        for logits, labels in predict(self.model, self.validation, self.card.data, INFERENCE_BATCH):
+            loss += functional.cross_entropy(logits.double(), labels, reduction="sum").item()
+            correct += int((logits.argmax(1) == labels).sum())
+        return loss / count, correct / count
 
     def _check_finite(self, losses: Tensor, epoch: int) -> None:
         bad = torch.nonzero(~torch.isfinite(losses))

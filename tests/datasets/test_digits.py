@@ -28,20 +28,20 @@ def centre_of_mass(image: np.ndarray) -> tuple[float, float]:
 
 def test_sizes_classes_and_bytes(raw: Path) -> None:
     train, test = Digits().read(raw)
-    assert train.images.shape == (1437, 1, 28, 28)
-    assert test.images.shape == (360, 1, 28, 28)
-    assert train.images.dtype == np.uint8
-    assert train.labels.dtype == np.int64
+    images = [np.concatenate(list(split.chunks())) for split in (train, test)]
+    assert images[0].shape == (1437, 1, 28, 28)
+    assert images[1].shape == (360, 1, 28, 28)
+    assert images[0].dtype == np.uint8
     assert np.bincount(test.labels).tolist() == [36, 36, 35, 37, 36, 37, 36, 36, 35, 36]
     digest = hashlib.sha256()
-    for split in (train, test):
-        digest.update(split.images.tobytes() + split.labels.astype("<i8").tobytes())
+    for pixels, split in zip(images, (train, test), strict=True):
+        digest.update(pixels.tobytes() + split.labels.astype("<i8").tobytes())
     assert digest.hexdigest() == "22273646b6821291493bb721dda4aacd5cce9b89f462577fe425b8cadc05c906"
 
 
 def test_every_digit_lies_as_in_mnist(raw: Path) -> None:
     for split in Digits().read(raw):
-        for image in split.images[:, 0].astype(np.int64):
+        for image in np.concatenate(list(split.chunks()))[:, 0].astype(np.int64):
             rows, columns = np.flatnonzero(image.any(axis=1)), np.flatnonzero(image.any(axis=0))
             assert max(np.ptp(rows), np.ptp(columns)) + 1 <= 20
             assert np.abs(np.array(centre_of_mass(image)) - 13.5).max() <= 0.5 + 1e-9

@@ -5,8 +5,9 @@ from collections.abc import Callable
 
 import pandas as pd
 import pytest
+from ruamel.yaml import YAML
 
-from project import SMALL, Project
+from project import ROOT, SMALL, Project
 
 LEARNING = SMALL | {"train.epochs": 20, "train.batch_size": 32, "train.checkpoint_every": 0}
 
@@ -79,3 +80,24 @@ def test_a_diverging_run_leaves_the_last_model(train: Callable[..., Project]) ->
     assert "of epoch 1; no model is written. Lower train.learning_rate (now 10.0)" in line
     assert "Traceback" not in done.stderr
     assert model(project) == before
+
+
+@pytest.mark.parametrize("recipe", sorted(path.name for path in (ROOT / "recipes").iterdir()))
+def test_a_recipe_is_run_as_the_readme_says(
+    recipe: str, make_project: Callable[..., Project]
+) -> None:
+    command = f"dvc exp run $(cat recipes/{recipe})"
+    assert command in (ROOT / "README.md").read_text()
+    project = make_project("project", SMALL)
+    project.run("sh", "-c", f"{command} -S train.epochs=2 -S train.batch_size=64")
+    changed = YAML(typ="safe").load(project.root / "params.yaml")
+    for argument in (ROOT / "recipes" / recipe).read_text().split():
+        if argument == "-S":
+            continue
+        key, value = argument.split("=")
+        if key not in ("train.epochs", "train.batch_size"):
+            found = changed
+            for part in key.split("."):
+                found = found[part]
+            assert found == YAML(typ="safe").load(value)
+    assert len(pd.read_csv(project.root / "plots" / "history.csv")) == 2

@@ -15,7 +15,7 @@ from image_pipeline.model import build_model, write_model
 from image_pipeline.model_card import ModelCard
 from image_pipeline.params import AugmentationParams, PlotParams
 from image_pipeline.plotting.report import _read_table, draw_report
-from image_pipeline.tensor_files import Description, write_split
+from image_pipeline.tensor_files import Description, writing_split
 
 quick = settings(derandomize=True, deadline=None, max_examples=150, database=None)
 REMEDY = "; run `dvc repro --force evaluate` to make it anew"
@@ -36,14 +36,17 @@ def write_inputs(
         hidden_sizes=(units,),
         data=DATA,
         augmentation=AugmentationParams(
-            rotation=5.0, scale=0.0, shear=0.0, translation=0.0, group_size=2
+            rotation=5.0, scale=0.0, shear=0.0, translation=0.0, elastic=0.0, group_size=2
         ),
     )
     write_model(paths.MODEL, build_model(card), card)
     pixels = np.zeros(images, np.uint8)
     labels = np.zeros(images[0], np.int64)
     for path in (paths.TRAIN_TENSORS, paths.TEST_TENSORS):
-        write_split(path, pixels, labels, data)
+        _, *shape = images
+        with writing_split(path, len(labels), tuple(shape), "toy", data.class_names) as writer:  # type: ignore[arg-type]
+            writer.append(pixels, labels)
+            writer.finish(data)
     paths.PLOTS.mkdir()
     for path, text in (
         (paths.PREDICTIONS, PREDICTIONS),

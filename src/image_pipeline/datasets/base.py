@@ -1,18 +1,35 @@
 """What a data set must be able to do."""
 
+import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
+CHUNK_BYTES = 1 << 20
+
 
 @dataclass(frozen=True)
 class RawSplit:
-    """Images uint8 `[N, C, H, W]` and labels int64 `[N]`, as the data set's files give them."""
+    """A split as the data set's files give it: all labels, and the images as a stream.
 
-    images: np.ndarray
+    Attributes:
+        shape: channels, height and width of every image.
+        labels: unsigned integers `[N]`, in the images' order.
+        chunks: starts reading; gives the N images in order as uint8 `[n, C, H, W]`, some at a time,
+            so that a split may be larger than the memory.
+    """
+
+    shape: tuple[int, int, int]
     labels: np.ndarray
+    chunks: Callable[[], Iterable[np.ndarray]]
+
+
+def images_per_chunk(shape: tuple[int, ...]) -> int:
+    """Return how many images of `shape`, in bytes, make a chunk of a good size."""
+    return max(1, CHUNK_BYTES // math.prod(shape))
 
 
 class Dataset(Protocol):

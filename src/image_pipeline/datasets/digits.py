@@ -41,7 +41,7 @@ class Digits:
 
         rows = self._read_rows(folder / FILE)
         small = rows[:, :-1].reshape(-1, 8, 8)
-        labels = rows[:, -1].astype(np.int64)
+        labels = rows[:, -1]
         images = np.stack([to_mnist_manner(image) for image in small])[:, np.newaxis]
         train, test = train_test_split(
             np.arange(len(labels)),
@@ -50,7 +50,11 @@ class Digits:
             stratify=labels,
         )
         train, test = np.sort(train), np.sort(test)
-        return RawSplit(images[train], labels[train]), RawSplit(images[test], labels[test])
+        return self._part(images[train], labels[train]), self._part(images[test], labels[test])
+
+    @staticmethod
+    def _part(images: np.ndarray, labels: np.ndarray) -> RawSplit:
+        return RawSplit((1, SIZE, SIZE), labels, lambda: [images])
 
     def _read_rows(self, path: Path) -> np.ndarray:
         remedy = "delete it and run `dvc repro --force download`"

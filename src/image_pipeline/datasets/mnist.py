@@ -4,12 +4,13 @@ Mirrors and MD5s are torchvision's; the SHA-256s and sizes were taken from files
 Source: LeCun, Cortes and Burges, "The MNIST database of handwritten digits".
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from image_pipeline.datasets.base import RawSplit
-from image_pipeline.datasets.idx import REMEDY, read_idx
+from image_pipeline.datasets.base import RawSplit, images_per_chunk
+from image_pipeline.datasets.idx import REMEDY, iterate_idx, read_idx, read_shape
 from image_pipeline.download import RemoteFile, fetch_files
 from image_pipeline.errors import DataError
 
@@ -51,17 +52,25 @@ class Mnist:
         return self._read_split(folder, "train"), self._read_split(folder, "t10k")
 
     def _read_split(self, folder: Path, prefix: str) -> RawSplit:
-        images_name = f"{prefix}-images-idx3-ubyte.gz"
-        images = read_idx(folder / images_name, rank=3)
-        path = folder / f"{prefix}-labels-idx1-ubyte.gz"
-        labels = read_idx(path, rank=1)
-        if images.shape[1:] != SHAPE or not len(images):
+        path = folder / f"{prefix}-images-idx3-ubyte.gz"
+        count, *size = read_shape(path, rank=3)
+        if tuple(size) != SHAPE or not count:
             raise DataError(
-                f"{folder / images_name}: {len(images)} images of {images.shape[1:]} pixels, "
-                f"expected are some of {SHAPE}; {REMEDY}"
+                f"{path}: {count} images of {tuple(size)} pixels, expected are some of {SHAPE}; "
+                f"{REMEDY}"
             )
-        if len(images) != len(labels):
-            raise DataError(f"{path}: {len(labels)} labels for {len(images)} images; {REMEDY}")
-        if labels.size and labels.max() >= len(self.class_names):
-            raise DataError(f"{path}: the label {labels.max()} is not one of 0 to 9; {REMEDY}")
-        return RawSplit(images[:, np.newaxis], labels.astype(np.int64))
+        labels_path = folder / f"{prefix}-labels-idx1-ubyte.gz"
+        (promised,) = read_shape(labels_path, rank=1)
+        if promised != count:
+            raise DataError(f"{labels_path}: {promised} labels for {count} images; {REMEDY}")
+        labels = read_idx(labels_path, rank=1)
+        if labels.max() >= len(self.class_names):
+            raise DataError(
+                f"{labels_path}: the label {labels.max()} is not one of 0 to 9; {REMEDY}"
+            )
+
+        def chunks() -> Iterator[np.ndarray]:
+            for images in iterate_idx(path, rank=3, rows=images_per_chunk(SHAPE)):
+                yield images[:, np.newaxis]
+
+        return RawSplit((1, *SHAPE), labels, chunks)

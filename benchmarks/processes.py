@@ -1,0 +1,65 @@
+"""A clone of the project, and its commands measured from outside: seconds, peak of memory."""
+
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from report import ROOT
+from ruamel.yaml import YAML
+
+POLL = 0.004  # seconds
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Seconds from start to end; the peak of anonymous memory in MB, the page cache left out."""
+
+    seconds: float
+    peak_mb: float
+    output: str
+
+
+def clone_project(folder: Path) -> None:
+    """Clone the project's last commit."""
+    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(folder)], check=True)
+
+
+def set_params(folder: Path, **changes: Any) -> None:
+    """Set keys of the blocks `download` and `train` in a clone's params.yaml."""
+    yaml = YAML()
+    path = folder / "params.yaml"
+    params = yaml.load(path.read_text())
+    for key, value in changes.items():
+        params["download" if key in params["download"] else "train"][key] = value
+    yaml.dump(params, path)
+
+
+def measure(
+    command: Sequence[str], folder: Path, environment: Mapping[str, str] | None = None
+) -> Measured:
+    """Run a command in `folder`, with Linux's /proc at hand; end this process where it fails."""
+    start, peak = time.perf_counter(), 0
+    process = subprocess.Popen(
+        command,
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(folder / "src"), **(environment or {})},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    status = Path(f"/proc/{process.pid}/status")
+    while process.poll() is None:
+        found = re.search(r"RssAnon:\s+(\d+) kB", status.read_text())
+        peak = max(peak, int(found[1]) if found else 0)
+        time.sleep(POLL)
+    seconds = time.perf_counter() - start
+    output = process.stdout.read() if process.stdout else ""
+    if process.returncode:
+        sys.exit(f"{' '.join(command)}: exit status {process.returncode}\n{output}")
+    return Measured(seconds, peak / 1024, output)

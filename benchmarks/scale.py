@@ -1,0 +1,99 @@
+"""Tensorize, train (one epoch) and evaluate on 60 thousand to 6 million images.
+
+    python benchmarks/scale.py [--largest 6000000]
+
+The images are MNIST's own, shifted by another number of pixels in every copy; there is a test image
+to every six training images. Seconds are the whole process's, less those of the same stage on 600
+images (start-up and imports), so that a ratio of 100 means: not a bit slower per image. Needs about
+15 GB of disk.
+"""
+
+import argparse
+import gzip
+import shutil
+import statistics
+import struct
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from processes import Measured, clone_project, measure, set_params
+from report import ROOT, Figures, publish
+from safetensors.numpy import load_file
+from tqdm import tqdm
+
+SMALLEST, SMALL = 600, 60_000
+TRAIN_PER_TEST = 6
+STAGES = ("tensorize", "train", "evaluate")
+REPEATS = 5  # of the small sets
+PREFIXES = {"train": "train", "test": "t10k"}
+
+
+def write_raw(folder: Path, split: str, count: int) -> None:
+    """Write MNIST's two files of a split with `count` images made from the real ones."""
+    tensors = load_file(ROOT / "data" / "tensors" / f"{split}.safetensors")
+    images, labels = tensors["images"][:, 0], tensors["labels"].astype(np.uint8)
+    folder.mkdir(parents=True, exist_ok=True)
+    prefix = PREFIXES[split]
+    with (
+        gzip.open(folder / f"{prefix}-images-idx3-ubyte.gz", "wb", 1) as to_images,
+        gzip.open(folder / f"{prefix}-labels-idx1-ubyte.gz", "wb", 1) as to_labels,
+    ):
+        to_images.write(bytes((0, 0, 8, 3)) + struct.pack(">3I", count, 28, 28))
+        to_labels.write(bytes((0, 0, 8, 1)) + struct.pack(">I", count))
+        for copy, start in enumerate(range(0, count, len(images))):
+            shift = (copy % 7 - 3, copy // 7 % 7 - 3)
+            number = min(len(images), count - start)
+            to_images.write(np.roll(images[:number], shift, axis=(1, 2)).tobytes())
+            to_labels.write(labels[:number].tobytes())
+
+
+def run_stages(project: Path, count: int, repeats: int) -> dict[str, list[Measured]]:
+    """Make `count` training images and run every stage on them."""
+    shutil.rmtree(project / "data", ignore_errors=True)
+    for split, number in (("train", count), ("test", max(100, count // TRAIN_PER_TEST))):
+        write_raw(project / "data" / "raw", split, number)
+    runs: dict[str, list[Measured]] = {stage: [] for stage in STAGES}
+    for _ in range(repeats):
+        for stage in STAGES:
+            runs[stage].append(measure([sys.executable, f"stages/{stage}.py"], project))
+    return runs
+
+
+def main() -> None:
+    """Measure, print, keep."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--largest", type=int, default=100 * SMALL, help="images (6000000)")
+    arguments = parser.parse_args()
+    sizes = [size for size in (SMALLEST, SMALL, 10 * SMALL) if size < arguments.largest]
+    figures: Figures = {}
+    seconds: dict[tuple[str, int], float] = {}
+    memory: dict[tuple[str, int], float] = {}
+    with tempfile.TemporaryDirectory() as temporary:
+        project = Path(temporary) / "project"
+        clone_project(project)
+        set_params(project, dataset="mnist", epochs=1, checkpoint_every=0)
+        for size in tqdm([*sizes, arguments.largest], desc="scale", unit="size"):
+            runs = run_stages(project, size, REPEATS if size <= SMALL else 1)
+            for stage, measured in runs.items():
+                seconds[stage, size] = statistics.median(run.seconds for run in measured)
+                memory[stage, size] = statistics.median(run.peak_mb for run in measured)
+    for stage in STAGES:
+        fixed = seconds[stage, SMALLEST]
+        for size in (*sizes[1:], arguments.largest):
+            figures[f"scale.{stage}.seconds_{size}"] = seconds[stage, size]
+            figures[f"scale.{stage}.peak_mb_{size}"] = memory[stage, size]
+        times = arguments.largest / SMALL
+        over = f"{times:g}x_over_1x.{stage}"
+        net = [seconds[stage, size] - fixed for size in (arguments.largest, SMALL)]
+        figures[f"scale.{stage}.fixed_seconds"] = fixed
+        figures[f"scale.seconds_{over}"] = net[0] / net[1]
+        figures[f"scale.peak_memory_{over}"] = (
+            memory[stage, arguments.largest] / memory[stage, SMALL]
+        )
+    publish(figures, keep=arguments.largest == 100 * SMALL)
+
+
+if __name__ == "__main__":
+    main()
