@@ -1,6 +1,6 @@
 """Measure this project beside its peers, on the same data, in turn, and print one table.
 
-    python benchmarks/bench.py [--quick]
+    python benchmarks/bench.py [--quick] [PART ...]
 
 Works on data/tensors as `dvc repro` leaves them. Writes benchmarks/results.json and the README's
 table. Ratios are medians of ratios pair by pair; peers that are not installed are left out
@@ -15,7 +15,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -199,11 +199,11 @@ def measure_stages(project: Path, repeats: int) -> Figures:
     return figures
 
 
-def measure_best() -> Figures:
+def measure_best(seeds: int) -> Figures:
     """Train the best recipe for the same network with several seeds; score it on the test split."""
     runs = [
         worker("learners", "best", "--seed", str(seed))[-1]
-        for seed in tqdm(range(BEST_SEEDS), desc="best recipe", unit="seed")
+        for seed in tqdm(range(seeds), desc="best recipe", unit="seed")
     ]
     return {
         "accuracy.best_mean_of_5": statistics.mean(run["accuracy"] for run in runs),
@@ -212,18 +212,26 @@ def measure_best() -> Figures:
     }
 
 
+PARTS: dict[str, Callable[[bool], Figures]] = {
+    "epochs": lambda quick: measure_epochs(3 if quick else 9),
+    "repro": lambda quick: measure_repro(1 if quick else 5),
+    "time": lambda quick: measure_time_to_accuracy(1 if quick else 10),
+    "best": lambda quick: measure_best(1 if quick else BEST_SEEDS),
+}
+
+
 def main() -> None:
-    """Measure everything, print the table, write the results."""
+    """Measure, print the table, write the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("parts", nargs="*", help=f"of {', '.join(PARTS)}; all of them if none")
     parser.add_argument("--quick", action="store_true", help="few repeats, one seed, nothing kept")
     arguments = parser.parse_args()
-    pairs, repeats, seeds = (3, 1, 1) if arguments.quick else (9, 5, 10)
+    unknown = set(arguments.parts) - set(PARTS)
+    if unknown:
+        parser.error(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
     figures: Figures = {}
-    figures |= measure_epochs(pairs)
-    figures |= measure_repro(repeats)
-    figures |= measure_time_to_accuracy(seeds)
-    if not arguments.quick:
-        figures |= measure_best()
+    for part in arguments.parts or PARTS:
+        figures |= PARTS[part](arguments.quick)
     publish(figures, keep=not arguments.quick)
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from image_pipeline.datasets.digits import FILE, Digits
 from image_pipeline.datasets.idx import read_idx
-from image_pipeline.datasets.mnist import Mnist
+from image_pipeline.datasets.mnist import MNIST
 from image_pipeline.errors import DataError, PipelineError
 
 quick = settings(derandomize=True, deadline=None, max_examples=150, database=None)
@@ -152,7 +152,7 @@ IMAGES = np.arange(3 * 28 * 28, dtype=np.int64).astype(np.uint8).reshape(3, 28, 
 
 def test_mnist_is_read_as_it_is(tmp_path: Path) -> None:
     write_mnist(tmp_path, IMAGES, LABELS)
-    train, test = Mnist().read(tmp_path)
+    train, test = MNIST.read(tmp_path)
     assert train.shape == test.shape == (1, 28, 28)
     assert np.array_equal(np.concatenate(list(test.chunks())), IMAGES[:, np.newaxis])
     assert train.labels.tolist() == [3, 9, 0]
@@ -172,7 +172,7 @@ def test_mnist_files_that_do_not_fit(
 ) -> None:
     write_mnist(tmp_path, images, labels)
     with pytest.raises(DataError) as caught:
-        Mnist().read(tmp_path)
+        MNIST.read(tmp_path)
     assert cause in str(caught.value)
     assert str(caught.value).endswith(REMEDY)
 

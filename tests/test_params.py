@@ -81,7 +81,7 @@ def replaced(key: str, yaml: str) -> str:
     lines = TEXT.splitlines()
     path: list[tuple[int, str]] = []
     for number, line in enumerate(lines):
-        if found := re.match(r"( *)([a-z_]+):", line):
+        if found := re.match(r"( *)([a-z_0-9]+):", line):
             path = [item for item in path if item[0] < len(found[1])] + [(len(found[1]), found[2])]
             if ".".join(name for _, name in path) == key:
                 lines[number] = f"{found[1]}{last}: {yaml}"
@@ -400,7 +400,7 @@ def comments() -> dict[str, str]:
     found: dict[str, str] = {}
     path: list[tuple[int, str]] = []
     for line in TEXT.splitlines():
-        if match := re.match(r"( *)([a-z_]+):[^#]*(#.*)?$", line):
+        if match := re.match(r"( *)([a-z_0-9]+):[^#]*(#.*)?$", line):
             indent = len(match[1])
             path = [item for item in path if item[0] < indent] + [(indent, match[2])]
             found[".".join(name for _, name in path)] = (match[3] or "").lstrip("# ")

@@ -35,18 +35,35 @@ PASSING = 2.0  # seconds; what took longer to fail is not tried a second time
 LONGEST_PAUSE = 5.0  # seconds; a server that asks for more is left for the next mirror
 PAUSE = 0.5  # seconds before a second attempt
 MOST_REDIRECTS = 5
+MOST_BYTES = 1 << 31  # of a file whose size nobody has told
 CHUNK = 1 << 16
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file's name, what its bytes must hash to (hexadecimal), and its size in bytes."""
+    """A file's name, and what is known of it.
+
+    Attributes:
+        name: as it is called on every mirror and here.
+        md5: what its bytes must hash to, hexadecimal.
+        sha256: the same, stronger, where it is known.
+        size: in bytes, where it is known; else no more than `MOST_BYTES` are taken.
+    """
 
     name: str
     md5: str
-    sha256: str
-    size: int
+    sha256: str | None = None
+    size: int | None = None
+
+    @property
+    def most_bytes(self) -> int:
+        """How many bytes may come before it is clear that they are not this file's."""
+        return MOST_BYTES if self.size is None else self.size
+
+    def has_digests(self, md5: str, sha256: str) -> bool:
+        """Tell whether bytes with these digests are this file's."""
+        return md5 == self.md5 and self.sha256 in (None, sha256)
 
 
 class _FetchError(Exception):
@@ -86,7 +103,10 @@ def fetch_files(
     for file in missing:
         (folder / file.name).unlink(missing_ok=True)
     with tqdm(
-        total=sum(file.size for file in missing), unit="B", unit_scale=True, desc="download"
+        total=sum(file.size or 0 for file in missing) or None,
+        unit="B",
+        unit_scale=True,
+        desc="download",
     ) as bar:
         for file in missing:
             bar.set_postfix_str(file.name)
@@ -125,25 +145,25 @@ def _receive(
     bar: "tqdm[NoReturn]",
 ) -> None:
     """Write the file's bytes to `target`; fail unless they are the right ones, and no more."""
-    digests = hashlib.md5(usedforsecurity=False), hashlib.sha256()
+    digests = _md5(), hashlib.sha256()
     received = 0
     for chunk in _chunks(file, source):
         received += len(chunk)
-        if received > file.size:
-            raise _FetchError(f"longer than the expected {file.size} bytes")
+        if received > file.most_bytes:
+            raise _FetchError(f"longer than the expected {file.most_bytes} bytes")
         for digest in digests:
             digest.update(chunk)
         target.write(chunk)
         bar.update(len(chunk))
-    if received < file.size:
+    if file.size and received < file.size:
         raise _FetchError(f"ended after {received} of {file.size} bytes", again=PAUSE)
-    if [digest.hexdigest() for digest in digests] != [file.md5, file.sha256]:
+    if not file.has_digests(*(digest.hexdigest() for digest in digests)):
         raise _FetchError("its checksum is wrong: the mirror holds another file")
 
 
 def _chunks(file: RemoteFile, source: str) -> Iterator[bytes]:
     if _is_url(source):
-        yield from _in_time(_remote_chunks(_address(source, file), file.size))
+        yield from _in_time(_remote_chunks(_address(source, file), file))
     elif SCHEME.match(source):
         raise _FetchError("neither an http(s) address nor the path of a folder")
     else:
@@ -194,19 +214,19 @@ def _in_time(chunks: Iterator[bytes]) -> Iterator[bytes]:
         given_up.set()
 
 
-def _remote_chunks(address: str, size: int) -> Iterator[bytes]:
-    """Yield what is at `address`, up to the first chunk beyond `size` bytes."""
+def _remote_chunks(address: str, file: RemoteFile) -> Iterator[bytes]:
+    """Yield what is at `address`, up to the first chunk beyond the file's size."""
     start = time.monotonic()
     try:
         with _Session() as session, _open(address, session) as response:
-            length = response.headers.get("Content-Length", str(size))
-            if length != str(size):
+            length = response.headers.get("Content-Length", str(file.size))
+            if file.size is not None and length != str(file.size):
                 kind = response.headers.get("Content-Type", "unknown type")
                 found = one_line(f"{length} bytes of {kind}", 80)
-                raise _FetchError(f"{found}, not the expected {size} bytes: another file")
-            received = 0
+                raise _FetchError(f"{found}, not the expected {file.size} bytes: another file")
+            received, most = 0, file.most_bytes
             # read1 returns what has arrived: read would wait for a whole chunk, however slow.
-            while received <= size and (chunk := response.raw.read1(CHUNK, decode_content=False)):
+            while received <= most and (chunk := response.raw.read1(CHUNK, decode_content=False)):
                 received += len(chunk)
                 yield chunk
     except requests.ConnectTimeout:
@@ -275,12 +295,18 @@ def _bad_status(response: requests.Response) -> _FetchError:
 
 def _is_right(path: Path, file: RemoteFile) -> bool:
     try:
-        if path.stat().st_size != file.size:
+        if file.size is not None and path.stat().st_size != file.size:
             return False
         with path.open("rb") as local:
-            return hashlib.file_digest(local, "sha256").hexdigest() == file.sha256
+            md5 = hashlib.file_digest(local, _md5).hexdigest()
+            local.seek(0)
+            return file.has_digests(md5, hashlib.file_digest(local, "sha256").hexdigest())
     except OSError:
         return False
+
+
+def _md5() -> "hashlib._Hash":
+    return hashlib.md5(usedforsecurity=False)
 
 
 def _is_url(source: str) -> bool:

@@ -36,7 +36,7 @@ class _Block(BaseModel):
 class DownloadParams(_Block):
     """Which data set."""
 
-    dataset: Literal["mnist", "digits"]
+    dataset: Literal["mnist", "fashion_mnist", "kmnist", "digits"]
 
 
 class TensorizeParams(_Block):

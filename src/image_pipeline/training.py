@@ -106,8 +106,7 @@ class Training:
     def _epoch(self, epoch: int, bar: "tqdm[NoReturn]") -> EpochRecord:
         self.model.train()
         rng = np.random.default_rng((self.params.seed, epoch))
-        losses = torch.zeros(self.steps_per_epoch)
-        correct = torch.zeros((), dtype=torch.int64)
+        losses, correct = np.empty(self.steps_per_epoch), 0
         for step, (images, labels) in enumerate(self._batches(rng)):
             logits = self.model(images)  # [B, classes]
             loss = functional.cross_entropy(
@@ -118,16 +117,17 @@ class Training:
             self.optimizer.step()
             if self.schedule:
                 self.schedule.step()
-            losses[step] = loss.detach() * len(labels)
-            correct += (logits.argmax(1) == labels).sum()
+            losses[step] = loss.item() * len(labels)
+            # NumPy's take half the time of torch's for so few numbers.
+            correct += int((logits.detach().numpy().argmax(1) == labels.numpy()).sum())
             bar.update(len(labels))
         self._check_finite(losses, epoch)
         validation_loss, validation_accuracy = self._validate()
         record = EpochRecord(
             epoch=epoch,
-            train_loss=losses.double().sum().item() / len(self.train.labels),
+            train_loss=math.fsum(losses) / len(self.train.labels),
             validation_loss=validation_loss,
-            train_accuracy=correct.item() / len(self.train.labels),
+            train_accuracy=correct / len(self.train.labels),
             validation_accuracy=validation_accuracy,
         )
         bar.set_postfix_str(
@@ -193,12 +193,12 @@ class Training:
             correct += int((logits.argmax(1) == labels).sum())
         return loss / count, correct / count
 
-    def _check_finite(self, losses: Tensor, epoch: int) -> None:
-        bad = torch.nonzero(~torch.isfinite(losses))
+    def _check_finite(self, losses: np.ndarray, epoch: int) -> None:
+        bad = np.flatnonzero(~np.isfinite(losses))
         if len(bad):
             step = int(bad[0])
             raise DivergenceError(
-                f"the loss is {losses[step].item()} at step {step + 1} of epoch {epoch}; no model "
+                f"the loss is {losses[step]} at step {step + 1} of epoch {epoch}; no model "
                 f"is written. Lower train.learning_rate (now {self.params.learning_rate})"
             )
 

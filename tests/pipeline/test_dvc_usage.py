@@ -268,7 +268,10 @@ BAD_PARAMS = {
     ),
     "a choice that there is not": (
         ("  dataset: digits ", "  dataset: cifar "),
-        ["download.dataset: 'cifar' is not allowed: it must be mnist or digits"],
+        [
+            "download.dataset: 'cifar' is not allowed: "
+            "it must be mnist or fashion_mnist or kmnist or digits"
+        ],
     ),
 }
 

@@ -96,7 +96,9 @@ def test_a_killed_run_goes_on_whatever_checkpoint_every_is_now(
 
 def change_param(root: Path) -> None:
     params = root / "params.yaml"
-    params.write_text(params.read_text().replace("learning_rate: 5.0e-3", "learning_rate: 6.0e-3"))
+    text = params.read_text()
+    assert "learning_rate: 8.0e-3" in text
+    params.write_text(text.replace("learning_rate: 8.0e-3", "learning_rate: 6.0e-3"))
 
 
 def append(name: str) -> Any:

@@ -2,6 +2,11 @@
 
 from image_pipeline.datasets.base import Dataset
 from image_pipeline.datasets.digits import Digits
-from image_pipeline.datasets.mnist import Mnist
+from image_pipeline.datasets.mnist import FASHION_MNIST, KMNIST, MNIST
 
-DATASETS: dict[str, Dataset] = {"mnist": Mnist(), "digits": Digits()}
+DATASETS: dict[str, Dataset] = {
+    "mnist": MNIST,
+    "fashion_mnist": FASHION_MNIST,
+    "kmnist": KMNIST,
+    "digits": Digits(),
+}

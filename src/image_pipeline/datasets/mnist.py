@@ -1,7 +1,11 @@
-"""MNIST: 60,000 training and 10,000 test images of handwritten digits, 28 x 28, grey.
+"""MNIST, and the data sets that are published in its four files: 28 x 28 pixels, grey.
 
-Mirrors and MD5s are torchvision's; the SHA-256s and sizes were taken from files with those MD5s.
-Source: LeCun, Cortes and Burges, "The MNIST database of handwritten digits".
+Each through the class of torchvision that knows its mirrors, MD5s and class names. For MNIST the
+SHA-256s and sizes were taken from files with those MD5s.
+
+Sources: LeCun, Cortes and Burges, "The MNIST database of handwritten digits"; Xiao, Rasul and
+Vollgraf, "Fashion-MNIST" (2017); Clanuwat et al., "Deep Learning for Classical Japanese Literature"
+(2018).
 """
 
 from collections.abc import Iterator
@@ -36,16 +40,25 @@ SHA256_AND_SIZE = {
 
 
 class Mnist:
-    """The four original files, through torchvision's mirrors and checksums."""
+    """The four original files, through torchvision's mirrors and checksums.
 
-    class_names = tuple(str(digit) for digit in range(10))
+    Args:
+        published_as: the class in `torchvision.datasets`.
+        class_names: one per class.
+    """
+
+    def __init__(self, published_as: str, class_names: tuple[str, ...]) -> None:
+        self._published_as = published_as
+        self.class_names = class_names
 
     def fetch(self, folder: Path, mirror: str | None) -> None:
         """See `Dataset.fetch`."""
-        from torchvision.datasets import MNIST
+        from torchvision import datasets
 
-        files = [RemoteFile(name, md5, *SHA256_AND_SIZE[name]) for name, md5 in MNIST.resources]
-        fetch_files(files, MNIST.mirrors, folder, mirror)
+        source = getattr(datasets, self._published_as)
+        known = SHA256_AND_SIZE if self._published_as == "MNIST" else {}
+        files = [RemoteFile(name, md5, *known.get(name, ())) for name, md5 in source.resources]
+        fetch_files(files, source.mirrors, folder, mirror)
 
     def read(self, folder: Path) -> tuple[RawSplit, RawSplit]:
         """See `Dataset.read`."""
@@ -66,7 +79,8 @@ class Mnist:
         labels = read_idx(labels_path, rank=1)
         if labels.max() >= len(self.class_names):
             raise DataError(
-                f"{labels_path}: the label {labels.max()} is not one of 0 to 9; {REMEDY}"
+                f"{labels_path}: the label {labels.max()} is not one of 0 to "
+                f"{len(self.class_names) - 1}; {REMEDY}"
             )
 
         def chunks() -> Iterator[np.ndarray]:
@@ -74,3 +88,22 @@ class Mnist:
                 yield images[:, np.newaxis]
 
         return RawSplit((1, *SHAPE), labels, chunks)
+
+
+MNIST = Mnist("MNIST", tuple(str(digit) for digit in range(10)))
+FASHION_MNIST = Mnist(
+    "FashionMNIST",
+    (
+        "T-shirt/top",
+        "Trouser",
+        "Pullover",
+        "Dress",
+        "Coat",
+        "Sandal",
+        "Shirt",
+        "Sneaker",
+        "Bag",
+        "Ankle boot",
+    ),
+)
+KMNIST = Mnist("KMNIST", ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"))

@@ -1,0 +1,103 @@
+"""The data sets published in MNIST's four files, on small files made in their format."""
+
+import gzip
+import hashlib
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+from torchvision import datasets as torchvision_datasets
+
+from image_pipeline.datasets import DATASETS
+from image_pipeline.datasets.mnist import FASHION_MNIST, KMNIST, MNIST, Mnist
+from image_pipeline.errors import DataError, DownloadError
+
+FAMILY = {"MNIST": MNIST, "FashionMNIST": FASHION_MNIST, "KMNIST": KMNIST}
+IMAGES = np.random.default_rng(0).integers(0, 256, (12, 28, 28), np.uint8)
+LABELS = np.arange(12, dtype=np.uint8) % 10
+
+
+def idx(values: np.ndarray) -> bytes:
+    header = bytes((0, 0, 8, values.ndim)) + struct.pack(f">{values.ndim}I", *values.shape)
+    return gzip.compress(header + values.tobytes(), mtime=0)
+
+
+@pytest.fixture
+def mirror(tmp_path: Path) -> Path:
+    """Return a folder with the four files: twelve training and five test images."""
+    folder = tmp_path / "mirror"
+    folder.mkdir()
+    for prefix, count in (("train", 12), ("t10k", 5)):
+        (folder / f"{prefix}-images-idx3-ubyte.gz").write_bytes(idx(IMAGES[:count]))
+        (folder / f"{prefix}-labels-idx1-ubyte.gz").write_bytes(idx(LABELS[:count]))
+    return folder
+
+
+def publish(name: str, mirror: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let torchvision's class name the small files' checksums, and no mirror of its own."""
+    source = getattr(torchvision_datasets, name)
+    resources = [
+        (file, hashlib.md5((mirror / file).read_bytes()).hexdigest())
+        for file, _ in source.resources
+    ]
+    monkeypatch.setattr(source, "resources", resources)
+    monkeypatch.setattr(source, "mirrors", [])
+
+
+@pytest.mark.parametrize(("name", "dataset"), FAMILY.items(), ids=FAMILY)
+def test_class_names_are_torchvisions(name: str, dataset: Mnist) -> None:
+    classes = getattr(torchvision_datasets, name).classes
+    assert list(dataset.class_names) == [word.split(" - ")[0] for word in classes]
+    assert dataset in DATASETS.values()
+
+
+@pytest.mark.parametrize("name", ["FashionMNIST", "KMNIST"])
+def test_files_are_fetched_by_their_md5_and_read(
+    name: str, mirror: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(name, mirror, monkeypatch)
+    raw = tmp_path / "raw"
+    FAMILY[name].fetch(raw, str(mirror))
+    assert sorted(path.name for path in raw.iterdir()) == sorted(
+        path.name for path in mirror.iterdir()
+    )
+    train, test = FAMILY[name].read(raw)
+    assert train.shape == (1, 28, 28)
+    assert np.array_equal(np.concatenate(list(train.chunks()))[:, 0], IMAGES)
+    assert np.array_equal(train.labels, LABELS)
+    assert np.array_equal(np.concatenate(list(test.chunks()))[:, 0], IMAGES[:5])
+    assert test.labels.tolist() == [0, 1, 2, 3, 4]
+
+    before = {path: path.stat().st_mtime_ns for path in raw.iterdir()}
+    FAMILY[name].fetch(raw, str(tmp_path / "nowhere"))  # all there and right: nothing is asked
+    assert before == {path: path.stat().st_mtime_ns for path in raw.iterdir()}
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>", None], ids=["empty", "a web page", "torn"])
+def test_another_file_is_refused(
+    content: bytes | None, mirror: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish("KMNIST", mirror, monkeypatch)
+    images = mirror / "train-images-idx3-ubyte.gz"
+    images.write_bytes(images.read_bytes()[:-1] if content is None else content)
+    raw = tmp_path / "raw"
+    with pytest.raises(DownloadError, match="its checksum is wrong: the mirror holds another file"):
+        KMNIST.fetch(raw, str(mirror))
+    assert not list(raw.glob("*images*"))
+
+
+def test_a_file_of_unknown_size_is_bounded(
+    mirror: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish("FashionMNIST", mirror, monkeypatch)
+    monkeypatch.setattr("image_pipeline.download.MOST_BYTES", 1000)
+    with pytest.raises(DownloadError, match="longer than the expected 1000 bytes"):
+        FASHION_MNIST.fetch(tmp_path / "raw", str(mirror))
+    assert not list((tmp_path / "raw").iterdir())
+
+
+def test_a_label_beyond_the_classes_is_refused(mirror: Path) -> None:
+    (mirror / "train-labels-idx1-ubyte.gz").write_bytes(idx(LABELS + 9))
+    with pytest.raises(DataError, match=r"the label 18 is not one of 0 to 9; delete it"):
+        FASHION_MNIST.read(mirror)
