@@ -298,9 +298,9 @@ def _is_right(path: Path, file: RemoteFile) -> bool:
         if file.size is not None and path.stat().st_size != file.size:
             return False
         with path.open("rb") as local:
-            md5 = hashlib.file_digest(local, _md5).hexdigest()
-            local.seek(0)
-            return file.has_digests(md5, hashlib.file_digest(local, "sha256").hexdigest())
+            if file.sha256:
+                return hashlib.file_digest(local, "sha256").hexdigest() == file.sha256
+            return hashlib.file_digest(local, _md5).hexdigest() == file.md5
     except OSError:
         return False
 
