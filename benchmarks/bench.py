@@ -90,10 +90,14 @@ def measure_epochs(pairs: int) -> Figures:
 
 
 def measure_time_to_accuracy(seeds: int) -> Figures:
-    """Measure the mean training time to a test accuracy, every learner in turn, seed by seed.
+    """Measure the training time to a test accuracy, every learner in turn, seed by seed.
 
     This project has a recipe for each target, fixed beforehand on the validation split; a peer has
     one, and goes on until it has reached the higher target or has had its epochs.
+
+    The time is the expected running time: what all seeds took until they got there or had had their
+    epochs, over the number that got there. Where all do it is the mean. Source: Hansen et al.,
+    "COCO: a platform for comparing continuous optimizers in a black-box setting" (2021).
     """
     peers = [name for name, module in PEER_MODULES.items() if importlib.util.find_spec(module)]
     own = [f"{kernels}_{label}" for label in TARGETS for kernels in ("fast", "portable")]
@@ -105,19 +109,18 @@ def measure_time_to_accuracy(seeds: int) -> Figures:
     figures: Figures = {}
     for label, target in TARGETS.items():
         for name in ("fast", "portable", *peers):
-            times = [
-                next((line["seconds"] for line in run if line["accuracy"] >= target), None)
-                for run in runs.get(f"{name}_{label}") or runs[name]
-            ]
-            reached = [seconds for seconds in times if seconds is not None]
-            mean = statistics.mean(reached) if len(reached) == len(times) else None
-            figures[f"time_to_{label}.{name}_seconds"] = mean
-            figures[f"time_to_{label}.{name}_reached"] = len(reached) / len(times)
+            learnt = runs.get(f"{name}_{label}") or runs[name]
+            reached = sum(any(line["accuracy"] >= target for line in run) for run in learnt)
+            spent = sum(
+                next((line for line in run if line["accuracy"] >= target), run[-1])["seconds"]
+                for run in learnt
+            )
+            figures[f"time_to_{label}.{name}_seconds"] = spent / reached if reached else None
+            figures[f"time_to_{label}.{name}_reached"] = reached / len(learnt)
         ours = figures[f"time_to_{label}.fast_seconds"]
         for name in peers:
             peer = figures[f"time_to_{label}.{name}_seconds"]
-            ratio = peer / ours if peer and ours else None
-            figures[f"time_to_{label}.{name}_over_fast"] = ratio
+            figures[f"time_to_{label}.{name}_over_fast"] = peer / ours if peer and ours else None
     for name in runs:
         first = statistics.median(run[0]["seconds"] for run in runs[name])
         figures[f"first_epoch.{name}_seconds"] = first
