@@ -16,7 +16,7 @@ def main() -> None:
     from image_pipeline.params import read_params
 
     params = read_params()
-    dataset = DATASETS[params.download.dataset]
+    dataset = DATASETS[params.download.dataset](params)
     dataset.fetch(paths.RAW, os.environ.get("DATASET_MIRROR"))
     print(f"download: {params.download.dataset} is in {paths.RAW}, checksums right")
 

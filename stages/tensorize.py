@@ -10,11 +10,13 @@ from image_pipeline.stage import run_stage
 def main() -> None:
     # Here, not at the top: run_stage takes care of Ctrl-C and of errors first.
     from image_pipeline import paths
+    from image_pipeline.datasets import DATASETS
     from image_pipeline.params import read_params
     from image_pipeline.tensorize import tensorize
 
     params = read_params()
     counts = tensorize(
+        DATASETS[params.download.dataset](params),
         params.download.dataset,
         paths.RAW,
         params.tensorize.validation_fraction,

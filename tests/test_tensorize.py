@@ -78,7 +78,7 @@ def test_tensorize_leaves_the_test_split_whole(tmp_path: Path) -> None:
     raw = tmp_path / "raw"
     Digits().fetch(raw, None)
     paths = [tmp_path / f"{name}.safetensors" for name in ("train", "validation", "test")]
-    counts = tensorize("digits", raw, 0.1, 0, *paths)
+    counts = tensorize(Digits(), "digits", raw, 0.1, 0, *paths)
     assert counts == {"train": 1292, "validation": 145, "test": 360}
 
     train, validation, test = (read_split(path) for path in paths)

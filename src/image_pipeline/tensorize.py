@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from image_pipeline.datasets import DATASETS
+from image_pipeline.datasets.base import Dataset
 from image_pipeline.errors import DataError
 from image_pipeline.files import together
 from image_pipeline.tensor_files import Description, writing_split
@@ -16,7 +16,8 @@ STRATUM_IMAGES = 1 << 16
 
 
 def tensorize(
-    dataset: str,
+    dataset: Dataset,
+    name: str,
     raw: Path,
     validation_fraction: float,
     seed: int,
@@ -24,19 +25,28 @@ def tensorize(
     validation_path: Path,
     test_path: Path,
 ) -> dict[str, int]:
-    """Read `dataset` from `raw` and write its splits; return the number of images in each.
+    """Read a data set from `raw` and write its splits; return the number of images in each.
 
     The validation split is drawn from the training split, by class; the test split stays whole.
     The normalisation statistics are the remaining training images' alone. Images pass through in
     chunks, so memory does not grow with their number.
 
+    Args:
+        dataset: reads the files.
+        name: the data set's, for the splits' descriptions.
+        raw: the folder that holds the files.
+        validation_fraction: share of each class that is kept back, above 0, to 0.5.
+        seed: of that draw.
+        train_path: of the training split; `validation_path` and `test_path` of the others.
+        validation_path: see `train_path`.
+        test_path: see `train_path`.
+
     Raises:
         DataError: a file is not what it should be, or a class has too few images to be split.
     """
-    source = DATASETS[dataset]
-    train_and_validation, test = source.read(raw)
+    train_and_validation, test = dataset.read(raw)
     labels, shape = train_and_validation.labels, train_and_validation.shape
-    kept_back = draw_validation(labels, source.class_names, validation_fraction, seed)
+    kept_back = draw_validation(labels, dataset.class_names, validation_fraction, seed)
     sizes = {
         train_path: len(labels) - int(kept_back.sum()),
         validation_path: int(kept_back.sum()),
@@ -49,7 +59,7 @@ def tensorize(
         tqdm(total=sum(sizes.values()), desc="tensorize", unit="image", unit_scale=True) as bar,
     ):
         into_train, into_validation, into_test = (
-            files.enter_context(writing_split(path, size, shape, dataset, source.class_names))
+            files.enter_context(writing_split(path, size, shape, name, dataset.class_names))
             for path, size in sizes.items()
         )
         start = 0
@@ -66,7 +76,7 @@ def tensorize(
             into_test.append(images, test.labels[part])
             bar.update(len(images))
         description = Description(
-            dataset, source.class_names, statistics.mean(), statistics.deviation()
+            name, dataset.class_names, statistics.mean(), statistics.deviation()
         )
         for writer in (into_train, into_validation, into_test):
             writer.finish(description)

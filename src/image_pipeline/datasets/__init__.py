@@ -1,12 +1,18 @@
-"""The data sets by name. A new one is a module here that implements `Dataset`, and a line below."""
+"""The data sets by name. A new one is a module here that implements `Dataset`, and a line below.
+
+Each is built from the params, of which it takes the settings that it needs.
+"""
+
+from collections.abc import Callable
 
 from image_pipeline.datasets.base import Dataset
 from image_pipeline.datasets.digits import Digits
 from image_pipeline.datasets.mnist import FASHION_MNIST, KMNIST, MNIST
+from image_pipeline.params import Params
 
-DATASETS: dict[str, Dataset] = {
-    "mnist": MNIST,
-    "fashion_mnist": FASHION_MNIST,
-    "kmnist": KMNIST,
-    "digits": Digits(),
+DATASETS: dict[str, Callable[[Params], Dataset]] = {
+    "mnist": lambda _: MNIST,
+    "fashion_mnist": lambda _: FASHION_MNIST,
+    "kmnist": lambda _: KMNIST,
+    "digits": lambda _: Digits(),
 }

@@ -1,0 +1,15 @@
+"""The table of the data sets, against what params.yaml may ask for."""
+
+from typing import get_args
+
+from image_pipeline.datasets import DATASETS
+from image_pipeline.params import DownloadParams, read_params
+from project import ROOT
+
+
+def test_params_may_name_each_data_set_and_no_other() -> None:
+    names = get_args(DownloadParams.model_fields["dataset"].annotation)
+    assert tuple(DATASETS) == names
+    params = read_params(ROOT / "params.yaml")
+    for make in DATASETS.values():
+        assert len(make(params).class_names) >= 2
