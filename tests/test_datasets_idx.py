@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from image_pipeline.datasets.digits import FILE, Digits
-from image_pipeline.datasets.idx import read_idx
+from image_pipeline.datasets.idx import iterate_idx
 from image_pipeline.datasets.mnist import MNIST
 from image_pipeline.errors import DataError, PipelineError
 
@@ -26,6 +26,12 @@ def idx(values: np.ndarray, *shape: int) -> bytes:
     """Return an IDX file's bytes, unpacked; its header promises `shape` where one is given."""
     sizes = shape or values.shape
     return bytes((0, 0, 8, len(sizes))) + struct.pack(f">{len(sizes)}I", *sizes) + values.tobytes()
+
+
+def read_idx(path: Path, rank: int) -> np.ndarray:
+    """Read a whole file."""
+    parts = list(iterate_idx(path, rank, rows=1 << 32))
+    return parts[0] if parts else np.empty(0, np.uint8)
 
 
 @pytest.fixture(scope="module")

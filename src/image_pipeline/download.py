@@ -27,7 +27,7 @@ from image_pipeline.files import PARTIAL_SUFFIX, replacing
 
 CONNECT_TIMEOUT = 4.0  # seconds, for each address of a name
 READ_TIMEOUT = 8.0  # seconds without a byte; also until the first one, name look-up and all
-FILE_TIMEOUT = 900.0  # seconds for one file from one mirror
+FILE_TIMEOUT = 900.0  # seconds for one file from one mirror, unless the file has its own
 SLOWEST = 1024.0  # bytes per second on average, once the time below is over
 SLOW_AFTER = 30.0  # seconds
 ATTEMPTS = 2  # per mirror, for faults that may pass
@@ -49,12 +49,15 @@ class RemoteFile:
         md5: what its bytes must hash to, hexadecimal.
         sha256: the same, stronger, where it is known.
         size: in bytes, where it is known; else no more than `MOST_BYTES` are taken.
+        timeout: seconds for it from one mirror, where it is so large that it needs more than
+            `FILE_TIMEOUT`.
     """
 
     name: str
     md5: str
     sha256: str | None = None
     size: int | None = None
+    timeout: float | None = None
 
     @property
     def most_bytes(self) -> int:
@@ -163,14 +166,16 @@ def _receive(
 
 def _chunks(file: RemoteFile, source: str) -> Iterator[bytes]:
     if _is_url(source):
-        yield from _in_time(_remote_chunks(_address(source, file), file))
+        yield from _in_time(
+            _remote_chunks(_address(source, file), file), file.timeout or FILE_TIMEOUT
+        )
     elif SCHEME.match(source):
         raise _FetchError("neither an http(s) address nor the path of a folder")
     else:
         yield from _local_chunks(Path(source) / file.name)
 
 
-def _in_time(chunks: Iterator[bytes]) -> Iterator[bytes]:
+def _in_time(chunks: Iterator[bytes], timeout: float) -> Iterator[bytes]:
     """Pass on what a thread takes from `chunks`; fail when it is too slow.
 
     The timeouts of requests hold for one address of a name and for one byte: a name server that is
@@ -206,8 +211,8 @@ def _in_time(chunks: Iterator[bytes]) -> Iterator[bytes]:
             yield item
             received += len(item)
             elapsed = time.monotonic() - start
-            if elapsed > FILE_TIMEOUT:
-                raise _FetchError(f"not finished after {FILE_TIMEOUT:.0f} s")
+            if elapsed > timeout:
+                raise _FetchError(f"not finished after {timeout:.0f} s")
             if elapsed > SLOW_AFTER and received < SLOWEST * elapsed:
                 raise _FetchError(f"too slow: {received} bytes in {elapsed:.0f} s")
     finally:

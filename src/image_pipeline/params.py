@@ -36,7 +36,8 @@ class _Block(BaseModel):
 class DownloadParams(_Block):
     """Which data set."""
 
-    dataset: Literal["mnist", "fashion_mnist", "kmnist", "digits"]
+    dataset: Literal["mnist", "fashion_mnist", "kmnist", "emnist", "qmnist", "usps", "digits"]
+    emnist_split: Literal["byclass", "bymerge", "balanced", "letters", "digits", "mnist"]
 
 
 class TensorizeParams(_Block):

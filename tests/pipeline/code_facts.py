@@ -7,6 +7,10 @@ import grimp
 
 PACKAGE = "image_pipeline"
 SOURCE = Path("src")  # relative: pytest runs in the project's root
+DATASETS_TABLE = SOURCE / PACKAGE / "datasets" / "__init__.py"
+# One file holds all of EMNIST's splits: fetching it again for another one would be 562 MB in vain.
+# That fetching does not read it is proven in tests/datasets/test_emnist.py.
+NOT_FETCHED = {"download.emnist_split"}
 
 
 def stage_names() -> set[str]:
@@ -33,10 +37,23 @@ def params_read(stage: str) -> set[str]:
     """Return the dotted keys that a stage's script takes from params.yaml.
 
     `params.train.seed` is a read of that key; `params.train`, handed on as a whole, of the block.
+    A stage that builds a data set reads what the table of the data sets takes for it, too; download
+    only what decides which bytes are fetched.
     """
+    script = ast.parse((Path("stages") / f"{stage}.py").read_text())
+    keys = _keys_in(script)
+    if any(isinstance(node, ast.Name) and node.id == "DATASETS" for node in ast.walk(script)):
+        of_datasets = _keys_in(ast.parse(DATASETS_TABLE.read_text()))
+        if stage == "download":
+            of_datasets = {key for key in of_datasets - NOT_FETCHED if key.startswith("download.")}
+        keys |= of_datasets
+    return {key for key in keys if key.split(".")[0] not in keys - {key}}
+
+
+def _keys_in(tree: ast.AST) -> set[str]:
     visitor = _ParamsVisitor()
-    visitor.visit(ast.parse((Path("stages") / f"{stage}.py").read_text()))
-    return {key for key in visitor.keys if key.split(".")[0] not in visitor.keys - {key}}
+    visitor.visit(tree)
+    return visitor.keys
 
 
 class _ParamsVisitor(ast.NodeVisitor):

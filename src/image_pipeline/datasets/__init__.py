@@ -7,12 +7,18 @@ from collections.abc import Callable
 
 from image_pipeline.datasets.base import Dataset
 from image_pipeline.datasets.digits import Digits
+from image_pipeline.datasets.emnist import Emnist
 from image_pipeline.datasets.mnist import FASHION_MNIST, KMNIST, MNIST
+from image_pipeline.datasets.qmnist import Qmnist
+from image_pipeline.datasets.usps import Usps
 from image_pipeline.params import Params
 
 DATASETS: dict[str, Callable[[Params], Dataset]] = {
     "mnist": lambda _: MNIST,
     "fashion_mnist": lambda _: FASHION_MNIST,
     "kmnist": lambda _: KMNIST,
+    "emnist": lambda params: Emnist(params.download.emnist_split),
+    "qmnist": lambda _: Qmnist(),
+    "usps": lambda _: Usps(),
     "digits": lambda _: Digits(),
 }

@@ -14,11 +14,19 @@ from pathlib import Path
 import numpy as np
 
 from image_pipeline.datasets.base import RawSplit, images_per_chunk
-from image_pipeline.datasets.idx import REMEDY, iterate_idx, read_idx, read_shape
+from image_pipeline.datasets.idx import (
+    INT32,
+    REMEDY,
+    UINT8,
+    ZipMember,
+    iterate_idx,
+    read_shape,
+)
 from image_pipeline.download import RemoteFile, fetch_files
 from image_pipeline.errors import DataError
 
 SHAPE = (28, 28)  # of an image
+LABELS_AT_ONCE = 1 << 16
 SHA256_AND_SIZE = {
     "train-images-idx3-ubyte.gz": (
         "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
@@ -37,6 +45,62 @@ SHA256_AND_SIZE = {
         4_542,
     ),
 }
+
+
+def read_split(
+    images: Path | ZipMember,
+    labels: Path | ZipMember,
+    class_names: tuple[str, ...],
+    *,
+    first_label: int = 0,
+    label_columns: int = 0,
+    transposed: bool = False,
+) -> RawSplit:
+    """Read a split from its two IDX files, one of images, one of labels.
+
+    Args:
+        images: uint8 `[N, 28, 28]`.
+        labels: uint8 `[N]`; or, with `label_columns`, int32 `[N, label_columns]`, of which the
+            first column is the class.
+        class_names: one per class.
+        first_label: what the file calls the first class; the split calls it 0.
+        label_columns: see `labels`.
+        transposed: whether the file holds each image mirrored at its main diagonal.
+
+    Raises:
+        DataError: a file is missing or torn, or the two do not fit each other.
+    """
+    count, *size = read_shape(images, rank=3)
+    if tuple(size) != SHAPE or not count:
+        raise DataError(
+            f"{images}: {count} images of {tuple(size)} pixels, expected are some of {SHAPE}; "
+            f"{REMEDY}"
+        )
+    rank, dtype = (2, INT32) if label_columns else (1, UINT8)
+    promised, *columns = read_shape(labels, rank, dtype)
+    if promised != count:
+        raise DataError(f"{labels}: {promised} labels for {count} images; {REMEDY}")
+    if columns not in ([], [label_columns]):
+        raise DataError(f"{labels}: {columns[0]} columns, expected are {label_columns}; {REMEDY}")
+    last_label = first_label + len(class_names) - 1
+    classes = np.empty(count, np.uint8)
+    start = 0
+    for part in iterate_idx(labels, rank, LABELS_AT_ONCE, dtype):
+        values = part[:, 0] if label_columns else part
+        for label in (values.min(), values.max()):
+            if not first_label <= label <= last_label:
+                raise DataError(
+                    f"{labels}: the label {label} is not one of {first_label} to {last_label}; "
+                    f"{REMEDY}"
+                )
+        classes[start : (start := start + len(values))] = values - first_label
+
+    def chunks() -> Iterator[np.ndarray]:
+        for part in iterate_idx(images, rank=3, rows=images_per_chunk(SHAPE)):
+            upright = part.transpose(0, 2, 1) if transposed else part
+            yield upright[:, np.newaxis]
+
+    return RawSplit((1, *SHAPE), classes, chunks)
 
 
 class Mnist:
@@ -62,32 +126,15 @@ class Mnist:
 
     def read(self, folder: Path) -> tuple[RawSplit, RawSplit]:
         """See `Dataset.read`."""
-        return self._read_split(folder, "train"), self._read_split(folder, "t10k")
-
-    def _read_split(self, folder: Path, prefix: str) -> RawSplit:
-        path = folder / f"{prefix}-images-idx3-ubyte.gz"
-        count, *size = read_shape(path, rank=3)
-        if tuple(size) != SHAPE or not count:
-            raise DataError(
-                f"{path}: {count} images of {tuple(size)} pixels, expected are some of {SHAPE}; "
-                f"{REMEDY}"
+        train, test = (
+            read_split(
+                folder / f"{prefix}-images-idx3-ubyte.gz",
+                folder / f"{prefix}-labels-idx1-ubyte.gz",
+                self.class_names,
             )
-        labels_path = folder / f"{prefix}-labels-idx1-ubyte.gz"
-        (promised,) = read_shape(labels_path, rank=1)
-        if promised != count:
-            raise DataError(f"{labels_path}: {promised} labels for {count} images; {REMEDY}")
-        labels = read_idx(labels_path, rank=1)
-        if labels.max() >= len(self.class_names):
-            raise DataError(
-                f"{labels_path}: the label {labels.max()} is not one of 0 to "
-                f"{len(self.class_names) - 1}; {REMEDY}"
-            )
-
-        def chunks() -> Iterator[np.ndarray]:
-            for images in iterate_idx(path, rank=3, rows=images_per_chunk(SHAPE)):
-                yield images[:, np.newaxis]
-
-        return RawSplit((1, *SHAPE), labels, chunks)
+            for prefix in ("train", "t10k")
+        )
+        return train, test
 
 
 MNIST = Mnist("MNIST", tuple(str(digit) for digit in range(10)))

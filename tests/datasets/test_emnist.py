@@ -1,0 +1,281 @@
+"""EMNIST's zip file in small: all six splits, read in place, beside torchvision's own class."""
+
+import io
+import tracemalloc
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torchvision import datasets as torchvision_datasets
+
+from image_pipeline.datasets.base import CHUNK_BYTES
+from image_pipeline.datasets.emnist import ARCHIVE, CLASS_NAMES, Emnist
+from image_pipeline.errors import DataError, DownloadError, PipelineError
+from image_pipeline.tensor_files import read_split
+from image_pipeline.tensorize import tensorize
+from published import REMEDY, idx, md5, whole
+
+COUNTS = {"train": 150, "test": 70}
+Files = dict[str, bytes]
+
+
+def first_label(split: str) -> int:
+    return 1 if split == "letters" else 0
+
+
+def make_files(split: str) -> Files:
+    """Return a split's four files as they lie in the zip file: images of noise, all the labels."""
+    rng = np.random.default_rng(list(CLASS_NAMES).index(split))
+    files = {}
+    for part, count in COUNTS.items():
+        name = f"gzip/emnist-{split}-{part}"
+        images = rng.integers(0, 256, (count, 28, 28), np.uint8)
+        labels = np.arange(count) % len(CLASS_NAMES[split]) + first_label(split)
+        files[f"{name}-images-idx3-ubyte.gz"] = idx(images)
+        files[f"{name}-labels-idx1-ubyte.gz"] = idx(labels.astype(np.uint8))
+    return files
+
+
+FILES = {split: make_files(split) for split in CLASS_NAMES}
+LETTERS = FILES["letters"]
+TRAIN_IMAGES = "gzip/emnist-letters-train-images-idx3-ubyte.gz"
+TRAIN_LABELS = "gzip/emnist-letters-train-labels-idx1-ubyte.gz"
+
+
+def pack(
+    files: Files, method: int = zipfile.ZIP_DEFLATED, sizes: dict[str, int] | None = None
+) -> bytes:
+    """Return a zip file's bytes; its directory claims `sizes`."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", method) as archive:
+        archive.mkdir("gzip")
+        for name, content in files.items():
+            archive.writestr(zipfile.ZipInfo(name), content, method)
+        for name, size in (sizes or {}).items():
+            archive.getinfo(name).file_size = size
+    return packed.getvalue()
+
+
+@pytest.fixture
+def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a folder with the zip file, whose MD5 torchvision's class names."""
+    folder = tmp_path / "mirror"
+    folder.mkdir()
+    everything = {name: content for files in FILES.values() for name, content in files.items()}
+    (folder / ARCHIVE).write_bytes(pack(everything))
+    monkeypatch.setattr(torchvision_datasets.EMNIST, "md5", md5(folder / ARCHIVE))
+    monkeypatch.setattr(torchvision_datasets.EMNIST, "url", f"http://127.0.0.1:9/{ARCHIVE}")
+    return folder
+
+
+@pytest.mark.parametrize("split", CLASS_NAMES)
+def test_class_names_are_torchvisions(split: str) -> None:
+    published = torchvision_datasets.EMNIST.classes_split_dict[split]
+    assert list(CLASS_NAMES[split]) == [name for name in published if name != "N/A"]
+    assert tuple(CLASS_NAMES) == torchvision_datasets.EMNIST.splits
+
+
+@pytest.mark.parametrize("split", CLASS_NAMES)
+def test_a_split_is_fetched_and_read_as_torchvision_reads_it(
+    split: str, mirror: Path, tmp_path: Path
+) -> None:
+    raw = tmp_path / "raw"
+    dataset = Emnist(split)
+    dataset.fetch(raw, str(mirror))
+    # Whichever the split: download need not run again for another one.
+    assert [path.name for path in raw.iterdir()] == [ARCHIVE]
+
+    unpacked = tmp_path / "EMNIST" / "raw"
+    unpacked.mkdir(parents=True)
+    (unpacked / ARCHIVE).write_bytes((mirror / ARCHIVE).read_bytes())
+    for part, found in zip(COUNTS, dataset.read(raw), strict=True):
+        theirs = torchvision_datasets.EMNIST(tmp_path, split, train=part == "train", download=True)
+        assert found.shape == (1, 28, 28)
+        images = whole(found)
+        assert images.dtype == np.uint8
+        # torchvision leaves the images as they are in the file: mirrored at the diagonal.
+        assert np.array_equal(images[:, 0], theirs.data.numpy().transpose(0, 2, 1))
+        assert np.array_equal(found.labels + first_label(split), theirs.targets.numpy())
+        assert [dataset.class_names[label] for label in found.labels] == [
+            theirs.classes[target] for target in theirs.targets
+        ]
+    assert list(raw.iterdir()) == [raw / ARCHIVE]
+
+
+def test_a_letter_stands_upright(tmp_path: Path) -> None:
+    image = np.zeros((28, 28), np.uint8)  # an L
+    image[4:24, 6:9] = 255
+    image[21:24, 6:20] = 255
+    # The published files hold an image column by column.
+    by_columns = np.frombuffer(image.tobytes(order="F"), np.uint8).reshape(1, 28, 28)
+    files = {
+        name: idx(by_columns) if "images" in name else idx(np.array([12], np.uint8))
+        for name in LETTERS
+    }
+    (tmp_path / ARCHIVE).write_bytes(pack(files, zipfile.ZIP_STORED))
+    for split in Emnist("letters").read(tmp_path):
+        assert np.array_equal(whole(split)[0, 0], image)
+        assert CLASS_NAMES["letters"][split.labels[0]] == "l"
+
+
+def test_letters_through_tensorize(mirror: Path, tmp_path: Path) -> None:
+    dataset = Emnist("letters")
+    dataset.fetch(tmp_path / "raw", str(mirror))
+    paths = [tmp_path / f"{name}.safetensors" for name in ("train", "validation", "test")]
+    counts = tensorize(dataset, "emnist", tmp_path / "raw", 0.2, 0, *paths)
+    assert counts == {"train": 124, "validation": 26, "test": 70}  # one kept back of each letter
+    validation, test = read_split(paths[1]), read_split(paths[2])
+    assert test.description.dataset == "emnist"
+    assert test.description.class_names == tuple("abcdefghijklmnopqrstuvwxyz")
+    assert sorted(validation.labels.tolist()) == list(range(26))
+    assert np.array_equal(test.images.numpy(), whole(dataset.read(tmp_path / "raw")[1]))
+
+
+def test_memory_does_not_grow_with_the_images(tmp_path: Path) -> None:
+    images = np.zeros((20_000, 28, 28), np.uint8)  # 15 chunks
+    files = {
+        name: idx(images) if "images" in name else idx(np.ones(len(images), np.uint8))
+        for name in LETTERS
+    }
+    (tmp_path / ARCHIVE).write_bytes(pack(files, zipfile.ZIP_STORED))
+    train, _ = Emnist("letters").read(tmp_path)
+    tracemalloc.start()
+    try:
+        assert sum(len(chunk) for chunk in train.chunks()) == len(images)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 6 * CHUNK_BYTES
+
+
+def test_another_zip_file_is_not_taken(mirror: Path, tmp_path: Path) -> None:
+    (mirror / ARCHIVE).write_bytes(pack(LETTERS))
+    with pytest.raises(DownloadError, match="its checksum is wrong: the mirror holds another file"):
+        Emnist("letters").fetch(tmp_path / "raw", str(mirror))
+    assert not list((tmp_path / "raw").iterdir())
+
+
+# Zip files that are not what they should be.
+
+
+def read_letters(folder: Path) -> None:
+    for split in Emnist("letters").read(folder):
+        whole(split)
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(DataError) as caught:
+        read_letters(path.parent)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ")
+    assert message.isprintable()
+    return message.removeprefix(f"{path}: ")
+
+
+def flipped(content: bytes, at: int) -> bytes:
+    return content[:at] + bytes([content[at] ^ 0xFF]) + content[at + 1 :]
+
+
+def without(name: str) -> Files:
+    return {other: content for other, content in LETTERS.items() if other != name}
+
+
+BYCLASS_LABELS = FILES["byclass"][TRAIN_LABELS.replace("letters", "byclass")]
+ZIP = pack(LETTERS, zipfile.ZIP_STORED)
+STORED_AT = ZIP.index(LETTERS[TRAIN_IMAGES])
+SIZE = len(LETTERS[TRAIN_IMAGES])
+BAD: dict[str, tuple[Callable[[], bytes], str]] = {
+    "empty": (lambda: b"", "not a whole zip file (File is not a zip file)"),
+    "a web page": (lambda: b"<html>" * 99, "not a whole zip file (File is not a zip file)"),
+    "truncated": (lambda: ZIP[:-1000], "not a whole zip file (File is not a zip file)"),
+    "its beginning is gone": (lambda: ZIP[20_000:], "("),
+    "a member is missing": (
+        lambda: pack(without(TRAIN_LABELS)),
+        f"{TRAIN_LABELS}: not in this zip file",
+    ),
+    "a member is a web page": (
+        lambda: pack(LETTERS | {TRAIN_IMAGES: b"<html>"}),
+        f"{TRAIN_IMAGES}: not a whole gzip file (Not a gzipped file",
+    ),
+    "a member is truncated": (
+        lambda: pack(LETTERS | {TRAIN_IMAGES: LETTERS[TRAIN_IMAGES][:-50]}),
+        f"{TRAIN_IMAGES}: not a whole gzip file (",
+    ),
+    "a member claims a terabyte": (
+        lambda: pack(LETTERS, sizes={TRAIN_IMAGES: 1 << 40}),
+        f"{TRAIN_IMAGES}: promises 1099511627776 bytes, more than the whole zip file",
+    ),
+    "a member claims a byte less": (
+        lambda: pack(LETTERS, zipfile.ZIP_STORED, {TRAIN_IMAGES: SIZE - 1}),
+        f"not a whole zip file (Bad CRC-32 for file '{TRAIN_IMAGES}')",
+    ),
+    "a member is a bomb of zeros": (
+        lambda: pack(LETTERS | {TRAIN_IMAGES: LETTERS[TRAIN_IMAGES] + bytes(99 << 20)}),
+        "more than the whole zip file",
+    ),
+    "a member's gzip file is a bomb": (
+        lambda: pack(
+            LETTERS | {TRAIN_LABELS: LETTERS[TRAIN_LABELS] + idx(np.zeros(99 << 20, "B"))}
+        ),
+        f"{TRAIN_LABELS}: its header promises 150 bytes, it holds more",
+    ),
+    "a flipped bit": (lambda: flipped(ZIP, STORED_AT + 5000), "("),
+    "another compression": (
+        lambda: pack(LETTERS, zipfile.ZIP_LZMA),
+        f"{TRAIN_IMAGES}: neither stored nor deflated in its zip file",
+    ),
+    "encrypted": (
+        lambda: ZIP.replace(b"PK\1\2\x14\3\x14\0\0\0", b"PK\1\2\x14\3\x14\0\1\0"),
+        "is encrypted",
+    ),
+    "labels of another split": (
+        lambda: pack(LETTERS | {TRAIN_LABELS: BYCLASS_LABELS}),
+        f"{TRAIN_LABELS}: the label 0 is not one of 1 to 26",
+    ),
+    "too few labels": (
+        lambda: pack(LETTERS | {TRAIN_LABELS: LETTERS[TRAIN_LABELS.replace("train", "test")]}),
+        f"{TRAIN_LABELS}: 70 labels for 150 images",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_zip_files(name: str, tmp_path: Path) -> None:
+    make, cause = BAD[name]
+    (tmp_path / ARCHIVE).write_bytes(make())
+    message = refusal(tmp_path / ARCHIVE)
+    assert cause in message
+    assert message.endswith(REMEDY)
+
+
+def test_what_is_not_a_file(tmp_path: Path) -> None:
+    path = tmp_path / ARCHIVE
+    assert refusal(path) == "not found; run `dvc repro --force download`"
+    path.mkdir()
+    assert refusal(path).endswith(f"cannot be read (Is a directory){REMEDY}")
+
+
+ONE = {name: idx(np.ones((1, 28, 28) if "images" in name else 1, np.uint8)) for name in LETTERS}
+TINY = pack(ONE, zipfile.ZIP_STORED)
+
+
+@settings(derandomize=True, deadline=None, max_examples=300, database=None)
+@given(start=st.integers(0, len(TINY)), length=st.integers(0, 8), put=st.binary(max_size=8))
+def test_any_damage(
+    start: int, length: int, put: bytes, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.getbasetemp() / ARCHIVE
+    path.write_bytes(TINY[:start] + put + TINY[start + length :])
+    try:
+        read_letters(path.parent)
+    except PipelineError as error:
+        message = str(error)
+    else:
+        return
+    assert message.startswith(str(path))
+    assert message.isprintable()
+    assert "dvc repro" in message

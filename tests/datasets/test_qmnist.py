@@ -1,0 +1,108 @@
+"""QMNIST's four files in small, beside torchvision's own class."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from torchvision import datasets as torchvision_datasets
+
+from image_pipeline.datasets.qmnist import Qmnist
+from image_pipeline.errors import DataError, DownloadError
+from image_pipeline.tensor_files import read_split
+from image_pipeline.tensorize import tensorize
+from published import REMEDY, idx, md5, whole
+
+COUNTS = {"train": 40, "test": 25}
+LABELS = "qmnist-train-labels-idx2-int.gz"
+
+
+def make_labels(count: int) -> np.ndarray:
+    """Return the classes 0 to 9, over and over, and seven columns of any int32 values."""
+    values = np.random.default_rng(1).integers(-(2**31), 2**31, (count, 8), dtype=np.int32)
+    values[:, 0] = np.arange(count) % 10
+    return values
+
+
+@pytest.fixture
+def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a folder with the four files, whose MD5s torchvision's class names."""
+    folder = tmp_path / "mirror"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    resources = {}
+    for part, count in COUNTS.items():
+        images = rng.integers(0, 256, (count, 28, 28), np.uint8)
+        (folder / f"qmnist-{part}-images-idx3-ubyte.gz").write_bytes(idx(images))
+        (folder / f"qmnist-{part}-labels-idx2-int.gz").write_bytes(idx(make_labels(count)))
+        published = torchvision_datasets.QMNIST.resources[part]
+        names = [url.rsplit("/", 1)[1] for url, _ in published]
+        resources[part] = [(f"http://127.0.0.1:9/{name}", md5(folder / name)) for name in names]
+    monkeypatch.setattr(torchvision_datasets.QMNIST, "resources", resources)
+    return folder
+
+
+def test_class_names_are_torchvisions() -> None:
+    classes = torchvision_datasets.QMNIST.classes
+    assert list(Qmnist.class_names) == [name.split(" - ")[0] for name in classes]
+
+
+def test_its_files_are_fetched_and_read_as_torchvision_reads_them(
+    mirror: Path, tmp_path: Path
+) -> None:
+    raw = tmp_path / "raw"
+    Qmnist().fetch(raw, str(mirror))
+    names = sorted(path.name for path in mirror.iterdir())
+    assert sorted(path.name for path in raw.iterdir()) == names
+
+    unpacked = tmp_path / "QMNIST" / "raw"
+    unpacked.mkdir(parents=True)
+    for name in names:
+        (unpacked / name).write_bytes((mirror / name).read_bytes())
+    for part, found in zip(COUNTS, Qmnist().read(raw), strict=True):
+        theirs = torchvision_datasets.QMNIST(tmp_path, what=part, download=True)
+        assert found.shape == (1, 28, 28)
+        assert np.array_equal(whole(found)[:, 0], theirs.data.numpy())
+        assert found.labels.dtype == np.uint8
+        assert found.labels.tolist() == [target for _, target in theirs]
+
+
+def test_it_goes_through_tensorize(mirror: Path, tmp_path: Path) -> None:
+    paths = [tmp_path / f"{name}.safetensors" for name in ("train", "validation", "test")]
+    counts = tensorize(Qmnist(), "qmnist", mirror, 0.25, 0, *paths)
+    assert counts == {"train": 30, "validation": 10, "test": 25}
+    assert sorted(read_split(paths[1]).labels.tolist()) == list(range(10))
+
+
+def test_another_file_is_not_taken(mirror: Path, tmp_path: Path) -> None:
+    (mirror / LABELS).write_bytes(idx(make_labels(41)))
+    with pytest.raises(DownloadError, match="its checksum is wrong: the mirror holds another file"):
+        Qmnist().fetch(tmp_path / "raw", str(mirror))
+    assert not (tmp_path / "raw" / LABELS).exists()
+
+
+GOOD = make_labels(40)
+NEGATIVE, TOO_LARGE = GOOD.copy(), GOOD.copy()
+NEGATIVE[3, 0] = -1
+TOO_LARGE[39, 0] = 256
+BAD = {
+    "seven columns": (idx(GOOD[:, :7]), "7 columns, expected are 8"),
+    "a label too few": (idx(GOOD[:39]), "39 labels for 40 images"),
+    "a negative label": (idx(NEGATIVE), "the label -1 is not one of 0 to 9"),
+    "a label beyond a byte": (idx(TOO_LARGE), "the label 256 is not one of 0 to 9"),
+    "labels of MNIST": (
+        idx(GOOD[:, 0].astype(np.uint8)),
+        "not an IDX file of int32 values with 2 dimensions (it begins with 00 00 08 01)",
+    ),
+    "torn": (idx(GOOD)[:-20], "not a whole gzip file ("),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_labels(name: str, mirror: Path) -> None:
+    content, cause = BAD[name]
+    (mirror / LABELS).write_bytes(content)
+    with pytest.raises(DataError) as caught:
+        Qmnist().read(mirror)
+    message = str(caught.value)
+    assert message.startswith(f"{mirror / LABELS}: {cause}")
+    assert message.endswith(REMEDY)

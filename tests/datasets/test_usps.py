@@ -1,0 +1,218 @@
+"""USPS's two files in small, beside torchvision's own class."""
+
+import bz2
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torchvision import datasets as torchvision_datasets
+
+from image_pipeline.datasets.usps import Usps
+from image_pipeline.errors import DataError, DownloadError, PipelineError
+from image_pipeline.tensor_files import read_split
+from image_pipeline.tensorize import tensorize
+from published import REMEDY, md5, whole
+
+ZEROS = ["0"] * 256
+
+
+def line(label: int | str, values: list[str]) -> bytes:
+    pixels = (f"{index}:{value}" for index, value in enumerate(values, start=1))
+    return f"{label} {' '.join(pixels)} \n".encode()
+
+
+def make_text(count: int, seed: int) -> bytes:
+    """Return images of noise with the labels 1 to 10, written with 0 to 17 digits."""
+    rng = np.random.default_rng(seed)
+    lines = []
+    for number in range(count):
+        values = [f"{value:.{number % 18}g}" for value in rng.uniform(-1, 1, 254)]
+        lines.append(line(number % 10 + 1, ["-1", *values, "1"]))
+    return b"".join(lines)
+
+
+TRAIN, TEST = make_text(40, seed=0), make_text(25, seed=1)
+# Each value with three decimals, as the file has them: 2,001, and the last line filled up.
+MILS = [f"{thousandth / 1000:g}" for thousandth in range(-1000, 1001)] + ["-0", "+1"] * 23 + ["0"]
+ALL_VALUES = b"".join(line(3, MILS[start : start + 256]) for start in range(0, 2048, 256))
+
+
+def write(folder: Path, train: bytes, test: bytes = TEST) -> None:
+    folder.mkdir(exist_ok=True)
+    (folder / "usps.bz2").write_bytes(bz2.compress(train))
+    (folder / "usps.t.bz2").write_bytes(bz2.compress(test))
+
+
+@pytest.fixture
+def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a folder with the two files, whose MD5s torchvision's class names."""
+    folder = tmp_path / "mirror"
+    write(folder, TRAIN + ALL_VALUES)
+    published = {
+        part: [f"http://127.0.0.1:9/{name}", name, md5(folder / name)]
+        for part, (_, name, _) in torchvision_datasets.USPS.split_list.items()
+    }
+    monkeypatch.setattr(torchvision_datasets.USPS, "split_list", published)
+    return folder
+
+
+def test_its_files_are_fetched_and_read_as_torchvision_reads_them(
+    mirror: Path, tmp_path: Path
+) -> None:
+    raw = tmp_path / "raw"
+    Usps().fetch(raw, str(mirror))
+    assert sorted(path.name for path in raw.iterdir()) == ["usps.bz2", "usps.t.bz2"]
+    for train, found in zip((True, False), Usps().read(raw), strict=True):
+        theirs = torchvision_datasets.USPS(raw, train=train)
+        assert found.shape == (1, 16, 16)
+        images = whole(found)
+        assert images.dtype == np.uint8
+        assert np.array_equal(images[:, 0], theirs.data)
+        assert found.labels.dtype == np.uint8
+        assert found.labels.tolist() == theirs.targets
+        assert images.min() == 0
+        assert images.max() == 255
+
+
+def test_it_goes_through_tensorize(mirror: Path, tmp_path: Path) -> None:
+    paths = [tmp_path / f"{name}.safetensors" for name in ("train", "validation", "test")]
+    counts = tensorize(Usps(), "usps", mirror, 0.25, 0, *paths)
+    assert counts == {"train": 36, "validation": 12, "test": 25}
+    validation = read_split(paths[1])
+    assert validation.shape == (1, 16, 16)
+    assert validation.description.class_names == tuple("0123456789")
+
+
+def test_another_file_is_not_taken(mirror: Path, tmp_path: Path) -> None:
+    write(mirror, TEST)
+    with pytest.raises(DownloadError, match="its checksum is wrong: the mirror holds another file"):
+        Usps().fetch(tmp_path / "raw", str(mirror))
+    assert not list((tmp_path / "raw").iterdir())
+
+
+def test_memory_does_not_grow_with_the_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("image_pipeline.datasets.base.CHUNK_BYTES", 32 * 256)
+    peaks = []
+    for count in (100, 500):
+        write(tmp_path, line(1, ZEROS) * count)
+        train, _ = Usps().read(tmp_path)
+        tracemalloc.start()
+        try:
+            assert [len(chunk) for chunk in train.chunks()][:-1] == [32] * (count // 32)
+            peaks.append(tracemalloc.get_traced_memory()[1])
+        finally:
+            tracemalloc.stop()
+    assert peaks[1] < peaks[0] + 100 * 256
+
+
+# Files that are not what they should be.
+
+
+def read_all(folder: Path) -> None:
+    for split in Usps().read(folder):
+        whole(split)
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(DataError) as caught:
+        read_all(path.parent)
+    message = str(caught.value)
+    assert message.startswith(str(path))
+    assert message.isprintable()
+    return message.removeprefix(str(path))
+
+
+BAD_LINES = {
+    "label 0": (line(0, ZEROS), "the label '0' is not one of 1 to 10"),
+    "label 11": (line(11, ZEROS), "the label '11' is not one of 1 to 10"),
+    "a word as label": (line("seven", ZEROS), "the label 'seven' is not one of 1 to 10"),
+    "an empty line": (b"\n", "the label '' is not one of 1 to 10"),
+    "no pixels": (b"3\n", "its 0 pixels are not 256, numbered from 1 in order"),
+    "255 pixels": (line(3, ZEROS[1:]), "its 255 pixels are not 256, numbered from 1 in order"),
+    "257 pixels": (line(3, ["0", *ZEROS]), "its 257 pixels are not 256, numbered from 1 in order"),
+    "pixels in another order": (
+        line(3, ZEROS).replace(b" 1:0 2:0", b" 2:0 1:0"),
+        "its 256 pixels are not 256, numbered from 1 in order",
+    ),
+    "no number": (
+        line(3, [*ZEROS[1:], "bright"]),
+        "a pixel is no number (could not convert string to float: 'bright')",
+    ),
+    "nothing": (
+        line(3, [*ZEROS[1:], ""]),
+        "a pixel is no number (could not convert string to float: '')",
+    ),
+    "too bright": (line(3, ["1.001", *ZEROS[1:]]), "the pixel 1 is 1.001, not from -1 to 1"),
+    "too dark": (line(3, [*ZEROS[1:], "-2"]), "the pixel 256 is -2, not from -1 to 1"),
+    "beyond float32": (line(3, ["1e99", *ZEROS[1:]]), "the pixel 1 is 1e99, not from -1 to 1"),
+    "nan": (line(3, ["nan", *ZEROS[1:]]), "the pixel 1 is nan, not from -1 to 1"),
+    "a bomb": (b"3 " + bytes(99 << 20), "more than 16384 bytes, which is no such file"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_LINES)
+def test_bad_lines_are_named(name: str, tmp_path: Path) -> None:
+    content, problem = BAD_LINES[name]
+    write(tmp_path, line(1, ZEROS) + line(2, ZEROS) + content + TRAIN)
+    assert refusal(tmp_path / "usps.bz2") == f", line 3: {problem}{REMEDY}"
+
+
+def test_endless_lines_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("image_pipeline.datasets.usps.MAX_LINES", 30)
+    write(tmp_path, TRAIN)
+    message = refusal(tmp_path / "usps.bz2")
+    assert message == f", line 31: more than 30 lines, which is no such file{REMEDY}"
+
+
+BAD_FILES = {
+    "empty": (b"", "not a whole bzip2 file (it ends too soon)"),
+    "no lines": (bz2.compress(b""), "it has no images"),
+    "a web page": (b"<html>", "not a whole bzip2 file (Invalid data stream)"),
+    "torn": (bz2.compress(TRAIN)[:-100], "not a whole bzip2 file (it ends too soon)"),
+    "text": (TRAIN, "not a whole bzip2 file (Invalid data stream)"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_FILES)
+def test_bad_files(name: str, tmp_path: Path) -> None:
+    write(tmp_path, TRAIN)
+    content, problem = BAD_FILES[name]
+    (tmp_path / "usps.t.bz2").write_bytes(content)
+    assert refusal(tmp_path / "usps.t.bz2") == f": {problem}{REMEDY}"
+
+
+def test_what_is_not_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "usps.bz2"
+    assert refusal(path) == ": not found; run `dvc repro --force download`"
+    path.mkdir()
+    assert refusal(path) == f": cannot be read (Is a directory){REMEDY}"
+
+
+GOOD_LINE = line(7, ["-1", "0.5"] * 128)
+
+
+@settings(derandomize=True, deadline=None, max_examples=150, database=None)
+@given(
+    start=st.integers(0, len(GOOD_LINE)),
+    length=st.integers(0, 8),
+    put=st.binary(max_size=8) | st.text(alphabet="0123456789.:-+e_ \n", max_size=8).map(str.encode),
+)
+def test_any_damage(
+    start: int, length: int, put: bytes, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.getbasetemp() / "usps"
+    write(folder, GOOD_LINE[:start] + put + GOOD_LINE[start + length :], GOOD_LINE)
+    try:
+        read_all(folder)
+    except PipelineError as error:
+        message = str(error)
+    else:
+        return
+    assert message.startswith(str(folder / "usps.bz2"))
+    assert message.isprintable()
+    assert "dvc repro" in message
