@@ -353,7 +353,11 @@ def test_a_slow_trickle_is_left_for_the_next_mirror(
     assert "too slow: " in failure(tmp_path, serve(trickle))
     monkeypatch.setattr(download, "SLOW_AFTER", 60.0)
     monkeypatch.setattr(download, "FILE_TIMEOUT", 0.4)
-    assert "not finished after" in failure(tmp_path, serve(trickle))
+    assert "not finished after 0 s" in failure(tmp_path, serve(trickle))
+    monkeypatch.setattr(download, "FILE_TIMEOUT", 600.0)
+    large = RemoteFile(NAME, hashlib.md5(CONTENT).hexdigest(), timeout=1.2)  # a time of its own
+    with pytest.raises(DownloadError, match="not finished after 1 s"):
+        fetch_files([large], [serve(trickle)], tmp_path, None)
 
 
 def test_a_fault_that_passes_is_tried_a_second_time(tmp_path: Path, serve: Serve) -> None:
