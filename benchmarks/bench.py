@@ -89,7 +89,7 @@ def measure_epochs(pairs: int) -> Figures:
     return figures
 
 
-def measure_time_to_accuracy(seeds: int) -> Figures:
+def measure_time_to_accuracy(seeds: int, peers: Sequence[str]) -> Figures:
     """Measure the training time to a test accuracy, every learner in turn, seed by seed.
 
     This project has a recipe for each target, fixed beforehand on the validation split; a peer has
@@ -99,7 +99,6 @@ def measure_time_to_accuracy(seeds: int) -> Figures:
     epochs, over the number that got there. Where all do it is the mean. Source: Hansen et al.,
     "COCO: a platform for comparing continuous optimizers in a black-box setting" (2021).
     """
-    peers = [name for name, module in PEER_MODULES.items() if importlib.util.find_spec(module)]
     own = [f"{kernels}_{label}" for label in TARGETS for kernels in ("fast", "portable")]
     runs: dict[str, list[list[dict[str, float]]]] = {name: [] for name in own + peers}
     for seed in tqdm(range(seeds), desc="time to accuracy", unit="seed"):
@@ -215,11 +214,11 @@ def measure_best(seeds: int) -> Figures:
     }
 
 
-PARTS: dict[str, Callable[[bool], Figures]] = {
-    "epochs": lambda quick: measure_epochs(3 if quick else 9),
-    "repro": lambda quick: measure_repro(1 if quick else 5),
-    "time": lambda quick: measure_time_to_accuracy(1 if quick else 10),
-    "best": lambda quick: measure_best(1 if quick else BEST_SEEDS),
+PARTS: dict[str, Callable[[bool, list[str]], Figures]] = {
+    "epochs": lambda quick, _: measure_epochs(3 if quick else 9),
+    "repro": lambda quick, _: measure_repro(1 if quick else 5),
+    "time": lambda quick, peers: measure_time_to_accuracy(1 if quick else 10, peers),
+    "best": lambda quick, _: measure_best(1 if quick else BEST_SEEDS),
 }
 
 
@@ -228,13 +227,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("parts", nargs="*", help=f"of {', '.join(PARTS)}; all of them if none")
     parser.add_argument("--quick", action="store_true", help="few repeats, one seed, nothing kept")
+    parser.add_argument(
+        "--peers", nargs="*", choices=PEER_MODULES, help="in the part time; all that are installed"
+    )
     arguments = parser.parse_args()
+    installed = [name for name, module in PEER_MODULES.items() if importlib.util.find_spec(module)]
+    peers = installed if arguments.peers is None else arguments.peers
     unknown = set(arguments.parts) - set(PARTS)
     if unknown:
         parser.error(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
     figures: Figures = {}
     for part in arguments.parts or PARTS:
-        figures |= PARTS[part](arguments.quick)
+        figures |= PARTS[part](arguments.quick, peers)
     publish(figures, keep=not arguments.quick)
 
 
