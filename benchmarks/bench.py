@@ -89,7 +89,7 @@ def measure_epochs(pairs: int) -> Figures:
     return figures
 
 
-def measure_time_to_accuracy(seeds: int, peers: Sequence[str]) -> Figures:
+def measure_time_to_accuracy(seeds: int, peers: list[str]) -> Figures:
     """Measure the training time to a test accuracy, every learner in turn, seed by seed.
 
     This project has a recipe for each target, fixed beforehand on the validation split; a peer has
