@@ -28,9 +28,9 @@ COUNTS = {"train": 20, "test": 6}
 
 @pytest.fixture
 def leaves(tmp_path: Path) -> ModuleType:
-    """Return the page's module."""
+    """Return the page's module, with the page's line for the table of the data sets in a table."""
     path = tmp_path / "leaves.py"
-    path.write_text(EXAMPLE)
+    path.write_text(f"{EXAMPLE}\n\nTABLE = {{\n    {LINES[0].strip()}\n}}\n")
     spec = spec_from_file_location("leaves", path)
     assert spec
     assert spec.loader
@@ -58,8 +58,7 @@ def mirror(leaves: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_the_example_goes_from_a_mirror_into_tensors(
     leaves: ModuleType, mirror: Path, tmp_path: Path
 ) -> None:
-    make = eval(f"{{{LINES[0]}}}", {"Leaves": leaves.Leaves})["leaves"]  # the line for the table
-    dataset = make(None)
+    dataset = leaves.TABLE["leaves"](None)
     raw = tmp_path / "raw"
     dataset.fetch(raw, str(mirror))
     paths = [tmp_path / f"{name}.safetensors" for name in ("train", "validation", "test")]
