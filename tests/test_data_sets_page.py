@@ -14,7 +14,7 @@ from ruamel.yaml import YAML
 from image_pipeline.datasets import DATASETS
 from image_pipeline.datasets.emnist import CLASS_NAMES
 from image_pipeline.errors import DataError
-from image_pipeline.params import DownloadParams, Params
+from image_pipeline.params import TensorizeParams, Params
 from image_pipeline.tensor_files import read_split
 from image_pipeline.tensorize import tensorize
 from project import ROOT
@@ -107,8 +107,8 @@ def rows(header: str) -> list[str]:
 
 def test_its_tables_have_each_data_set_and_each_split() -> None:
     assert rows("`download.dataset`") == list(DATASETS)
-    assert rows("`download.emnist_split`") == list(CLASS_NAMES)
-    assert tuple(CLASS_NAMES) == get_args(DownloadParams.model_fields["emnist_split"].annotation)
+    assert rows("`tensorize.emnist_split`") == list(CLASS_NAMES)
+    assert tuple(CLASS_NAMES) == get_args(TensorizeParams.model_fields["emnist_split"].annotation)
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/data-sets.md"])

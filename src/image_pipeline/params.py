@@ -37,7 +37,6 @@ class DownloadParams(_Block):
     """Which data set."""
 
     dataset: Literal["mnist", "fashion_mnist", "kmnist", "emnist", "qmnist", "usps", "digits"]
-    emnist_split: Literal["byclass", "bymerge", "balanced", "letters", "digits", "mnist"]
 
 
 class TensorizeParams(_Block):
@@ -45,6 +44,7 @@ class TensorizeParams(_Block):
 
     validation_fraction: Annotated[float, Field(ge=0.01, le=0.5)]
     seed: Seed
+    emnist_split: Literal["byclass", "bymerge", "balanced", "letters", "digits", "mnist"]
 
 
 AUGMENTATION_AMOUNTS = ("rotation", "scale", "shear", "translation", "elastic")

@@ -8,9 +8,6 @@ import grimp
 PACKAGE = "image_pipeline"
 SOURCE = Path("src")  # relative: pytest runs in the project's root
 DATASETS_TABLE = SOURCE / PACKAGE / "datasets" / "__init__.py"
-# One file holds all of EMNIST's splits: fetching it again for another one would be 562 MB in vain.
-# That fetching does not need it is proven in tests/datasets/test_emnist.py.
-READ_BY = {"download.emnist_split": "tensorize"}
 
 
 def stage_names() -> set[str]:
@@ -37,14 +34,13 @@ def params_read(stage: str) -> set[str]:
     """Return the dotted keys that a stage's script takes from params.yaml.
 
     `params.train.seed` is a read of that key; `params.train`, handed on as a whole, of the block.
-    A stage that builds a data set reads what the table of the data sets takes of the stage's block
-    (`READ_BY` says what is not as its block says).
+    A stage that builds a data set reads what the table of the data sets takes of the stage's block.
     """
     script = ast.parse((Path("stages") / f"{stage}.py").read_text())
     keys = _keys_in(script)
     if any(isinstance(node, ast.Name) and node.id == "DATASETS" for node in ast.walk(script)):
         of_datasets = _keys_in(ast.parse(DATASETS_TABLE.read_text()))
-        keys |= {key for key in of_datasets if READ_BY.get(key, key.split(".")[0]) == stage}
+        keys |= {key for key in of_datasets if key.split(".")[0] == stage}
     return {key for key in keys if key.split(".")[0] not in keys - {key}}
 
 

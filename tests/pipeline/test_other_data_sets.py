@@ -39,7 +39,7 @@ def write_letters(raw: Path) -> None:
 CASES = {
     "usps": ({"download.dataset": "usps"}, write_usps, "usps.bz2", 10, [1, 16, 16]),
     "letters": (
-        {"download.dataset": "emnist", "download.emnist_split": "letters"},
+        {"download.dataset": "emnist", "tensorize.emnist_split": "letters"},
         write_letters,
         "gzip.zip",
         26,

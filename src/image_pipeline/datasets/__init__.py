@@ -17,7 +17,7 @@ DATASETS: dict[str, Callable[[Params], Dataset]] = {
     "mnist": lambda _: MNIST,
     "fashion_mnist": lambda _: FASHION_MNIST,
     "kmnist": lambda _: KMNIST,
-    "emnist": lambda params: Emnist(params.download.emnist_split),
+    "emnist": lambda params: Emnist(params.tensorize.emnist_split),
     "qmnist": lambda _: Qmnist(),
     "usps": lambda _: Usps(),
     "digits": lambda _: Digits(),
