@@ -14,7 +14,7 @@ from ruamel.yaml import YAML
 from image_pipeline.datasets import DATASETS
 from image_pipeline.datasets.emnist import CLASS_NAMES
 from image_pipeline.errors import DataError
-from image_pipeline.params import TensorizeParams, Params
+from image_pipeline.params import Params, TensorizeParams
 from image_pipeline.tensor_files import read_split
 from image_pipeline.tensorize import tensorize
 from project import ROOT
