@@ -1,6 +1,5 @@
 """The split and the statistics, against values worked out by hand."""
 
-import math
 from pathlib import Path
 
 import numpy as np
@@ -8,57 +7,12 @@ import pytest
 
 from image_pipeline.datasets.base import RawSplit
 from image_pipeline.datasets.digits import Digits
-from image_pipeline.errors import DataError
 from image_pipeline.tensor_files import read_split
-from image_pipeline.tensorize import PixelStatistics, draw_validation, tensorize
-
-LABELS = np.repeat(np.array([2, 0, 1], np.uint8), [10, 60, 30])
-NAMES = ("cat", "dog", "fox")
+from image_pipeline.tensorize import PixelStatistics, tensorize
 
 
 def whole(split: RawSplit) -> np.ndarray:
     return np.concatenate(list(split.chunks()))
-
-
-def test_validation_is_drawn_by_class() -> None:
-    kept_back = draw_validation(LABELS, NAMES, 0.1, seed=0)
-    assert kept_back.dtype == bool
-    assert np.bincount(LABELS[kept_back]).tolist() == [6, 3, 1]
-
-
-def test_another_seed_draws_others() -> None:
-    drawn = [draw_validation(LABELS, NAMES, 0.1, seed).tolist() for seed in (0, 0, 1)]
-    assert drawn[0] == drawn[1] != drawn[2]
-
-
-def test_every_image_of_a_class_is_as_likely() -> None:
-    times = sum(draw_validation(LABELS, NAMES, 0.1, seed).astype(int) for seed in range(2000))
-    # 2,000 draws of one in ten: 200 on average, and a standard deviation of 13.
-    assert isinstance(times, np.ndarray)
-    assert times.min() > 140
-    assert times.max() < 260
-
-
-def test_the_shares_hold_over_many_strata(monkeypatch: pytest.MonkeyPatch) -> None:
-    labels = np.random.default_rng(0).integers(0, 3, 10_000).astype(np.uint8)
-    monkeypatch.setattr("image_pipeline.tensorize.STRATUM_IMAGES", 64)
-    kept_back = draw_validation(labels, NAMES, 0.13, seed=0)
-    expected = [math.floor(0.13 * count + 0.5) for count in np.bincount(labels)]
-    assert np.bincount(labels[kept_back]).tolist() == expected
-    half = len(labels) // 2
-    assert kept_back[:half].mean() == pytest.approx(0.13, abs=0.001)
-
-
-@pytest.mark.parametrize(("images", "kept"), [(2, 1), (3, 1), (14, 1), (15, 2)])
-def test_a_small_class_keeps_back_at_least_one(images: int, kept: int) -> None:
-    labels = np.array([0] * images + [1] * 20, np.uint8)
-    drawn = draw_validation(labels, ("rare", "common"), 0.1, seed=0)
-    assert np.bincount(labels[drawn]).tolist() == [kept, 2]
-
-
-def test_a_class_too_small_to_be_split_is_told() -> None:
-    with pytest.raises(DataError, match=r"^class dog: it has a single training image"):
-        draw_validation(np.array([0, 0, 0, 1, 2, 2], np.uint8), NAMES, 0.1, seed=0)
 
 
 def test_statistics_by_hand() -> None:

@@ -46,18 +46,24 @@ class RemoteFile:
 
     Attributes:
         name: as it is called on every mirror and here.
-        md5: what its bytes must hash to, hexadecimal.
+        md5: what its bytes must hash to, hexadecimal; this or the next must be known.
         sha256: the same, stronger, where it is known.
         size: in bytes, where it is known; else no more than `MOST_BYTES` are taken.
         timeout: seconds for it from one mirror, where it is so large that it needs more than
             `FILE_TIMEOUT`.
+        url: where it is published under an address of its own, asked after the mirrors.
     """
 
     name: str
-    md5: str
+    md5: str | None = None
     sha256: str | None = None
     size: int | None = None
     timeout: float | None = None
+    url: str | None = None
+
+    def __post_init__(self) -> None:
+        if not (self.md5 or self.sha256):
+            raise ValueError(f"no checksum of {self.name}")
 
     @property
     def most_bytes(self) -> int:
@@ -66,7 +72,7 @@ class RemoteFile:
 
     def has_digests(self, md5: str, sha256: str) -> bool:
         """Tell whether bytes with these digests are this file's."""
-        return md5 == self.md5 and self.sha256 in (None, sha256)
+        return self.md5 in (None, md5) and self.sha256 in (None, sha256)
 
 
 class _FetchError(Exception):
@@ -113,7 +119,7 @@ def fetch_files(
     ) as bar:
         for file in missing:
             bar.set_postfix_str(file.name)
-            _fetch(file, sources, folder, bar)
+            _fetch(file, [*sources, *([file.url] if file.url else [])], folder, bar)
 
 
 def _fetch(file: RemoteFile, sources: Sequence[str], folder: Path, bar: "tqdm[NoReturn]") -> None:
@@ -320,6 +326,8 @@ def _is_url(source: str) -> bool:
 
 def _address(source: str, file: RemoteFile) -> str:
     if SCHEME.match(source) and not _is_url(source):
+        return source
+    if source == file.url:
         return source
     return f"{source.rstrip('/')}/{file.name}" if _is_url(source) else str(Path(source) / file.name)
 

@@ -29,14 +29,43 @@ Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 
 
+URL = r"^(https?://[!-~]+)?$"
+SHA256 = r"^([0-9a-f]{64})?$"
+TEXTS = {
+    URL: "an http(s) address, or empty",
+    SHA256: "64 hexadecimal digits in lower case, or empty",
+}
+
+
 class _Block(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class DownloadFolderParams(_Block):
+    """Where the images of the data set `folder` come from."""
+
+    path: Annotated[str, Field(min_length=1, max_length=4096)]
+    url: Annotated[str, Field(pattern=URL, max_length=4096)]
+    sha256: Annotated[str, Field(pattern=SHA256)]
 
 
 class DownloadParams(_Block):
     """Which data set."""
 
-    dataset: Literal["mnist", "fashion_mnist", "kmnist", "emnist", "qmnist", "usps", "digits"]
+    dataset: Literal[
+        "mnist", "fashion_mnist", "kmnist", "emnist", "qmnist", "usps", "digits", "folder"
+    ]
+    folder: DownloadFolderParams
+
+
+class TensorizeFolderParams(_Block):
+    """What the images of the data set `folder` become, and how they are split."""
+
+    channels: Literal[1, 3]
+    size: Annotated[int, Field(ge=4, le=1024)]
+    fit: Literal["pad", "crop"]
+    test_fraction: Annotated[float, Field(ge=0.01, le=0.5)]
+    unreadable: Literal["error", "skip"]
 
 
 class TensorizeParams(_Block):
@@ -45,6 +74,7 @@ class TensorizeParams(_Block):
     validation_fraction: Annotated[float, Field(ge=0.01, le=0.5)]
     seed: Seed
     emnist_split: Literal["byclass", "bymerge", "balanced", "letters", "digits", "mnist"]
+    folder: TensorizeFolderParams
 
 
 AUGMENTATION_AMOUNTS = ("rotation", "scale", "shear", "translation", "elastic")
@@ -218,7 +248,9 @@ def _allowed(location: tuple[int | str, ...]) -> str:
 
 def _in_words(schema: Mapping[str, Any]) -> str:
     if "enum" in schema:
-        return " or ".join(schema["enum"])
+        return " or ".join(map(str, schema["enum"]))
+    if schema["type"] == "string":
+        return TEXTS.get(schema.get("pattern", ""), "text of 1 to 4096 characters")
     if schema["type"] == "object":
         return f"a block with the keys {', '.join(schema['properties'])}"
     if schema["type"] == "array":

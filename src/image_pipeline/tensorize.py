@@ -8,11 +8,9 @@ import numpy as np
 from tqdm import tqdm
 
 from image_pipeline.datasets.base import Dataset
-from image_pipeline.errors import DataError
 from image_pipeline.files import together
+from image_pipeline.splitting import draw
 from image_pipeline.tensor_files import Description, writing_split
-
-STRATUM_IMAGES = 1 << 16
 
 
 def tensorize(
@@ -46,7 +44,9 @@ def tensorize(
     """
     train_and_validation, test = dataset.read(raw)
     labels, shape = train_and_validation.labels, train_and_validation.shape
-    kept_back = draw_validation(labels, dataset.class_names, validation_fraction, seed)
+    kept_back = draw(
+        labels, dataset.class_names, validation_fraction, seed, "tensorize.validation_fraction"
+    )
     sizes = {
         train_path: len(labels) - int(kept_back.sum()),
         validation_path: int(kept_back.sum()),
@@ -81,49 +81,6 @@ def tensorize(
         for writer in (into_train, into_validation, into_test):
             writer.finish(description)
     return {path.stem: size for path, size in sizes.items()}
-
-
-def draw_validation(
-    labels: np.ndarray, class_names: tuple[str, ...], fraction: float, seed: int
-) -> np.ndarray:
-    """Draw the validation split: of each class the given share, at least one image.
-
-    Drawn stratum by stratum along the data, with the shares kept at the end of each: the whole set
-    is never sorted or permuted.
-
-    Args:
-        labels: unsigned integers `[N]`.
-        class_names: one per class.
-        fraction: above 0, to 0.5.
-        seed: of the draw.
-
-    Returns:
-        bool `[N]`, whether the image is kept back for validation.
-
-    Raises:
-        DataError: a class has a single image.
-    """
-    totals = np.bincount(labels, minlength=len(class_names))
-    for name in np.asarray(class_names)[totals == 1]:
-        raise DataError(
-            f"class {name}: it has a single training image, and tensorize.validation_fraction "
-            f"({fraction}) keeps back at least one of each class; add an image, or leave the class "
-            "out"
-        )
-    wanted = [max(1, math.floor(fraction * total + 0.5)) for total in totals.tolist()]
-    rng = np.random.default_rng(seed)
-    kept_back = np.zeros(len(labels), bool)
-    seen, taken = [0] * len(totals), [0] * len(totals)
-    for start in range(0, len(labels), STRATUM_IMAGES):
-        stratum = labels[start : start + STRATUM_IMAGES]
-        for label in np.unique(stratum).tolist():
-            members = np.flatnonzero(stratum == label)
-            seen[label] += len(members)
-            total = int(totals[label])
-            due = (2 * wanted[label] * seen[label] + total) // (2 * total) - taken[label]
-            taken[label] += due
-            kept_back[start + rng.choice(members, due, replace=False)] = True
-    return kept_back
 
 
 class PixelStatistics:

@@ -1,6 +1,7 @@
 """The data sets by name. A new one is a module here that implements `Dataset`, and a line below.
 
-Each is built from the params, of which it takes the settings that it needs.
+Each is built from the params, of which it takes the settings that it needs: `fetch` may use those
+of the block `download`, `read` those of `tensorize`.
 """
 
 from collections.abc import Callable
@@ -8,6 +9,7 @@ from collections.abc import Callable
 from image_pipeline.datasets.base import Dataset
 from image_pipeline.datasets.digits import Digits
 from image_pipeline.datasets.emnist import Emnist
+from image_pipeline.datasets.folder import Folder
 from image_pipeline.datasets.mnist import FASHION_MNIST, KMNIST, MNIST
 from image_pipeline.datasets.qmnist import Qmnist
 from image_pipeline.datasets.usps import Usps
@@ -21,4 +23,7 @@ DATASETS: dict[str, Callable[[Params], Dataset]] = {
     "qmnist": lambda _: Qmnist(),
     "usps": lambda _: Usps(),
     "digits": lambda _: Digits(),
+    "folder": lambda params: Folder(
+        params.download.folder, params.tensorize.folder, params.tensorize.seed
+    ),
 }

@@ -20,11 +20,13 @@ class RawSplit:
         labels: unsigned integers `[N]`, in the images' order.
         chunks: starts reading; gives the N images in order as uint8 `[n, C, H, W]`, some at a time,
             so that a split may be larger than the memory.
+        skipped: files of this split that are no readable images, and were left out as asked.
     """
 
     shape: tuple[int, int, int]
     labels: np.ndarray
     chunks: Callable[[], Iterable[np.ndarray]]
+    skipped: int = 0
 
 
 def images_per_chunk(shape: tuple[int, ...]) -> int:
@@ -37,7 +39,7 @@ class Dataset(Protocol):
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """The name of each label, in the labels' order."""
+        """The name of each label, in the labels' order; known once `read` has read."""
 
     def fetch(self, folder: Path, mirror: str | None) -> None:
         """Bring the original files into `folder`, each under its name only when it is right.

@@ -1,0 +1,337 @@
+"""Your own images: a folder, or an archive of one, with a folder for each class.
+
+Over the classes there may be `train/` and `test/`; what is in `val/` or `validation/` beside them
+counts as training images, because tensorize draws its validation split itself. Class names are the
+folders', sorted; folders inside a class's folder belong to the class.
+"""
+
+import hashlib
+import os
+import re
+import shutil
+import tempfile
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from urllib.parse import unquote, urlsplit
+
+import numpy as np
+
+from image_pipeline.archives import pack
+from image_pipeline.datasets.base import RawSplit, images_per_chunk
+from image_pipeline.download import RemoteFile, fetch_files
+from image_pipeline.errors import DataError, ParamsError, one_line
+from image_pipeline.params import DownloadFolderParams, TensorizeFolderParams
+from image_pipeline.splitting import draw
+from image_pipeline.tar_files import TarError, read_entries
+
+FILE = "images.tar"
+FETCHED = "fetched"  # the folder for an archive that was fetched, until its images are in FILE
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
+FIRST = 10  # files that an error names
+TRAIN = frozenset({"train", "training", "val", "valid", "validation"})
+TEST = frozenset({"test", "testing"})
+TEST_DRAW = 1  # beside the seed, so that the test split is drawn apart from the validation split
+REMEDY = "run `dvc repro --force download`"
+NO_CLASS = "it is in no class's folder"
+NO_IMAGE = f"its name ends in none of {' '.join(SUFFIXES)}"
+
+
+class Folder:
+    """Images in class folders, packed into one tar file by `fetch`, decoded from it by `read`.
+
+    Args:
+        source: where they come from.
+        reading: what they become.
+        seed: of the test split, where there is no `test/`.
+        workers: how many processes decode; as many as processors, where it is None.
+    """
+
+    def __init__(
+        self,
+        source: DownloadFolderParams,
+        reading: TensorizeFolderParams,
+        seed: int,
+        workers: int | None = None,
+    ) -> None:
+        self._source = source
+        self._reading = reading
+        self._seed = seed
+        self._workers = workers
+        self.class_names: tuple[str, ...] = ()
+
+    def fetch(self, folder: Path, mirror: str | None) -> None:
+        """See `Dataset.fetch`.
+
+        Raises:
+            DataError: the archive, or a file in it, is refused.
+            ParamsError: there is a url, but no sha256.
+        """
+        if not self._source.url:
+            path = Path(self._source.path)
+            if self._source.sha256:
+                _check_digest(path, self._source.sha256)
+            pack(path, folder / FILE)
+            return
+        if not self._source.sha256:
+            raise ParamsError(
+                "params.yaml: download.folder.sha256: missing; an archive from a url needs it "
+                "(`sha256sum` prints it)"
+            )
+        name = PurePosixPath(unquote(urlsplit(self._source.url).path)).name
+        name = re.sub(r"[^A-Za-z0-9._-]", "_", name).lstrip(".") or "archive"
+        archive = RemoteFile(name, sha256=self._source.sha256, url=self._source.url)
+        fetch_files([archive], [], folder / FETCHED, mirror)
+        pack(folder / FETCHED / name, folder / FILE)
+        shutil.rmtree(folder / FETCHED)
+
+    def read(self, folder: Path) -> tuple[RawSplit, RawSplit]:
+        """See `Dataset.read`. Decodes every image, into a nameless temporary file beside `folder`.
+
+        Raises:
+            DataError: the folders are not laid out as they should be; or files that are no readable
+                images, unless they may be skipped.
+        """
+        # Here, because other data sets do without Pillow, which takes its time to import.
+        from image_pipeline.decoding import decode_all
+        from image_pipeline.pixels import PixelSettings
+
+        path, reading = folder / FILE, self._reading
+        settings = PixelSettings(reading.channels, reading.size, reading.fit)
+        listed = _list_files(path)
+        layout = _read_layout(listed, self._source.url or self._source.path)
+        groups = np.frombuffer(listed.groups, np.int32)
+        labels, in_test = layout.labels[groups], layout.in_test[groups]
+        tried = np.flatnonzero((labels >= 0) & (np.frombuffer(listed.no_image, np.uint8) == 0))
+
+        with path.open("rb") as tar, tempfile.TemporaryFile(dir=folder.parent) as decoded:
+            room = max(1, len(tried) * settings.bytes_per_image)
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(decoded.fileno(), 0, room)  # a full disk is found out now
+            failures = decode_all(
+                tar.fileno(),
+                np.frombuffer(listed.offsets, np.int64)[tried],
+                np.frombuffer(listed.sizes, np.int64)[tried],
+                settings,
+                decoded.fileno(),
+                self._workers,
+            )
+            failed = np.frombuffer(failures.marks, np.uint8) != 0
+            pixels: np.ndarray = np.memmap(
+                decoded, np.uint8, "r", shape=(len(tried), *settings.shape)
+            )
+
+        useless = np.ones(len(labels), bool)
+        useless[tried[~failed]] = False
+        if useless.any() and reading.unreadable == "error":
+            causes = [(int(tried[number]), why) for number, why in failures.first]
+            raise self._error(path, listed, labels, useless, causes)
+        positions = np.flatnonzero(~failed)
+        labels, tests = labels[tried][positions], in_test[tried][positions]
+        self.class_names = layout.class_names
+        if not layout.has_test:
+            _check_counts(labels, layout.class_names, "files")
+            tests = draw(
+                labels,
+                layout.class_names,
+                reading.test_fraction,
+                (self._seed, TEST_DRAW),
+                "tensorize.folder.test_fraction",
+            )
+        splits = []
+        for chosen, files in ((~tests, useless & ~in_test), (tests, useless & in_test)):
+            _check_counts(labels[chosen], layout.class_names, "training or test files")
+            splits.append(
+                _split(pixels, positions[chosen], labels[chosen], settings.shape, int(files.sum()))
+            )
+        return splits[0], splits[1]
+
+    def _error(
+        self,
+        path: Path,
+        listed: "_Listed",
+        labels: np.ndarray,
+        useless: np.ndarray,
+        causes: list[tuple[int, str]],
+    ) -> DataError:
+        """Name the first files that are of no use, with their causes."""
+        known = dict(causes)
+        first = np.flatnonzero(useless)[:FIRST].tolist()
+        names = _names(path, first)
+        told = "; ".join(
+            f"{one_line(name, 100)} ("
+            f"{one_line(known.get(number) or (NO_CLASS if labels[number] < 0 else NO_IMAGE), 160)})"
+            for number, name in zip(first, names, strict=True)
+        )
+        count = int(useless.sum())
+        more = f"; and {count - len(first)} more" if count > len(first) else ""
+        where = self._source.url or self._source.path
+        return DataError(
+            f"{count} of {len(listed.sizes)} files in {where} cannot be used: {told}{more}. Take "
+            "them out, or set tensorize.folder.unreadable to skip"
+        )
+
+
+@dataclass
+class _Listed:
+    """The files in the tar file, in its order, some bytes for each.
+
+    Attributes:
+        offsets, sizes: of their content.
+        groups: which of `folders` each is in.
+        no_image: 1 where a name does not end as an image's.
+        folders: the outermost two folders, or fewer, of a file.
+    """
+
+    offsets: "array[int]"
+    sizes: "array[int]"
+    groups: "array[int]"
+    no_image: bytearray
+    folders: list[tuple[str, ...]]
+
+
+def _list_files(path: Path) -> _Listed:
+    """Read the headers of the tar file that `fetch` wrote."""
+    listed = _Listed(array("q"), array("q"), array("i"), bytearray(), [])
+    known: dict[str, int] = {}
+    for name, offset, size in _files(path):
+        above, _, last = name.rpartition("/")
+        group = known.get(above)
+        if group is None:
+            group = known[above] = len(listed.folders)
+            listed.folders.append(tuple(above.split("/")[:2]) if above else ())
+        listed.offsets.append(offset)
+        listed.sizes.append(size)
+        listed.groups.append(group)
+        listed.no_image.append(not last.lower().endswith(SUFFIXES))
+    return listed
+
+
+def _files(path: Path) -> Iterator[tuple[str, int, int]]:
+    """Yield name, offset and size of every file in the tar file that `fetch` wrote."""
+    try:
+        with path.open("rb") as tar:
+            for entry in read_entries(tar.fileno()):
+                if entry.kind != "file":
+                    raise TarError(f"an entry that is {entry.kind}")
+                yield entry.name.decode(), entry.offset, entry.size
+    except FileNotFoundError:
+        raise DataError(f"{path}: not found; {REMEDY}") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); {REMEDY}") from None
+    except (TarError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"{path}: not as `download` writes it ({one_line(error)}); {REMEDY}"
+        ) from None
+
+
+def _names(path: Path, numbers: list[int]) -> list[str]:
+    """Return the names of some files, by their numbers in order."""
+    wanted = set(numbers)
+    return [name for number, (name, _, _) in enumerate(_files(path)) if number in wanted]
+
+
+@dataclass
+class _Layout:
+    """What the folders mean.
+
+    Attributes:
+        class_names: sorted.
+        labels: of each of the listed folders; -1 for one that is no class's.
+        in_test: whether each belongs to the test split.
+        has_test: whether there is a test split.
+    """
+
+    class_names: tuple[str, ...]
+    labels: np.ndarray
+    in_test: np.ndarray
+    has_test: bool
+
+
+def _read_layout(listed: _Listed, where: str) -> _Layout:
+    """Tell splits and classes from the folders' names.
+
+    Raises:
+        DataError: they are not as they should be; says how.
+    """
+    tops = sorted({folders[0] for folders in listed.folders if folders})
+    split = any(top.lower() in TRAIN for top in tops)
+    has_test = any(top.lower() in TEST for top in tops)
+    if has_test and not split:
+        raise DataError(f"{where}: there is a test/, but no train/; add it, with the same classes")
+    beside = [top for top in tops if split and top.lower() not in TRAIN | TEST]
+    if beside:
+        raise DataError(
+            f"{where}: the folder '{one_line(beside[0], 100)}' lies beside train/; only test/ and "
+            "validation/ may: move or remove it"
+        )
+    in_test: list[bool] = []
+    names: list[str | None] = []
+    for folders in listed.folders:
+        in_test.append(split and bool(folders) and folders[0].lower() in TEST)
+        names.append(folders[split] if len(folders) > split else None)
+    class_names = tuple(sorted({name for name in names if name is not None}))
+    for name in class_names:
+        if not name.isprintable():
+            raise DataError(f"{where}: the class name {name!a} does not print; rename it")
+    if len(class_names) < 2:
+        found = f"'{one_line(class_names[0], 100)}' alone" if class_names else "none"
+        raise DataError(
+            f"{where}: at least two folders, one per class, are expected; found: {found}"
+        )
+    if has_test:
+        sides: tuple[set[str], set[str]] = set(), set()
+        for folder, test in zip(names, in_test, strict=True):
+            if folder is not None:
+                sides[test].add(folder)
+        for name in sorted(sides[0] ^ sides[1]):
+            there, missing = ("train", "test") if name in sides[0] else ("test", "train")
+            raise DataError(
+                f"{where}: the class '{one_line(name, 100)}' is in {there}/ but not in {missing}/; "
+                f"add images of it to {missing}/, or remove it from {there}/"
+            )
+    numbers = {name: number for number, name in enumerate(class_names)}
+    labels = [-1 if name is None else numbers[name] for name in names]
+    return _Layout(class_names, np.array(labels), np.array(in_test, bool), has_test)
+
+
+def _check_counts(labels: np.ndarray, class_names: tuple[str, ...], what: str) -> None:
+    counts = np.bincount(labels, minlength=len(class_names))
+    for name in np.asarray(class_names)[counts == 0]:
+        raise DataError(
+            f"class {one_line(name, 100)}: none of its {what} is a readable image; add some, or "
+            "remove its folder"
+        )
+
+
+def _split(
+    pixels: np.ndarray,
+    positions: np.ndarray,
+    labels: np.ndarray,
+    shape: tuple[int, int, int],
+    skipped: int,
+) -> RawSplit:
+    def chunks() -> Iterator[np.ndarray]:
+        step = images_per_chunk(shape)
+        for start in range(0, len(positions), step):
+            yield np.asarray(pixels[positions[start : start + step]])
+
+    return RawSplit(shape, labels.astype(np.uint32), chunks, skipped)
+
+
+def _check_digest(path: Path, expected: str) -> None:
+    if path.is_dir():
+        raise ParamsError(
+            f"params.yaml: download.folder.sha256: {path} is a folder, which has none; empty it"
+        )
+    try:
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        raise DataError(f"{path}: not found; see download.folder.path in params.yaml") from None
+    if found != expected:
+        raise DataError(
+            f"{path}: its SHA-256 is {found}, not download.folder.sha256; get the right file, or "
+            "correct the key"
+        )
