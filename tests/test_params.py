@@ -49,10 +49,18 @@ def bounds(field: FieldInfo) -> dict[str, float]:
 
 INTEGERS = {key: bounds(field) for key, field in FIELDS.items() if field.annotation is int}
 FLOATS = {key: bounds(field) for key, field in FIELDS.items() if field.annotation is float}
+TEXTS = {
+    "download.folder.path": "text of 1 to 4096 characters",
+    "download.folder.url": "an http(s) address, or empty",
+    "download.folder.sha256": "64 hexadecimal digits in lower case, or empty",
+}
 CHOICES = {
     key: get_args(field.annotation)
     for key, field in FIELDS.items()
-    if key not in INTEGERS and key not in FLOATS and key != "train.hidden_sizes"
+    if key not in INTEGERS
+    and key not in FLOATS
+    and key not in TEXTS
+    and key != "train.hidden_sizes"
 }
 
 
@@ -122,7 +130,7 @@ def read_or_refuse(path: Path) -> None:
 def test_the_committed_file_is_allowed_and_complete() -> None:
     found = read_params(ROOT / "params.yaml")
     assert found.model_dump() == document()
-    assert len(FIELDS) == len(INTEGERS) + len(FLOATS) + len(CHOICES) + 1
+    assert len(FIELDS) == len(INTEGERS) + len(FLOATS) + len(CHOICES) + len(TEXTS) + 1
     assert all({"ge", "gt"} & set(limits) for limits in (INTEGERS | FLOATS).values())
     assert all({"le", "lt"} & set(limits) for limits in (INTEGERS | FLOATS).values())
 
@@ -146,8 +154,17 @@ def edge_values() -> Iterator[tuple[str, str, bool]]:
                 yield key, repr(math.nextafter(limits[name], inward * math.inf)), True
     for key, choices in CHOICES.items():
         for choice in choices:
-            yield key, choice, True
-            yield key, choice.upper(), False
+            yield key, str(choice), True
+            yield key, f"{choice}0", False
+    yield "download.folder.path", "x" * 4096, True
+    yield "download.folder.path", '""', False
+    yield "download.folder.path", "x" * 4097, False
+    yield "download.folder.url", "https://example.org/pets.zip?download=1", True
+    for url in ("pets.zip", "ftp://example.org/pets.zip", "https://exa mple.org", "http://"):
+        yield "download.folder.url", url, False
+    for digits, allowed in ((64, True), (63, False), (65, False)):
+        yield "download.folder.sha256", "a" * digits, allowed
+    yield "download.folder.sha256", "A" * 64, False
     key = "train.hidden_sizes"
     yield from ((key, text, True) for text in ("[1]", "[65536]", "[1, 65536]", str([8] * 16)))
     yield from ((key, text, False) for text in ("[]", "[0]", "[65537]", str([8] * 17), "120"))
@@ -194,6 +211,8 @@ WRONG = {
 @pytest.mark.parametrize("key", FIELDS)
 @pytest.mark.parametrize("yaml", WRONG, ids=lambda text: text[:12])
 def test_wrong_values_name_key_value_and_what_is_allowed(yaml: str, key: str, file: Path) -> None:
+    if key == "download.folder.path" and yaml in ("'5'", "five", '"line\\nbreak\\e[2J"'):
+        return  # a folder may be called so
     message = refusal(file, replaced(key, yaml))
     if key == "train.hidden_sizes" and yaml == "[[1]]":
         key = f"{key}.0"
@@ -210,7 +229,9 @@ def test_wrong_values_name_key_value_and_what_is_allowed(yaml: str, key: str, fi
             FLOATS[key].values()
         )
     elif key in CHOICES:
-        assert allowed == " or ".join(CHOICES[key])
+        assert allowed == " or ".join(map(str, CHOICES[key]))
+    elif key in TEXTS:
+        assert allowed == TEXTS[key]
     else:
         assert "an integer from 1 to 65536" in allowed
 
@@ -415,12 +436,19 @@ def test_each_comment_tells_the_range_that_is_checked(key: str) -> None:
     told = comment.rpartition("; ")[2]
     if key in CHOICES:
         named = [part.split()[0] for part in comment.split(" | ")]
-        assert named == list(CHOICES[key])
+        assert named == list(map(str, CHOICES[key]))
         return
     if key == "train.hidden_sizes":
         assert told == "1 to 16 layers of 1 to 65536"
         assert "1 to 16 values, each an integer from 1 to 65536" in module._allowed(
             ("train", "hidden_sizes")
+        )
+        return
+    if key in TEXTS:
+        assert told in (
+            "1 to 4096 characters",
+            "up to 4096 characters",
+            "64 hexadecimal digits",
         )
         return
     limits = (INTEGERS | FLOATS)[key]

@@ -193,7 +193,8 @@ def check_name(name: str, source: Path) -> str:
     try:
         size = len(name.encode())
     except UnicodeEncodeError:  # the bytes that are no UTF-8, as Python keeps them in a string
-        raise _refusal(source, ascii(name), "has a name that is not UTF-8; rename it") from None
+        shown = name.encode("utf-8", "backslashreplace").decode()
+        raise _refusal(source, shown, "has a name that is not UTF-8; rename it") from None
     if size > MOST_NAME_BYTES:
         raise _refusal(source, name, f"has a path longer than {MOST_NAME_BYTES} bytes; shorten it")
     if name.startswith(("/", "\\")) or (name[1:2] == ":" and name[0].lower() in DRIVES):

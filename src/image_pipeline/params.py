@@ -11,7 +11,7 @@ from pathlib import Path
 from reprlib import Repr
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError
@@ -35,6 +35,13 @@ TEXTS = {
     URL: "an http(s) address, or empty",
     SHA256: "64 hexadecimal digits in lower case, or empty",
 }
+
+
+def _no_truth(value: object) -> object:
+    """Refuse `true` and 1.0, which equal 1, where a choice among numbers asks for 1."""
+    if isinstance(value, (bool, float)):
+        raise ValueError("not an integer")
+    return value
 
 
 class _Block(BaseModel):
@@ -61,7 +68,7 @@ class DownloadParams(_Block):
 class TensorizeFolderParams(_Block):
     """What the images of the data set `folder` become, and how they are split."""
 
-    channels: Literal[1, 3]
+    channels: Annotated[Literal[1, 3], BeforeValidator(_no_truth)]
     size: Annotated[int, Field(ge=4, le=1024)]
     fit: Literal["pad", "crop"]
     test_fraction: Annotated[float, Field(ge=0.01, le=0.5)]

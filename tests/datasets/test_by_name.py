@@ -11,5 +11,6 @@ def test_params_may_name_each_data_set_and_no_other() -> None:
     names = get_args(DownloadParams.model_fields["dataset"].annotation)
     assert tuple(DATASETS) == names
     params = read_params(ROOT / "params.yaml")
-    for make in DATASETS.values():
-        assert len(make(params).class_names) >= 2
+    for name, make in DATASETS.items():
+        # A folder's classes are known once it has been read.
+        assert (len(make(params).class_names) >= 2) == (name != "folder")
