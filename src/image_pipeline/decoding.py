@@ -186,10 +186,12 @@ def _in_processes(
             results.put(error)
 
     processes: list[subprocess.Popen[str]] = []
+    threads: list[threading.Thread] = []
     try:
         for _ in range(number):
             processes.append(_start_process(settings, tar, pixels))
-            threading.Thread(target=serve, args=processes[-1:], daemon=True).start()
+            threads.append(threading.Thread(target=serve, args=processes[-1:], daemon=True))
+            threads[-1].start()
         running = number
         while running:
             result = results.get()
@@ -204,8 +206,10 @@ def _in_processes(
             process.kill()
         raise
     finally:
-        for process in processes:
-            process.wait()
+        for process, thread in zip(processes, threads, strict=True):
+            thread.join()
+            with suppress(BrokenPipeError), process:  # closes its pipes, and waits for its end
+                pass
 
 
 def _start_process(settings: PixelSettings, tar: int, pixels: int) -> "subprocess.Popen[str]":

@@ -1,0 +1,471 @@
+"""A user's own images: what the folders mean, and that every image arrives as it should."""
+
+import hashlib
+import io
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import threading
+import time
+import zipfile
+from collections.abc import Mapping
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from image_pipeline.datasets.base import RawSplit
+from image_pipeline.datasets.folder import Folder
+from image_pipeline.errors import DataError, DownloadError, ParamsError
+from image_pipeline.params import DownloadFolderParams, TensorizeFolderParams
+from image_pipeline.tensorize import tensorize
+
+SIZE = 8
+
+
+def shade(value: int, form: str = "PNG", size: tuple[int, int] = (SIZE, SIZE)) -> bytes:
+    """Return an image file of one shade."""
+    file = io.BytesIO()
+    Image.new("L", size, value).save(file, form)
+    return file.getvalue()
+
+
+def classes(*names: str, images: int = 5) -> dict[str, bytes]:
+    """Return some images for each class, each of a shade of its own."""
+    return {
+        f"{name}/{number}.png": shade(40 * place + number)
+        for place, name in enumerate(names)
+        for number in range(images)
+    }
+
+
+def write(folder: Path, files: Mapping[str, bytes]) -> None:
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+
+
+def make(
+    path: Path | str, workers: int | None = 1, url: str = "", sha256: str = "", **reading: Any
+) -> Folder:
+    asked = {"channels": 1, "size": SIZE, "fit": "pad", "test_fraction": 0.2, "unreadable": "error"}
+    return Folder(
+        DownloadFolderParams(path=str(path), url=url, sha256=sha256),
+        TensorizeFolderParams.model_validate(asked | reading),
+        seed=0,
+        workers=workers,
+    )
+
+
+def load(
+    files: Mapping[str, bytes], tmp_path: Path, **settings: Any
+) -> tuple[Folder, RawSplit, RawSplit]:
+    """Write the files, fetch and read them."""
+    write(tmp_path / "images", files)
+    dataset = make(tmp_path / "images", **settings)
+    raw = tmp_path / "data" / "raw"
+    dataset.fetch(raw, None)
+    train, test = dataset.read(raw)
+    assert [path.name for path in raw.parent.iterdir()] == ["raw"]
+    return dataset, train, test
+
+
+def refusal(files: Mapping[str, bytes], tmp_path: Path, **settings: Any) -> str:
+    with pytest.raises(DataError) as caught:
+        load(files, tmp_path, **settings)
+    message = str(caught.value)
+    assert message.isprintable()
+    return message
+
+
+def shades(split: RawSplit) -> list[tuple[int, int]]:
+    """Return each image's label and shade."""
+    images = np.concatenate(list(split.chunks()))
+    assert images.dtype == np.uint8
+    assert images.shape == (len(split.labels), *split.shape)
+    return list(zip(split.labels.tolist(), images[:, 0, 0, 0].tolist(), strict=True))
+
+
+# What the folders mean.
+
+
+def test_classes_are_the_folders_in_sorted_order(tmp_path: Path) -> None:
+    dataset, train, test = load(classes("dog", "ant", "Cat") | {"README.md": b"Pets"}, tmp_path)
+    assert dataset.class_names == ("Cat", "ant", "dog")
+    assert len(train.labels) == 12
+    assert np.bincount(test.labels).tolist() == [1, 1, 1]
+    expected = {(2, n) for n in range(5)} | {(1, 40 + n) for n in range(5)}
+    assert set(shades(train) + shades(test)) == expected | {(0, 80 + n) for n in range(5)}
+    assert train.shape == test.shape == (1, SIZE, SIZE)
+    assert train.skipped == test.skipped == 0
+
+
+@pytest.mark.parametrize(
+    ("above", "in_test"),
+    [("train", "test"), ("Training", "TESTING"), ("pets/train", "pets/test")],
+    ids=["plain", "other words", "wrapped"],
+)
+def test_train_and_test_folders(above: str, in_test: str, tmp_path: Path) -> None:
+    files = {f"{above}/{name}": content for name, content in classes("a", "b").items()}
+    files |= {f"{in_test}/a/x.png": shade(200), f"{in_test}/b/deep/er/y.png": shade(201)}
+    dataset, train, test = load(files, tmp_path)
+    assert dataset.class_names == ("a", "b")
+    assert shades(train) == [(0, n) for n in range(5)] + [(1, 40 + n) for n in range(5)]
+    assert shades(test) == [(0, 200), (1, 201)]
+
+
+@pytest.mark.parametrize("name", ["val", "valid", "validation"])
+def test_a_validation_folder_counts_as_training(name: str, tmp_path: Path) -> None:
+    files = {f"train/{key}": content for key, content in classes("a", "b").items()}
+    files |= {f"test/{key}": content for key, content in classes("a", "b").items()}
+    files |= {f"{name}/a/x.png": shade(200)}
+    _, train, test = load(files, tmp_path)
+    assert (0, 200) in shades(train)
+    assert len(test.labels) == 10
+
+
+def test_a_test_split_is_drawn_by_class_and_by_seed(tmp_path: Path) -> None:
+    files = classes("a", "b", images=40)
+    _, train, test = load(files, tmp_path)
+    assert np.bincount(test.labels).tolist() == [8, 8]
+    assert sorted(shades(train) + shades(test)) == sorted(
+        [(0, n) for n in range(40)] + [(1, 40 + n) for n in range(40)]
+    )
+    again = make(tmp_path / "images")
+    again._seed = 1
+    _, other = again.read(tmp_path / "data" / "raw")
+    assert shades(other) != shades(test)
+    _, half = make(tmp_path / "images", test_fraction=0.5).read(tmp_path / "data" / "raw")
+    assert np.bincount(half.labels).tolist() == [20, 20]
+
+
+def under(*tops: str) -> dict[str, bytes]:
+    return {f"{top}/{name}": content for top in tops for name, content in classes("a", "b").items()}
+
+
+LAYOUTS: dict[str, tuple[dict[str, bytes], str]] = {
+    "no folders": ({"1.png": shade(1)}, "at least two folders, one per class, are expected; found"),
+    "one class": (classes("cat"), "one per class, are expected; found: 'cat' alone"),
+    "one class in train": (
+        {"train/a/1.png": shade(1), "test/a/1.png": shade(2)},
+        "one per class, are expected; found: 'a' alone",
+    ),
+    "something beside train": (
+        under("train", "test", "extra"),
+        "the folder 'extra' lies beside train/; only test/ and validation/ may: move or remove it",
+    ),
+    "test alone": (
+        under("test", "other"),
+        "there is a test/, but no train/; add it, with the same",
+    ),
+    "a class that is not in test": (
+        under("train", "test") | {"train/fox/1.png": shade(1)},
+        "the class 'fox' is in train/ but not in test/; add images of it to test/, or remove it",
+    ),
+    "a class that is not in train": (
+        under("train", "test") | {"test/fox/1.png": shade(1)},
+        "the class 'fox' is in test/ but not in train/; add images of it to train/, or remove it",
+    ),
+    "a name that does not print": (
+        classes("a", "b\u200b"),
+        r"the class name 'b\u200b' does not print; rename it",
+    ),
+    "a class of one": (
+        classes("a", "b") | {"c/1.png": shade(1)},
+        "class c: it has a single training image, and tensorize.folder.test_fraction (0.2) keeps "
+        "back at least one of each class; add an image, or leave the class out",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_a_layout_that_is_refused(name: str, tmp_path: Path) -> None:
+    files, told = LAYOUTS[name]
+    assert told in refusal(files, tmp_path)
+
+
+# Files that cannot be used.
+
+BROKEN = {
+    "a/broken.png": shade(1)[:45],
+    "a/empty.jpg": b"",
+    "b/liar.gif": b"<html>Not found</html>",
+    "b/notes.txt": b"Remember the milk",
+    "stray.png": shade(9),
+}
+
+
+def test_useless_files_are_named_with_their_causes(tmp_path: Path) -> None:
+    message = refusal(classes("a", "b") | BROKEN, tmp_path)
+    assert message == (
+        f"5 of 15 files in {tmp_path / 'images'} cannot be used: "
+        "a/broken.png (image file is truncated (0 bytes not processed)); "
+        "a/empty.jpg (no image of these formats: PNG, JPEG, BMP, GIF, TIFF, WEBP); "
+        "b/liar.gif (no image of these formats: PNG, JPEG, BMP, GIF, TIFF, WEBP); "
+        "b/notes.txt (its name ends in none of .png .jpg .jpeg .bmp .gif .tif .tiff .webp); "
+        "stray.png (it is in no class's folder). "
+        "Take them out, or set tensorize.folder.unreadable to skip"
+    )
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_the_first_ten_are_named_and_the_others_counted(workers: int, tmp_path: Path) -> None:
+    files = classes("a", "b", images=300) | {f"a/x{n:03}.png": b"?" for n in range(400)}
+    message = refusal(files, tmp_path, workers=workers)
+    assert message.startswith(f"400 of 1000 files in {tmp_path / 'images'} cannot be used: a/x000.")
+    assert "a/x009.png (no image of these formats" in message
+    assert "WEBP); and 390 more. Take them out" in message
+    assert "a/x010.png" not in message
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_useless_files_are_skipped_and_counted(workers: int, tmp_path: Path) -> None:
+    clean = load(classes("a", "b"), tmp_path / "clean")
+    dataset, train, test = load(
+        classes("a", "b") | BROKEN, tmp_path / "broken", unreadable="skip", workers=workers
+    )
+    assert dataset.class_names == ("a", "b")
+    assert (train.skipped, test.skipped) == (5, 0)
+    assert shades(train) == shades(clean[1])
+    assert shades(test) == shades(clean[2])
+
+
+def test_skipped_files_are_counted_by_split(tmp_path: Path) -> None:
+    files = under("train", "test")
+    files |= {f"train/{name}": content for name, content in BROKEN.items()}
+    files |= {"test/a/broken.png": b"", "test/stray.png": shade(1), "LICENSE": b"Free"}
+    _, train, test = load(files, tmp_path, unreadable="skip")
+    assert (train.skipped, test.skipped) == (6, 2)
+    assert (len(train.labels), len(test.labels)) == (10, 10)
+
+
+@pytest.mark.parametrize("files", [{"c/1.png": b""}, {"c/notes.txt": b"", "c/more.txt": b""}])
+def test_a_class_without_a_readable_image_is_told(files: dict[str, bytes], tmp_path: Path) -> None:
+    message = refusal(classes("a", "b") | files, tmp_path, unreadable="skip")
+    assert message.startswith("class c: none of its files is a readable image; add some, or remove")
+
+
+def test_nothing_but_useless_files_is_told(tmp_path: Path) -> None:
+    files = {"a/1.png": b"", "b/1.png": b""}
+    assert "2 of 2 files in" in refusal(files, tmp_path)
+    assert "class a: none of its files" in refusal(files, tmp_path, unreadable="skip")
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut", "another file"])
+def test_a_raw_file_that_is_not_the_one_that_was_written(damage: str, tmp_path: Path) -> None:
+    load(classes("a", "b"), tmp_path)
+    path = tmp_path / "data" / "raw" / "images.tar"
+    content = path.read_bytes()
+    path.unlink()
+    if damage != "missing":
+        path.write_bytes(content[:-2000] if damage == "cut" else b"x" * 600)
+    with pytest.raises(DataError, match=r"images\.tar: .*run `dvc repro --force download`$"):
+        make(tmp_path / "images").read(path.parent)
+
+
+# Where they come from, and who decodes them.
+
+
+def mixed(count: int) -> dict[str, bytes]:
+    """Return images of several formats, sizes and colours, by class."""
+    rng = np.random.default_rng(0)
+    files = {}
+    for number in range(count):
+        height, width = (int(side) for side in rng.integers(1, 40, 2))
+        colour = number % 3 == 0
+        shape = (height, width, 3) if colour else (height, width)
+        image = Image.fromarray(rng.integers(0, 256, shape, np.uint8))
+        form = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF")[number % 6]
+        file = io.BytesIO()
+        image.save(file, form)
+        files[f"class {number % 4}/{number:05}.{form.lower()}"] = file.getvalue()
+    return files
+
+
+def as_archive(files: Mapping[str, bytes], kind: str, path: Path) -> None:
+    if kind == "zip":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, content in files.items():
+                archive.writestr(name, content)
+        return
+    with tarfile.open(path, "w:gz" if kind == "tar.gz" else "w") as archive:
+        for name, content in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+
+
+def tensors(dataset: Folder, folder: Path) -> list[str]:
+    """Fetch, tensorize, and return the hashes of what was written."""
+    dataset.fetch(folder / "raw", None)
+    paths = [folder / f"{name}.safetensors" for name in ("train", "validation", "test")]
+    tensorize(dataset, "folder", folder / "raw", 0.1, 0, *paths)
+    written = [*paths, folder / "raw" / "images.tar"]
+    return [hashlib.sha256(path.read_bytes()).hexdigest() for path in written]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_same_tensors_from_all_containers_and_numbers_of_workers(
+    channels: int, tmp_path: Path
+) -> None:
+    files = mixed(700)
+    write(tmp_path / "images", files)
+    found = {
+        f"{workers} workers": tensors(
+            make(tmp_path / "images", workers, channels=channels), tmp_path / f"of {workers}"
+        )
+        for workers in (1, 2, 3)
+    }
+    for kind in ("zip", "tar", "tar.gz"):
+        as_archive(files, kind, tmp_path / kind)
+        found[kind] = tensors(
+            make(tmp_path / kind, None, channels=channels), tmp_path / f"of a {kind}"
+        )
+    assert len({tuple(hashes) for hashes in found.values()}) == 1, found
+
+
+def test_a_local_archive_is_checked(tmp_path: Path) -> None:
+    as_archive(classes("a", "b"), "zip", tmp_path / "pets.zip")
+    right = hashlib.sha256((tmp_path / "pets.zip").read_bytes()).hexdigest()
+    make(tmp_path / "pets.zip", sha256=right).fetch(tmp_path / "raw", None)
+    with pytest.raises(DataError, match=f"its SHA-256 is {right}, not download.folder.sha256"):
+        make(tmp_path / "pets.zip", sha256="0" * 64).fetch(tmp_path / "other", None)
+    assert not (tmp_path / "other").exists()
+    with pytest.raises(ParamsError, match="is a folder, which has none; empty it"):
+        make(tmp_path, sha256=right).fetch(tmp_path / "other", None)
+    with pytest.raises(DataError, match="not found"):
+        make(tmp_path / "none.zip", sha256=right).fetch(tmp_path / "other", None)
+
+
+class _Handler(SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_an_archive_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    server_root = tmp_path / "server"
+    server_root.mkdir()
+    as_archive(classes("a", "b"), "tar.gz", server_root / "images.tar")  # called as our own file
+    sha256 = hashlib.sha256((server_root / "images.tar").read_bytes()).hexdigest()
+    handler = partial(_Handler, directory=str(server_root))
+    raw = tmp_path / "raw"
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/images.tar?download=1"
+        make("unused", url=url, sha256=sha256).fetch(raw, None)
+        server.shutdown()
+    assert [path.name for path in raw.iterdir()] == ["images.tar"]
+    train, _ = make("unused").read(raw)
+    assert len(train.labels) == 8
+
+    # Without the server: from a mirror, or not at all.
+    make("unused", url=url, sha256=sha256).fetch(tmp_path / "again", str(server_root))
+    assert (tmp_path / "again/images.tar").read_bytes() == (raw / "images.tar").read_bytes()
+    with pytest.raises(DownloadError, match=r"images.tar could not be had .*\?download=1: no conn"):
+        make("unused", url=url, sha256=sha256).fetch(tmp_path / "never", None)
+    with pytest.raises(DownloadError, match="its checksum is wrong"):
+        make("unused", url=url, sha256="0" * 64).fetch(tmp_path / "never", str(server_root))
+    with pytest.raises(ParamsError, match=r"sha256: missing; an archive from a url needs it"):
+        make("unused", url=url).fetch(tmp_path / "never", None)
+    assert not list((tmp_path / "never").rglob("*.*"))
+
+
+def processes_with(word: str) -> list[str]:
+    """Return the ids of living processes on whose command line there is `word`."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if (
+                word in path.read_text()
+                and "Z" not in path.with_name("stat").read_text().split()[2]
+            ):
+                found.append(path.parent.name)
+        except OSError:
+            continue
+    return found
+
+
+DECODE_FOR_EVER = """
+import itertools, sys
+from pathlib import Path
+from image_pipeline import decoding
+from image_pipeline.pixels import PixelSettings
+
+task = decoding.Task(0, [512], [int(sys.argv[2])])
+with open(sys.argv[1], "rb") as tar, open(sys.argv[1] + ".pixels", "wb") as pixels:
+    settings = PixelSettings(1, int(sys.argv[3]), "pad")
+    results = decoding._in_processes(
+        itertools.repeat(task), settings, tar.fileno(), pixels.fileno(), 2
+    )
+    for _ in results:
+        print("decoded", flush=True)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_no_process_outlives_the_one_that_started_it(number: int, tmp_path: Path) -> None:
+    content = shade(7)
+    write(tmp_path / "images", {"a/1.png": content, "b/1.png": content})
+    make(tmp_path / "images").fetch(tmp_path, None)
+    size = str(500 + os.getpid() % 500)  # by which these processes are known from others
+    command = [sys.executable, "-c", DECODE_FOR_EVER, str(tmp_path / "images.tar")]
+    with subprocess.Popen(
+        [*command, str(len(content)), size],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        assert process.stdout
+        assert process.stderr
+        assert process.stdout.readline() == "decoded\n"
+        mark = f'"size": {size}'
+        assert len(processes_with(mark)) == 2
+        if number == signal.SIGINT:
+            os.killpg(process.pid, number)  # as a terminal does
+        else:
+            process.kill()
+        process.wait(60)
+        deadline = time.monotonic() + 60
+        while processes_with(mark):
+            assert time.monotonic() < deadline
+        # Of Ctrl-C, only this process has anything to say.
+        assert process.stderr.read().count("Traceback") == (number == signal.SIGINT)
+
+
+def test_a_process_that_is_killed_is_told(tmp_path: Path) -> None:
+    from image_pipeline.decoding import decode_all
+    from image_pipeline.errors import PipelineError
+    from image_pipeline.pixels import PixelSettings
+
+    content = shade(7)
+    write(tmp_path / "images", {"a/1.png": content, "b/1.png": content})
+    make(tmp_path / "images").fetch(tmp_path, None)
+    offsets, sizes = np.full(100_000, 512), np.full(100_000, len(content))
+    size = 4 + os.getpid() % 50
+    killer = threading.Timer(0, lambda: None)
+
+    def kill_one() -> None:
+        while not (found := processes_with(f'"size": {size}')):
+            time.sleep(0.01)
+        os.kill(int(found[0]), signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_one)  # type: ignore[assignment]
+    killer.start()
+    with (
+        (tmp_path / "images.tar").open("rb") as tar,
+        (tmp_path / "pixels").open("wb") as pixels,
+        pytest.raises(PipelineError, match=r"ended before its time \(status -9\), most likely for"),
+    ):
+        decode_all(
+            tar.fileno(), offsets, sizes, PixelSettings(1, size, "pad"), pixels.fileno(), workers=2
+        )
+    killer.join()
+    assert not processes_with(f'"size": {size}')
