@@ -205,7 +205,7 @@ def test_useless_files_are_named_with_their_causes(tmp_path: Path) -> None:
     message = refusal(classes("a", "b") | BROKEN, tmp_path)
     assert message == (
         f"5 of 15 files in {tmp_path / 'images'} cannot be used: "
-        "a/broken.png (image file is truncated (0 bytes not processed)); "
+        "a/broken.png (image file is truncated); "
         "a/empty.jpg (no image of these formats: PNG, JPEG, BMP, GIF, TIFF, WEBP); "
         "b/liar.gif (no image of these formats: PNG, JPEG, BMP, GIF, TIFF, WEBP); "
         "b/notes.txt (its name ends in none of .png .jpg .jpeg .bmp .gif .tif .tiff .webp); "

@@ -9,6 +9,7 @@ import hashlib
 import os
 import re
 import shutil
+import sys
 import tempfile
 from array import array
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
+from tqdm import tqdm
 
 from image_pipeline.archives import pack
 from image_pipeline.datasets.base import RawSplit, images_per_chunk
@@ -124,9 +126,14 @@ class Folder:
 
         useless = np.ones(len(labels), bool)
         useless[tried[~failed]] = False
-        if useless.any() and reading.unreadable == "error":
-            causes = [(int(tried[number]), why) for number, why in failures.first]
-            raise self._error(path, listed, labels, useless, causes)
+        if useless.any():
+            causes = {int(tried[number]): why for number, why in failures.first}
+            told = self._tell_useless(path, labels, useless, causes)
+            if reading.unreadable == "error":
+                raise DataError(
+                    f"{told}. Take them out, or set tensorize.folder.unreadable to skip"
+                )
+            tqdm.write(f"WARNING: {told}; they are left out", file=sys.stderr)
         positions = np.flatnonzero(~failed)
         labels, tests = labels[tried][positions], in_test[tried][positions]
         self.class_names = layout.class_names
@@ -147,30 +154,20 @@ class Folder:
             )
         return splits[0], splits[1]
 
-    def _error(
-        self,
-        path: Path,
-        listed: "_Listed",
-        labels: np.ndarray,
-        useless: np.ndarray,
-        causes: list[tuple[int, str]],
-    ) -> DataError:
-        """Name the first files that are of no use, with their causes."""
-        known = dict(causes)
+    def _tell_useless(
+        self, path: Path, labels: np.ndarray, useless: np.ndarray, causes: dict[int, str]
+    ) -> str:
+        """Name the first files that are of no use, with their causes, and count all."""
         first = np.flatnonzero(useless)[:FIRST].tolist()
-        names = _names(path, first)
-        told = "; ".join(
-            f"{one_line(name, 100)} ("
-            f"{one_line(known.get(number) or (NO_CLASS if labels[number] < 0 else NO_IMAGE), 160)})"
-            for number, name in zip(first, names, strict=True)
-        )
+        told = []
+        for number, name in zip(first, _names(path, first), strict=True):
+            why = causes.get(number) or (NO_CLASS if labels[number] < 0 else NO_IMAGE)
+            told.append(f"{one_line(name, 100)} ({one_line(why, 160)})")
         count = int(useless.sum())
-        more = f"; and {count - len(first)} more" if count > len(first) else ""
+        if count > len(first):
+            told.append(f"and {count - len(first)} more")
         where = self._source.url or self._source.path
-        return DataError(
-            f"{count} of {len(listed.sizes)} files in {where} cannot be used: {told}{more}. Take "
-            "them out, or set tensorize.folder.unreadable to skip"
-        )
+        return f"{count} of {len(labels)} files in {where} cannot be used: {'; '.join(told)}"
 
 
 @dataclass

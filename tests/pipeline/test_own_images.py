@@ -1,0 +1,206 @@
+"""A folder of 5,000 images of somebody's own, through the whole pipeline, and back to MNIST.
+
+They are MNIST's own, so that it is known what must arrive; where MNIST is not at hand, the digits
+that ship with scikit-learn.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from ruamel.yaml import YAML
+from safetensors import safe_open
+from safetensors.numpy import load_file
+
+from image_pipeline.datasets.digits import Digits
+from image_pipeline.datasets.idx import read_idx
+from project import IN_CI, ROOT, SHARED_MNIST, SMALL, Project, require
+
+NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+CLASSES = tuple(sorted(NAMES))
+SPLITS = {"train": 4000, "test": 1000}
+KINDS = 6  # of files, in turn
+LEARNING = SMALL | {"train.epochs": 12, "train.batch_size": 32, "train.label_smoothing": 0.0}
+
+
+def real_images(split: str, count: int, tmp_path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Return the first images of a split, uint8 `[N, 28, 28]`, and the digits they show."""
+    if SHARED_MNIST.is_dir():
+        prefix = {"train": "train", "test": "t10k"}[split]
+        images = read_idx(SHARED_MNIST / f"{prefix}-images-idx3-ubyte.gz", rank=3)
+        labels = read_idx(SHARED_MNIST / f"{prefix}-labels-idx1-ubyte.gz", rank=1)
+        return images[:count], labels[:count]
+    assert not IN_CI
+    Digits().fetch(tmp_path, None)
+    found = dict(zip(("train", "test"), Digits().read(tmp_path), strict=True))[split]
+    images = np.concatenate(list(found.chunks()))[:, 0]
+    return images[:count], found.labels[:count]
+
+
+def write_image(path: Path, pixels: np.ndarray, kind: int) -> None:
+    """Write an image: PNG and JPEG mixed, in several sizes, some in colour."""
+    image = Image.fromarray(pixels)
+    if kind in (2, 3):  # larger
+        image = image.resize((28 * kind, 28 * kind), Image.Resampling.NEAREST)
+    if kind in (1, 2):
+        image = image.convert("RGB")
+    if kind == 4:  # not square
+        wider = Image.new("L", (48, 28))
+        wider.paste(image, (10, 0))
+        image = wider
+    if kind in (0, 2, 4):
+        image.save(path.with_suffix(".png"))
+    else:
+        image.save(path.with_suffix(".jpg"), quality=95)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """Return a folder of images, and for each split what is in it: pixels, labels, kinds."""
+    root = tmp_path_factory.mktemp("own") / "photos"
+    known = {}
+    for split, count in SPLITS.items():
+        images, labels = real_images(split, count, root.parent / "digits")
+        kinds = np.arange(len(images)) % KINDS
+        for number, (pixels, label, kind) in enumerate(zip(images, labels, kinds, strict=True)):
+            path = root / split / NAMES[label] / f"{number:04}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_image(path, pixels, kind)
+        # Files come sorted by class, then by number.
+        order = np.lexsort((np.arange(len(labels)), [CLASSES.index(NAMES[n]) for n in labels]))
+        expected = np.array([CLASSES.index(NAMES[n]) for n in labels[order]])
+        known[split] = images[order], expected, kinds[order]
+    return root, known
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """Return a project whose run on the digits is committed."""
+    project = Project(tmp_path_factory.mktemp("own_images") / "project", LEARNING)
+    project.run("dvc", "repro")
+    project.commit("a run on the digits")
+    return project
+
+
+def metadata(path: Path) -> dict[str, Any]:
+    with safe_open(path, framework="numpy") as file:
+        found: dict[str, Any] = json.loads(file.metadata()["image_pipeline"])
+    return found
+
+
+def test_an_experiment_on_them(
+    project: Project, folder: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    root, known = folder
+    before, copy = project.hashes(), project.copy_to(tmp_path / "copy")
+    settings = ("-S", "download.dataset=folder", "-S", f"download.folder.path={root}")
+    done = copy.run("dvc", "exp", "run", *settings, "-S", "tensorize.folder.fit=crop")
+    assert "WARNING" not in done.stderr
+
+    tensors = copy.root / "data" / "tensors"
+    for split in ("train", "validation", "test"):
+        assert tuple(metadata(tensors / f"{split}.safetensors")["class_names"]) == CLASSES
+    found = {split: load_file(tensors / f"{split}.safetensors") for split in ("train", "test")}
+    kept_back = load_file(tensors / "validation.safetensors")
+    images, labels, kinds = known["test"]
+    assert np.array_equal(found["test"]["labels"], labels)
+    check_pixels(found["test"]["images"][:, 0], images, kinds)
+
+    # The training images are those that were given, each with its label, less those for validation.
+    images, labels, kinds = known["train"]
+    assert len(kept_back["labels"]) == pytest.approx(len(labels) / 10, abs=5)
+    exact = np.isin(kinds, (0, 4))  # these arrive to the bit, so they can be found again
+    given = sorted((x.tobytes(), n) for x, n in zip(images[exact], labels[exact], strict=True))
+    arrived = {
+        (image.tobytes(), int(label))
+        for part in (found["train"], kept_back)
+        for image, label in zip(part["images"][:, 0], part["labels"], strict=True)
+    }
+    assert set(given) <= arrived
+    counts = np.bincount(found["train"]["labels"]) + np.bincount(kept_back["labels"])
+    assert counts.tolist() == np.bincount(labels).tolist()
+
+    metrics = json.loads((copy.root / "metrics" / "test.json").read_text())
+    assert metrics["images"] == len(known["test"][1])
+    assert metrics["accuracy"] > 0.9
+    predictions = (copy.root / "plots" / "predictions.csv").read_text()
+    assert all(f",{name}\n" in predictions or f",{name}," in predictions for name in CLASSES)
+
+    # And back again, without running anything.
+    copy.run("git", "checkout", "params.yaml")
+    again = copy.run("dvc", "repro")
+    assert "Running stage" not in again.stdout
+    assert copy.hashes() == before
+    assert copy.git_status() == ""
+
+
+def check_pixels(found: np.ndarray, given: np.ndarray, kinds: np.ndarray) -> None:
+    """Compare images with what they were made of: to the bit, or as near as JPEG and scaling go."""
+    exact = np.isin(kinds, (0, 4))
+    assert np.array_equal(found[exact], given[exact])
+    difference = np.abs(found.astype(int) - given).mean(axis=(1, 2))
+    assert difference.max() < 12  # two images of different digits differ by 30 and more
+
+
+def test_a_changed_folder_is_packed_anew(project: Project, tmp_path: Path) -> None:
+    copy = project.copy_to(tmp_path / "copy")
+    for name in ("cat", "dog"):
+        for number in range(10):
+            path = copy.root / "images" / name / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("L", (9, 9), 20 * number).save(path)
+    assert copy.git_status() == ""  # Git ignores all but the page that says what to put there
+    copy.set_params({"download.dataset": "folder"})
+    copy.run("dvc", "repro", "tensorize")
+    first = copy.hashes()["data/raw/images.tar"]
+    (copy.root / "images" / ".DS_Store").write_bytes(b"?")
+    assert "Running stage" not in copy.run("dvc", "repro", "tensorize").stdout
+
+    (copy.root / "images" / "cat" / "0.png").unlink()
+    done = copy.run("dvc", "repro", "tensorize")
+    assert "Running stage 'download'" in done.stdout
+    assert "tensorize: 14 train, 2 validation, 3 test images" in done.stdout
+    assert copy.hashes()["data/raw/images.tar"] != first
+
+    # Another size changes the tensors alone.
+    copy.set_params({"tensorize.folder.size": 12})
+    done = copy.run("dvc", "repro", "tensorize")
+    assert "Running stage 'download'" not in done.stdout
+    assert "Running stage 'tensorize'" in done.stdout
+
+    (copy.root / "images" / "dog" / "0.png").write_bytes(b"?")
+    done = copy.run("dvc", "repro", "tensorize", check=False)
+    assert done.returncode
+    assert "tensorize: error: 1 of 19 files in images cannot be used: dog/0.png (no image" in (
+        done.stderr
+    )
+    assert "Traceback" not in done.stderr
+    copy.set_params({"tensorize.folder.unreadable": "skip"})
+    done = copy.run("dvc", "repro", "tensorize")
+    assert "tensorize: 13 train, 2 validation, 3 test images" in done.stdout
+    assert "WARNING: 1 of 19 files in images cannot be used: dog/0.png (no image" in done.stderr
+    assert "; they are left out\n" in done.stderr
+
+
+def test_switching_back_to_mnist_restores_the_committed_hashes(tmp_path: Path) -> None:
+    require(SHARED_MNIST.is_dir(), "a copy of MNIST in ../shared")
+    images = tmp_path / "images"
+    for name in ("cat", "dog"):
+        (images / name).mkdir(parents=True)
+        for number in range(10):
+            Image.new("L", (9, 9), 20 * number).save(images / name / f"{number}.png")
+    params = {"download.dataset": "folder", "download.folder.path": str(images)}
+    project = Project(tmp_path / "project", params)
+    project.run("dvc", "repro", "tensorize")
+    assert (project.root / "data" / "raw" / "images.tar").exists()
+    project.set_params({"download.dataset": "mnist", "download.folder.path": "images"})
+    project.run("dvc", "repro", "tensorize", env={"DATASET_MIRROR": str(SHARED_MNIST)})
+    yaml = YAML(typ="safe")
+    found, committed = (
+        yaml.load((root / "dvc.lock").read_text())["stages"] for root in (project.root, ROOT)
+    )
+    for stage in ("download", "tensorize"):
+        assert found[stage]["outs"] == committed[stage]["outs"]
