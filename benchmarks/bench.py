@@ -19,8 +19,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from decode import write_images
 from processes import Measured, clone_project, measure, set_params
 from report import ROOT, Figures, publish
+from safetensors.numpy import load_file
 from tqdm import tqdm
 
 PEER_MODULES = {
@@ -214,11 +216,46 @@ def measure_best(seeds: int) -> Figures:
     }
 
 
+def measure_decode(count: int, pairs: int) -> Figures:
+    """Measure `tensorize` of a folder of PNG files made of MNIST beside a bare loop of the decoder.
+
+    Whole commands, in turn; a tenth as many files tell whether memory grows with their number.
+    """
+    tensors = load_file(ROOT / "data" / "tensors" / "train.safetensors")
+    images, labels = tensors["images"][:, 0], tensors["labels"]
+    rates: dict[str, list[float]] = {"tensorize": [], "bare_loop": []}
+    figures: Figures = {}
+    peaks: list[float] = []
+    with tempfile.TemporaryDirectory() as folder:
+        clone = Path(folder) / "clone"
+        clone_project(clone)
+        set_params(clone, dataset="folder")
+        for number in (count // 10, count):
+            write_images(clone / "images", images, labels, number)
+            measure([sys.executable, "stages/download.py"], clone)
+            tensorized = measure([sys.executable, "stages/tensorize.py"], clone)
+            figures[f"decode.peak_mb_{number}"] = tensorized.peak_mb
+            peaks.append(tensorized.peak_mb)
+        for _ in tqdm(range(pairs), desc="decode", unit="pair"):
+            for name, command in (
+                ("tensorize", ["stages/tensorize.py"]),
+                ("bare_loop", ["benchmarks/decode.py", "images"]),
+            ):
+                seconds = measure([sys.executable, *command], clone).seconds
+                rates[name].append(count / seconds)
+    figures["decode.over_bare_loop"] = median_ratio(rates["tensorize"], rates["bare_loop"])
+    figures["decode.peak_memory_10x_over_1x"] = peaks[1] / peaks[0]
+    for name, values in rates.items():
+        figures[f"decode.{name}_images_per_second"] = statistics.median(values)
+    return figures
+
+
 PARTS: dict[str, Callable[[bool, list[str]], Figures]] = {
     "epochs": lambda quick, _: measure_epochs(3 if quick else 9),
     "repro": lambda quick, _: measure_repro(1 if quick else 5),
     "time": lambda quick, peers: measure_time_to_accuracy(1 if quick else 10, peers),
     "best": lambda quick, _: measure_best(1 if quick else BEST_SEEDS),
+    "decode": lambda quick, _: measure_decode(20_000 if quick else 200_000, 3 if quick else 5),
 }
 
 

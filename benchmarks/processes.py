@@ -18,7 +18,10 @@ POLL = 0.004  # seconds
 
 @dataclass(frozen=True)
 class Measured:
-    """Seconds from start to end; the peak of anonymous memory in MB, the page cache left out."""
+    """Seconds from start to end; the peak of anonymous memory in MB, the page cache left out.
+
+    Memory is that of the process and of those that it started, together.
+    """
 
     seconds: float
     peak_mb: float
@@ -53,13 +56,26 @@ def measure(
         stderr=subprocess.DEVNULL,
         text=True,
     )
-    status = Path(f"/proc/{process.pid}/status")
     while process.poll() is None:
-        found = re.search(r"RssAnon:\s+(\d+) kB", status.read_text())
-        peak = max(peak, int(found[1]) if found else 0)
+        peak = max(peak, sum(map(_anonymous_kb, [process.pid, *_children(process.pid)])))
         time.sleep(POLL)
     seconds = time.perf_counter() - start
     output = process.stdout.read() if process.stdout else ""
     if process.returncode:
         sys.exit(f"{' '.join(command)}: exit status {process.returncode}\n{output}")
     return Measured(seconds, peak / 1024, output)
+
+
+def _children(pid: int) -> list[int]:
+    try:
+        return [int(i) for i in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:  # it has just ended
+        return []
+
+
+def _anonymous_kb(pid: int) -> int:
+    try:
+        found = re.search(r"RssAnon:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    except OSError:
+        return 0
+    return int(found[1]) if found else 0
