@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from report import ROOT
 from ruamel.yaml import YAML
 
 POLL = 0.004  # seconds
+POLLS_PER_LOOK = 50  # for new processes, which costs more
 
 
 @dataclass(frozen=True)
@@ -56,8 +58,12 @@ def measure(
         stderr=subprocess.DEVNULL,
         text=True,
     )
+    family, polls = [process.pid], 0
     while process.poll() is None:
-        peak = max(peak, sum(map(_anonymous_kb, [process.pid, *_children(process.pid)])))
+        if polls % POLLS_PER_LOOK == POLLS_PER_LOOK - 1:
+            family = [process.pid, *_children(process.pid)]
+        peak = max(peak, sum(map(_anonymous_kb, family)))
+        polls += 1
         time.sleep(POLL)
     seconds = time.perf_counter() - start
     output = process.stdout.read() if process.stdout else ""
@@ -67,10 +73,12 @@ def measure(
 
 
 def _children(pid: int) -> list[int]:
-    try:
-        return [int(i) for i in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except OSError:  # it has just ended
-        return []
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it has just ended
+            if int(path.read_text().rpartition(")")[2].split()[1]) == pid:
+                found.append(int(path.parent.name))
+    return found
 
 
 def _anonymous_kb(pid: int) -> int:
