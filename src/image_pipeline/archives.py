@@ -6,6 +6,7 @@ entries sorted by name and all metadata zero, so the same files give the same by
 came in.
 """
 
+import errno
 import gzip
 import os
 import stat
@@ -303,14 +304,11 @@ def open_source(path: Path, temporary: Path) -> Iterator[Source]:
     except UnicodeDecodeError as error:
         shown = ascii(error.object)[:120]
         raise DataError(f"{path}: entry {shown} has a name that is not UTF-8; rename it") from None
-    except (
-        EOFError,
-        zlib.error,
-        zipfile.BadZipFile,
-        NotImplementedError,
-        ValueError,
-        gzip.BadGzipFile,
-    ) as error:
+    except (EOFError, NotImplementedError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"{path}: no whole archive ({one_line(error)}); {remedy}") from None
+    except OSError as error:
+        if error.errno not in (None, errno.EINVAL):  # of gzip's own making; a place before byte 0
+            raise
         raise DataError(f"{path}: no whole archive ({one_line(error)}); {remedy}") from None
 
 

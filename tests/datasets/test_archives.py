@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from image_pipeline import archives
 from image_pipeline.archives import pack
@@ -506,3 +508,28 @@ def test_a_file_that_changes_meanwhile_is_told(
     with pytest.raises(DataError, match=r"entry 'cat/1.png' .*changed meanwhile: run it again"):
         pack(tmp_path / "source", raw / "images.tar")
     assert list(raw.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["zip", "GNU tar", "POSIX tar, backwards", "tar.gz"])
+@settings(derandomize=True, deadline=None, max_examples=200, database=None)
+@given(data=st.data())
+def test_any_damage_is_harmless_or_refused_in_one_line(
+    name: str, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    folder = tmp_path_factory.mktemp("damage")
+    MAKERS[name](folder / "source")
+    content = bytearray((folder / "source").read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        place = data.draw(st.integers(0, len(content) - 1))
+        put = data.draw(st.binary(min_size=1, max_size=8))
+        content[place : place + data.draw(st.integers(0, 8))] = put
+    (folder / "source").write_bytes(content)
+    try:
+        pack(folder / "source", folder / "raw" / "images.tar")
+    except DataError as error:
+        told = str(error)
+    else:
+        told = f"{folder / 'source'}: "
+    assert told.startswith(f"{folder / 'source'}: ")
+    assert told.isprintable()
+    assert {path.name for path in folder.rglob("*")} <= {"source", "raw", "images.tar"}
