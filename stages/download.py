@@ -18,7 +18,7 @@ def main() -> None:
     params = read_params()
     dataset = DATASETS[params.download.dataset](params)
     dataset.fetch(paths.RAW, os.environ.get("DATASET_MIRROR"))
-    print(f"download: {params.download.dataset} is in {paths.RAW}, checksums right")
+    print(f"download: {params.download.dataset} is in {paths.RAW}, every file checked")
 
 
 if __name__ == "__main__":

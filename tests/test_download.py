@@ -554,7 +554,7 @@ def test_the_stage_takes_mnist_from_a_server(mnist: Project) -> None:
         address = f"http://127.0.0.1:{server.server_port}/{SHARED_MNIST.name}"
         done = mnist.stage("download", env={"DATASET_MIRROR": address, "no_proxy": "127.0.0.1"})
         server.shutdown()
-    assert done.stdout == "download: mnist is in data/raw, checksums right\n"
+    assert done.stdout == "download: mnist is in data/raw, every file checked\n"
     assert raw(mnist) == right
     # Now that it is all there, no mirror is asked.
     done = mnist.stage("download", env={"DATASET_MIRROR": "/nowhere", "PYTHONPATH": no_net(mnist)})
