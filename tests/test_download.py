@@ -522,6 +522,22 @@ def test_local_folders(tmp_path: Path) -> None:
         fetch(tmp_path / "other", first=str(folder / NAME))
 
 
+def test_one_checksum_is_enough_and_none_too_few(tmp_path: Path) -> None:
+    (tmp_path / "mirror").mkdir()
+    (tmp_path / "mirror" / NAME).write_bytes(CONTENT)
+    md5, sha256 = hashlib.md5(CONTENT).hexdigest(), hashlib.sha256(CONTENT).hexdigest()
+    for number, file in enumerate([RemoteFile(NAME, md5=md5), RemoteFile(NAME, sha256=sha256)]):
+        folder = tmp_path / str(number)
+        fetch_files([file], [], folder, str(tmp_path / "mirror"))
+        assert (folder / NAME).read_bytes() == CONTENT
+        fetch_files([file], [], folder, None)  # kept: it is right
+        (folder / NAME).write_bytes(CONTENT[1:])
+        with pytest.raises(DownloadError):
+            fetch_files([file], [], folder, None)
+    with pytest.raises(ValueError, match=r"no checksum of digits\.bin"):
+        RemoteFile(NAME)
+
+
 # The stage itself.
 
 

@@ -213,7 +213,7 @@ def _in_processes(
 
 
 def _start_process(settings: PixelSettings, tar: int, pixels: int) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-P", "-m", __spec__.name if __spec__ else __name__]
+    command = [sys.executable, "-P", "-m", __name__]
     command += [json.dumps(asdict(settings)), str(tar), str(pixels)]
     # A terminal's Ctrl-C goes to all processes. This one says so; the others, to whom the signal is
     # blocked from their very beginning, end because it does.
