@@ -69,7 +69,7 @@ class TensorizeFolderParams(_Block):
     """What the images of the data set `folder` become, and how they are split."""
 
     channels: Annotated[Literal[1, 3], BeforeValidator(_no_truth)]
-    size: Annotated[int, Field(ge=4, le=1024)]
+    image_size: Annotated[int, Field(ge=4, le=1024)]
     fit: Literal["pad", "crop"]
     test_fraction: Annotated[float, Field(ge=0.01, le=0.5)]
     unreadable: Literal["error", "skip"]

@@ -54,7 +54,13 @@ def write(folder: Path, files: Mapping[str, bytes]) -> None:
 def make(
     path: Path | str, workers: int | None = 1, url: str = "", sha256: str = "", **reading: Any
 ) -> Folder:
-    asked = {"channels": 1, "size": SIZE, "fit": "pad", "test_fraction": 0.2, "unreadable": "error"}
+    asked = {
+        "channels": 1,
+        "image_size": SIZE,
+        "fit": "pad",
+        "test_fraction": 0.2,
+        "unreadable": "error",
+    }
     return Folder(
         DownloadFolderParams(path=str(path), url=url, sha256=sha256),
         TensorizeFolderParams.model_validate(asked | reading),

@@ -32,6 +32,21 @@ def test_declared_params_are_those_the_stage_reads(name: str) -> None:
     assert set(STAGES[name]["params"]) == params_read(name)
 
 
+def test_no_parameter_has_a_name_that_the_run_cache_leaves_out() -> None:
+    """It would bring back the outputs of another value: `_get_cache_hash` in DVC's stage/cache.py.
+
+    A parameter of such a name counts for nothing there where dvc.yaml names the block it is in.
+    """
+
+    def names(value: object) -> set[str]:
+        if not isinstance(value, dict):
+            return set()
+        return set(value).union(*map(names, value.values()))
+
+    params = YAML(typ="safe").load((ROOT / "params.yaml").read_text())
+    assert not names(params) & {"size", "nfiles"}
+
+
 def test_a_run_writes_exactly_the_declared_outputs(project: Project) -> None:
     project.run("dvc", "repro")
     declared = set()

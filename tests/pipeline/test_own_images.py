@@ -178,7 +178,7 @@ def test_a_changed_folder_is_packed_anew(project: Project, tmp_path: Path) -> No
     assert copy.hashes()["data/raw/images.tar"] != first
 
     # Another size changes the tensors alone.
-    copy.set_params({"tensorize.folder.size": 12})
+    copy.set_params({"tensorize.folder.image_size": 12})
     done = copy.run("dvc", "repro", "tensorize")
     assert "Running stage 'download'" not in done.stdout
     assert "Running stage 'tensorize'" in done.stdout

@@ -100,7 +100,7 @@ class Folder:
         from image_pipeline.pixels import PixelSettings
 
         path, reading = folder / FILE, self._reading
-        settings = PixelSettings(reading.channels, reading.size, reading.fit)
+        settings = PixelSettings(reading.channels, reading.image_size, reading.fit)
         listed = _list_files(path)
         layout = _read_layout(listed, self._source.url or self._source.path)
         groups = np.frombuffer(listed.groups, np.int32)
