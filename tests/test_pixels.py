@@ -3,10 +3,12 @@
 import hashlib
 import io
 import os
+import shutil
 import struct
 import subprocess
 import sys
 import zlib
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -14,6 +16,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from image_pipeline.pixels import PixelSettings, cause, decode, quiet_but_wary
+from project import require
 
 GREY = PixelSettings(1, 4, "pad")
 COLOUR = PixelSettings(3, 4, "pad")
@@ -227,3 +230,34 @@ def test_vector_code_gives_the_bits_of_plain_c() -> None:
             check=True,
         )
         assert done.stdout.decode().split() == expected
+
+
+@pytest.mark.parametrize("processor", ["EPYC-Rome", "Haswell", "Nehalem"])
+def test_emulated_processors_decode_to_the_same_bits(processor: str, tmp_path: Path) -> None:
+    """Every format, in whichever of its decoder's variants such a processor chooses."""
+    require(shutil.which("qemu-x86_64"), "qemu-x86_64")
+    rng = np.random.default_rng(0)
+    smooth = rng.integers(0, 256, (12, 16, 3), np.uint8)
+    image = Image.fromarray(smooth).resize((161, 123), Image.Resampling.BICUBIC)
+    for form in ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP"):
+        (tmp_path / form).write_bytes(encoded(image, form))
+    script = (
+        "import hashlib, sys\n"
+        "from pathlib import Path\n"
+        "from image_pipeline.pixels import PixelSettings, decode\n"
+        "for path in sorted(Path(sys.argv[1]).iterdir()):\n"
+        "    for settings in (PixelSettings(1, 28, 'pad'), PixelSettings(3, 100, 'crop')):\n"
+        "        content = decode(path.read_bytes(), settings)\n"
+        "        print(path.name, hashlib.sha256(content).hexdigest())\n"
+    )
+    here, there = (
+        subprocess.run(
+            [*prefix, sys.executable, "-c", script, str(tmp_path)],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.splitlines()
+        for prefix in ([], ["qemu-x86_64", "-cpu", processor])
+    )
+    assert len(here) == 12
+    assert here == there

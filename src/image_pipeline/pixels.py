@@ -1,10 +1,12 @@
 """One image file's bytes, of any size and colour, to pixels of a fixed shape.
 
-The same bits on every x86-64 machine: PNG, GIF and BMP lose nothing; libjpeg-turbo's vector code
-for the accurate inverse transform, Pillow's choice, gives the bits of its plain C (its own tests
-compare their checksums), and so does libwebp's. Pillow's resampling multiplies whole numbers; their
-weights come from sums and products of doubles, rounded once (bicubic: `Resample.c`; a Lanczos
-filter would ask the C library for a sine, whose last bit depends on the processor).
+The same bits on every x86-64 machine. Decoders: PNG, GIF, BMP and TIFF lose nothing;
+libjpeg-turbo's vector code gives the bits of its plain C for the accurate inverse transform, which
+Pillow leaves as it is, and so does libwebp's; tests compare them in an emulator and by
+libjpeg-turbo's own switches. Resampling: Pillow multiplies whole numbers
+(`ImagingResampleHorizontal_8bpc` in `Resample.c`), whose weights are sums and products of doubles,
+rounded once. That holds for the bicubic filter: a Lanczos filter would ask the C library for a
+sine, whose last bit may depend on the processor.
 """
 
 import io
