@@ -17,7 +17,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from image_pipeline.datasets.digits import Digits
-from image_pipeline.datasets.idx import read_idx
+from image_pipeline.datasets.idx import iterate_idx
 from project import IN_CI, ROOT, SHARED_MNIST, SMALL, Project, require
 
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -31,9 +31,11 @@ def real_images(split: str, count: int, tmp_path: Path) -> tuple[np.ndarray, np.
     """Return the first images of a split, uint8 `[N, 28, 28]`, and the digits they show."""
     if SHARED_MNIST.is_dir():
         prefix = {"train": "train", "test": "t10k"}[split]
-        images = read_idx(SHARED_MNIST / f"{prefix}-images-idx3-ubyte.gz", rank=3)
-        labels = read_idx(SHARED_MNIST / f"{prefix}-labels-idx1-ubyte.gz", rank=1)
-        return images[:count], labels[:count]
+        images, labels = (
+            next(iter(iterate_idx(SHARED_MNIST / f"{prefix}-{name}-ubyte.gz", rank, rows=count)))
+            for name, rank in (("images-idx3", 3), ("labels-idx1", 1))
+        )
+        return images, labels
     assert not IN_CI
     Digits().fetch(tmp_path, None)
     found = dict(zip(("train", "test"), Digits().read(tmp_path), strict=True))[split]
