@@ -133,6 +133,6 @@ def test_the_readme_names_each_data_set() -> None:
 
 
 def test_every_file_it_links_exists() -> None:
-    linked = re.findall(r"\]\(([^)#:]+)\)", TEXT)
+    linked = re.findall(r"\]\(([^)#:]+)[^)]*\)", TEXT)
     assert len(linked) > 5
     assert all((PAGE.parent / name).exists() for name in linked)
