@@ -22,8 +22,10 @@ from PIL import Image
 
 from image_pipeline.datasets.base import RawSplit
 from image_pipeline.datasets.folder import Folder
-from image_pipeline.errors import DataError, DownloadError, ParamsError
+from image_pipeline.decoding import decode_all
+from image_pipeline.errors import DataError, DownloadError, ParamsError, PipelineError
 from image_pipeline.params import DownloadFolderParams, TensorizeFolderParams
+from image_pipeline.pixels import PixelSettings
 from image_pipeline.tensorize import tensorize
 
 SIZE = 8
@@ -447,23 +449,18 @@ def test_no_process_outlives_the_one_that_started_it(number: int, tmp_path: Path
 
 
 def test_a_process_that_is_killed_is_told(tmp_path: Path) -> None:
-    from image_pipeline.decoding import decode_all
-    from image_pipeline.errors import PipelineError
-    from image_pipeline.pixels import PixelSettings
-
     content = shade(7)
     write(tmp_path / "images", {"a/1.png": content, "b/1.png": content})
     make(tmp_path / "images").fetch(tmp_path, None)
     offsets, sizes = np.full(100_000, 512), np.full(100_000, len(content))
     size = 4 + os.getpid() % 50
-    killer = threading.Timer(0, lambda: None)
 
     def kill_one() -> None:
         while not (found := processes_with(f'"size": {size}')):
             time.sleep(0.01)
         os.kill(int(found[0]), signal.SIGKILL)
 
-    killer = threading.Thread(target=kill_one)  # type: ignore[assignment]
+    killer = threading.Thread(target=kill_one)
     killer.start()
     with (
         (tmp_path / "images.tar").open("rb") as tar,
