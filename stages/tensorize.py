@@ -2,7 +2,10 @@
 
 Each holds uint8 images [N, C, H, W], int64 labels [N], the class names, and the training split's
 mean and standard deviation. The test split is the data set's own and stays whole.
+metrics/data.json says what is in them; a test split that leaks into the others is warned of.
 """
+
+import sys
 
 from image_pipeline.stage import run_stage
 
@@ -10,12 +13,13 @@ from image_pipeline.stage import run_stage
 def main() -> None:
     # Here, not at the top: run_stage takes care of Ctrl-C and of errors first.
     from image_pipeline import paths
+    from image_pipeline.data_report import leak_warning
     from image_pipeline.datasets import DATASETS
     from image_pipeline.params import read_params
     from image_pipeline.tensorize import tensorize
 
     params = read_params()
-    counts = tensorize(
+    metrics = tensorize(
         DATASETS[params.download.dataset](params),
         params.download.dataset,
         paths.RAW,
@@ -24,9 +28,13 @@ def main() -> None:
         paths.TRAIN_TENSORS,
         paths.VALIDATION_TENSORS,
         paths.TEST_TENSORS,
+        paths.DATA_METRICS,
+        paths.CLASS_BALANCE,
     )
-    listed = ", ".join(f"{count} {name}" for name, count in counts.items())
-    print(f"tensorize: {listed} images are in {paths.TENSORS}")
+    listed = ", ".join(f"{count} {name}" for name, count in metrics["images"].items())
+    print(f"tensorize: {listed} images are in {paths.TENSORS}; more in {paths.DATA_METRICS}")
+    if warning := leak_warning(metrics, str(paths.DATA_METRICS)):
+        print(warning, file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,13 @@
 """Files that appear whole or not at all, with the same bytes on every machine."""
 
+import csv
+import io
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 if TYPE_CHECKING:
@@ -69,6 +72,33 @@ def together() -> Iterator[None]:
         _held = None
 
 
+@contextmanager
+def scratch(path: Path) -> Iterator[BinaryIO]:
+    """Open a file to write and to read that is gone when the block ends, or the process does.
+
+    It never stands in a folder under a name that Git or DVC could see: where the system can, it has
+    none; else it is a partial file. `path` says where it takes its room, and names it in errors.
+
+    Raises:
+        OSError: the folder cannot be written to, or the disk is full.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        file = TemporaryFile(  # noqa: SIM115 - its own errors are told apart from the block's
+            dir=path.parent, prefix=f"{path.name}.", suffix=PARTIAL_SUFFIX
+        )
+    except OSError as error:
+        error.filename = str(path)
+        raise
+    with file:
+        try:
+            yield file
+        except OSError as error:
+            if error.errno and not error.filename:
+                error.filename = str(path)
+            raise
+
+
 def discard_partials() -> None:
     """Remove what this process has begun to write and not finished; for its last moment."""
     for partial in tuple(_unfinished):
@@ -123,6 +153,13 @@ def write_csv_parts(path: Path, tables: Iterable["pd.DataFrame"]) -> None:
                 lineterminator="\n",
             )
             file.write(text.encode())
+
+
+def write_csv_rows(path: Path, header: Sequence[str], rows: Iterable[Sequence[str | int]]) -> None:
+    """Write a table that needs no pandas, whose import takes longer than a short stage's work."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([header, *rows])
+    write_bytes(path, text.getvalue().encode())
 
 
 def _rounded(value: Any) -> Any:

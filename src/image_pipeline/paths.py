@@ -13,10 +13,12 @@ TEST_TENSORS = TENSORS / "test.safetensors"
 MODEL = Path("models/model.safetensors")
 CHECKPOINTS = Path("checkpoints")
 
+DATA_METRICS = Path("metrics/data.json")
 TRAIN_METRICS = Path("metrics/train.json")
 TEST_METRICS = Path("metrics/test.json")
 
 PLOTS = Path("plots")
+CLASS_BALANCE = PLOTS / "class_balance.csv"
 CURVES = PLOTS / "curves.png"
 HISTORY = PLOTS / "history.csv"
 PREDICTIONS = PLOTS / "predictions.csv"

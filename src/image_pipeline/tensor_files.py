@@ -256,6 +256,19 @@ def read_sample(path: Path, indices: Sequence[int]) -> Sample:
         return sample
 
 
+def read_labels(path: Path) -> np.ndarray:
+    """Read all labels of a split, int64 `[N]`, and no image.
+
+    Raises:
+        DataError: the file is missing or torn, or a label is not one of a class.
+    """
+    with open_tensors(path, "numpy", "tensorize") as file:
+        description = _check_header(path, file)
+        labels: np.ndarray = file.get_tensor("labels")
+        _check_labels(path, int(labels.min()), int(labels.max()), description)
+        return labels
+
+
 def count_images(path: Path) -> int:
     """Return how many images the split at `path` holds, without reading them.
 

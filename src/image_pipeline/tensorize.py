@@ -3,12 +3,14 @@
 import math
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
+from image_pipeline.data_report import BALANCE_COLUMNS, DataReport
 from image_pipeline.datasets.base import Dataset
-from image_pipeline.files import together
+from image_pipeline.files import scratch, together, write_csv_rows, write_json
 from image_pipeline.splitting import draw
 from image_pipeline.tensor_files import Description, writing_split
 
@@ -22,8 +24,10 @@ def tensorize(
     train_path: Path,
     validation_path: Path,
     test_path: Path,
-) -> dict[str, int]:
-    """Read a data set from `raw` and write its splits; return the number of images in each.
+    metrics_path: Path,
+    balance_path: Path,
+) -> dict[str, Any]:
+    """Read a data set from `raw`, write its splits and a report on them; return its metrics.
 
     The validation split is drawn from the training split, by class; the test split stays whole.
     The normalisation statistics are the remaining training images' alone. Images pass through in
@@ -38,6 +42,8 @@ def tensorize(
         train_path: of the training split; `validation_path` and `test_path` of the others.
         validation_path: see `train_path`.
         test_path: see `train_path`.
+        metrics_path: of what `DataReport.metrics` tells.
+        balance_path: of the table of the images of each class.
 
     Raises:
         DataError: a file is not what it should be, or a class has too few images to be split.
@@ -55,6 +61,7 @@ def tensorize(
     statistics = PixelStatistics(shape[0])
     with (
         together(),
+        scratch(train_path.with_name("digests")) as digests,
         ExitStack() as files,
         tqdm(total=sum(sizes.values()), desc="tensorize", unit="image", unit_scale=True) as bar,
     ):
@@ -62,25 +69,34 @@ def tensorize(
             files.enter_context(writing_split(path, size, shape, name, dataset.class_names))
             for path, size in sizes.items()
         )
+        report = DataReport(digests, dataset.class_names, shape)
         start = 0
         for images in train_and_validation.chunks():
             part = slice(start, start := start + len(images))
             learnt = ~kept_back[part]
-            statistics.add(images[learnt])
-            into_train.append(images[learnt], labels[part][learnt])
-            into_validation.append(images[~learnt], labels[part][~learnt])
+            to_learn, to_validate = images[learnt], images[~learnt]
+            statistics.add(to_learn)
+            into_train.append(to_learn, labels[part][learnt])
+            into_validation.append(to_validate, labels[part][~learnt])
+            report.add("train", to_learn, labels[part][learnt])
+            report.add("validation", to_validate, labels[part][~learnt])
             bar.update(len(images))
         start = 0
         for images in test.chunks():
             part = slice(start, start := start + len(images))
             into_test.append(images, test.labels[part])
+            report.add("test", images, test.labels[part])
             bar.update(len(images))
         description = Description(
             name, dataset.class_names, statistics.mean(), statistics.deviation()
         )
         for writer in (into_train, into_validation, into_test):
             writer.finish(description)
-    return {path.stem: size for path, size in sizes.items()}
+        skipped = train_and_validation.skipped + test.skipped
+        metrics = report.metrics(description, skipped)
+        write_csv_rows(balance_path, BALANCE_COLUMNS, report.class_balance())
+        write_json(metrics_path, metrics)
+    return metrics
 
 
 class PixelStatistics:

@@ -7,7 +7,15 @@ import pandas as pd
 from matplotlib.colors import LogNorm
 from matplotlib.ticker import PercentFormatter
 
-from image_pipeline.plotting.style import BLUE, GREY, ORANGE, new_figure, plain, save_figure
+from image_pipeline.plotting.style import (
+    BLUE,
+    GREY,
+    ORANGE,
+    class_labels,
+    label_inches,
+    new_figure,
+    save_figure,
+)
 
 MOST_CELLS_WITH_NUMBERS = 400
 INCHES_PER_CLASS = 0.45
@@ -24,7 +32,8 @@ def draw_confusion_matrix(
     predicted = predictions["predicted"].map(position)
     np.add.at(counts, (actual, predicted), 1)
 
-    side = min(max(6.0, classes * INCHES_PER_CLASS + 2), 30.0)
+    labels = class_labels(class_names)
+    side = min(max(6.0, classes * INCHES_PER_CLASS + 2), 30.0) + label_inches(labels)
     figure = new_figure(side + 1, side)
     axes = figure.subplots()
     axes.grid(visible=False)
@@ -39,8 +48,7 @@ def draw_confusion_matrix(
             colour = "white" if count > bright else "black"
             axes.text(column, row, str(count), ha="center", va="center", color=colour, fontsize=9)
     ticks = range(classes)
-    turn = 90 if max(map(len, class_names)) > 2 else 0
-    labels = [plain(name) for name in class_names]
+    turn = 90 if max(map(len, labels)) > 2 else 0
     axes.set_xticks(ticks, labels, rotation=turn)
     axes.set_yticks(ticks, labels)
     errors = int(counts.sum() - np.trace(counts))
@@ -54,7 +62,9 @@ def draw_confusion_matrix(
 
 def draw_f1_by_class(path: Path, classes: pd.DataFrame, dpi: int) -> None:
     """Draw each class's F1 score, and their mean."""
-    figure = new_figure(7, min(max(3.0, 0.34 * len(classes) + 1.2), 40.0))
+    labels = class_labels(classes["class"].tolist())
+    width = 7 + label_inches(labels)
+    figure = new_figure(width, min(max(3.0, 0.34 * len(classes) + 1.2), 40.0))
     axes = figure.subplots()
     rows = np.arange(len(classes))
     scores = classes["f1"].to_numpy()
@@ -74,7 +84,7 @@ def draw_f1_by_class(path: Path, classes: pd.DataFrame, dpi: int) -> None:
     axes.axvline(mean, color=ORANGE, linestyle="--")
     room = max(0.002, scores.max() - scores.min())
     axes.set_xlim(scores.min() - 0.15 * room, scores.max() + 0.3 * room)
-    axes.set_yticks(rows, [plain(name) for name in classes["class"].astype(str)])
+    axes.set_yticks(rows, labels)
     axes.invert_yaxis()
     axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=1))
     axes.set(

@@ -7,23 +7,72 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 
-from image_pipeline.plotting.style import new_figure, plain, save_figure
+from image_pipeline.plotting.style import class_labels, new_figure, plain, save_figure
 
 COLUMNS = 8
 INCHES = 1.25
+CAPTION_INCHES_PER_LETTER = 0.075
+# Up to so many classes: in how many columns, and with how many images each.
+CLASS_GRIDS = ((4, (1, 12)), (30, (2, 8)), (100, (4, 5)))
+MOST_CLASSES = CLASS_GRIDS[-1][0]
+CLASSES_WIDTH = 10  # inches
 
 
 def draw_images(
     path: Path, images: np.ndarray, captions: Sequence[str], title: str, dpi: int
 ) -> None:
     """Draw images `[N, C, H, W]` with values 0 to 255 (1 or 3 channels), each under its caption."""
-    lines = max((caption.count("\n") + 1 for caption in captions), default=0)
-    cells = _Grid(len(images), title, extra=0.2 * lines)
+    lines = [line for caption in captions for line in caption.split("\n")]
+    height = max((caption.count("\n") + 1 for caption in captions), default=0)
+    width = max(INCHES, CAPTION_INCHES_PER_LETTER * max(map(len, lines), default=0))
+    columns = max(1, int(COLUMNS * INCHES / width))
+    cells = _Grid(len(images), title, columns, width, extra=INCHES - width + 0.2 * height)
     for axes, image, caption in zip(cells.axes, images, captions, strict=False):
-        pixels = np.clip(np.rint(image), 0, 255).astype(np.uint8).transpose(1, 2, 0)
-        _show(axes, pixels[..., 0] if pixels.shape[2] == 1 else pixels, cmap="gray_r", top=255)
+        _show_image(axes, image)
         axes.set_title(plain(caption), fontsize=9)
     save_figure(path, cells.figure, dpi)
+
+
+def class_grid(classes: int) -> tuple[int, int]:
+    """Return in how many columns that many classes are drawn, and with how many images each."""
+    return next(layout for most, layout in CLASS_GRIDS if classes <= most)
+
+
+def draw_classes(
+    path: Path, samples: Sequence[np.ndarray], names: Sequence[str], title: str, dpi: int
+) -> None:
+    """Draw some images of each class side by side under the class's name.
+
+    Args:
+        path: of the PNG.
+        samples: of each class uint8 `[n, C, H, W]` (1 or 3 channels); n may differ, and be 0.
+        names: one per class.
+        title: above all.
+        dpi: pixels per inch.
+    """
+    columns, most = class_grid(len(samples))
+    channels, height, width = samples[0].shape[1:]
+    gap = max(1, width // 14)
+    paper = 0 if channels == 1 else 255  # what is drawn white
+    strips = np.full(
+        (len(samples), channels, height, most * (width + gap)), paper, samples[0].dtype
+    )
+    for strip, images in zip(strips, samples, strict=True):
+        for number, image in enumerate(images):
+            start = number * (width + gap)
+            strip[:, :, start : start + width] = image
+    rows = math.ceil(len(samples) / columns)
+    tall = CLASSES_WIDTH / columns * height / strips.shape[3]
+    figure = new_figure(CLASSES_WIDTH, rows * (tall + 0.3) + 0.6)
+    figure.suptitle(title)
+    cells = list(figure.subplots(rows, columns, squeeze=False).T.flat)  # down the columns
+    for axes in cells:
+        axes.axis("off")
+    for axes, strip, label in zip(cells, strips, class_labels(names), strict=False):
+        _show_image(axes, strip)
+        axes.set_title(label, fontsize=9, loc="left")
+        axes.set_anchor("W")
+    save_figure(path, figure, dpi)
 
 
 def draw_first_layer(
@@ -61,6 +110,11 @@ class _Grid:
         self.axes: list[Axes] = list(self.figure.subplots(rows, columns, squeeze=False).flat)
         for axes in self.axes:
             axes.axis("off")
+
+
+def _show_image(axes: Axes, image: np.ndarray) -> None:
+    pixels = np.clip(np.rint(image), 0, 255).astype(np.uint8).transpose(1, 2, 0)
+    _show(axes, pixels[..., 0] if pixels.shape[2] == 1 else pixels, cmap="gray_r", top=255)
 
 
 def _show(axes: Axes, pixels: np.ndarray, cmap: str, top: float, bottom: float = 0) -> None:

@@ -1,5 +1,6 @@
 """The pictures of the plot stage: what each is made from, and where it goes."""
 
+import json
 import math
 from pathlib import Path
 
@@ -8,21 +9,29 @@ import pandas as pd
 
 from image_pipeline import paths
 from image_pipeline.augmentation import augment
+from image_pipeline.data_report import BALANCE_COLUMNS, SPLITS, leak_in_words
 from image_pipeline.errors import DataError, one_line
 from image_pipeline.files import together
 from image_pipeline.model_card import REMEDY, ModelCard
 from image_pipeline.params import PlotParams
+from image_pipeline.plotting.balance import draw_class_balance
 from image_pipeline.plotting.classification import (
     draw_confusion_matrix,
     draw_f1_by_class,
     draw_reliability,
 )
-from image_pipeline.plotting.images import draw_first_layer, draw_images
-from image_pipeline.tensor_files import count_images, open_tensors, read_sample
+from image_pipeline.plotting.images import (
+    MOST_CLASSES,
+    class_grid,
+    draw_classes,
+    draw_first_layer,
+    draw_images,
+)
+from image_pipeline.tensor_files import count_images, open_tensors, read_labels, read_sample
 
 FIRST_LAYER = "hidden.0.weight"
-REMAKE_TABLE = "run `dvc repro --force evaluate` to make it anew"
-TEXT_COLUMNS = {"actual": str, "predicted": str, "class": str}
+MADE_BY = {paths.CLASS_BALANCE: "tensorize", paths.DATA_METRICS: "tensorize"}  # else evaluate
+TEXT_COLUMNS = {"actual": str, "predicted": str, "class": str, "split": str}
 LARGEST = {"confidence": 1.0, "accuracy": 1.0, "f1": 1.0}  # the smallest value of all is 0
 
 
@@ -35,9 +44,12 @@ def draw_report(params: PlotParams) -> list[str]:
     predictions = _read_table(paths.PREDICTIONS, ["actual", "predicted", "confidence"])
     classes = _read_table(paths.CLASSES, ["class", "f1"])
     reliability = _read_table(paths.RELIABILITY, ["confidence", "accuracy", "images"])
+    balance = _read_table(paths.CLASS_BALANCE, list(BALANCE_COLUMNS))
+    few, leak = _read_report(paths.DATA_METRICS)
     card, weights = _read_first_layer(paths.MODEL)
     names = list(card.data.class_names)
     _check_tables(predictions, classes, reliability, names)
+    counts = _images_by_split(balance, names)
     gap = (reliability["accuracy"] - reliability["confidence"]).abs()
     error = float((gap * reliability["images"]).sum() / reliability["images"].sum())
 
@@ -48,6 +60,8 @@ def draw_report(params: PlotParams) -> list[str]:
         return paths.PLOTS / name
 
     with together():
+        draw_class_balance(target("class_balance.png"), counts, names, few, leak, params.dpi)
+        _draw_classes(target("samples.png"), card, params)
         draw_confusion_matrix(target("confusion_matrix.png"), predictions, names, params.dpi)
         draw_f1_by_class(target("f1_by_class.png"), classes, params.dpi)
         draw_reliability(target("reliability.png"), reliability, error, params.dpi)
@@ -73,6 +87,26 @@ def _draw_mistakes(
     draw_images(path, sample.images, captions, title, params.dpi)
 
 
+def _draw_classes(path: Path, card: ModelCard, params: PlotParams) -> None:
+    names = card.data.class_names
+    labels = read_labels(paths.TRAIN_TENSORS)
+    rng = np.random.default_rng(params.seed)
+    shown = list(range(len(names)))
+    title = "Training images of each class"
+    if len(names) > MOST_CLASSES:
+        shown = sorted(rng.choice(len(names), MOST_CLASSES, replace=False).tolist())
+        title = f"Training images of {MOST_CLASSES} of {len(names)} classes"
+    _, most = class_grid(len(shown))
+    samples = []
+    for label in shown:
+        members = np.flatnonzero(labels == label)
+        chosen = rng.choice(members, min(most, len(members)), replace=False)
+        sample = read_sample(paths.TRAIN_TENSORS, chosen.tolist())
+        card.check_fits(paths.TRAIN_TENSORS, sample)
+        samples.append(sample.images)
+    draw_classes(path, samples, [names[label] for label in shown], title, params.dpi)
+
+
 def _draw_samples(path: Path, card: ModelCard, params: PlotParams) -> None:
     rng = np.random.default_rng(params.seed)
     count = count_images(paths.TRAIN_TENSORS)
@@ -94,16 +128,15 @@ def _read_table(path: Path, columns: list[str]) -> pd.DataFrame:
     try:
         table = pd.read_csv(path, dtype=TEXT_COLUMNS, keep_default_na=False)
     except FileNotFoundError:
-        raise DataError(f"{path}: not found; run `dvc repro evaluate`") from None
+        raise _not_found(path) from None
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); {REMAKE_TABLE}") from None
+        raise _bad(path, f"cannot be read ({error.strerror})") from None
     except (ValueError, OverflowError) as error:
-        raise DataError(f"{path}: not a table ({one_line(error)}); {REMAKE_TABLE}") from None
+        raise _bad(path, f"not a table ({one_line(error)})") from None
     if missing := [column for column in columns if column not in table]:
-        raise DataError(f"{path}: it has no column {', '.join(missing)}; {REMAKE_TABLE}")
+        raise _bad(path, f"it has no column {', '.join(missing)}")
     if not isinstance(table.index, pd.RangeIndex) or table.empty:
-        reason = "it has no rows" if table.empty else "its rows are longer than its header"
-        raise DataError(f"{path}: {reason}; {REMAKE_TABLE}")
+        raise _bad(path, "it has no rows" if table.empty else "its rows are longer than its header")
     for column in columns:
         if column not in TEXT_COLUMNS:
             _check_numbers(path, table[column])
@@ -115,7 +148,38 @@ def _check_numbers(path: Path, column: pd.Series) -> None:
     numeric = pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
     if not numeric or not (np.isfinite(column) & column.between(0, largest)).all():
         allowed = f"numbers from 0 to {largest:g}" if largest < float("inf") else "finite numbers"
-        raise DataError(f"{path}: {column.name} must be {allowed} throughout; {REMAKE_TABLE}")
+        raise _bad(path, f"{column.name} must be {allowed} throughout")
+
+
+def _not_found(path: Path) -> DataError:
+    return DataError(f"{path}: not found; run `dvc repro {MADE_BY.get(path, 'evaluate')}`")
+
+
+def _bad(path: Path, reason: str) -> DataError:
+    stage = MADE_BY.get(path, "evaluate")
+    return DataError(f"{path}: {reason}; run `dvc repro --force {stage}` to make it anew")
+
+
+def _read_report(path: Path) -> tuple[int, str]:
+    """Return below how many images there are few of a class, and how the test split leaks."""
+    try:
+        metrics = json.loads(path.read_bytes())
+        return int(metrics["classes_with_few_images"]["fewer_than"]), leak_in_words(metrics)
+    except FileNotFoundError:
+        raise _not_found(path) from None
+    except OSError as error:
+        raise _bad(path, f"cannot be read ({error.strerror})") from None
+    except (ArithmeticError, LookupError, RecursionError, TypeError, ValueError) as error:
+        raise _bad(path, f"not a report on the data ({one_line(repr(error))})") from None
+
+
+def _images_by_split(balance: pd.DataFrame, names: list[str]) -> dict[str, np.ndarray]:
+    """Return the images of each class, int64 `[classes]`, by split."""
+    expected = [(name, split) for name in names for split in SPLITS]
+    if list(zip(balance["class"], balance["split"], strict=True)) != expected:
+        raise _bad(paths.CLASS_BALANCE, f"its classes are not those of {paths.MODEL}")
+    images = balance["images"].to_numpy(np.int64).reshape(-1, len(SPLITS))
+    return dict(zip(SPLITS, images.T, strict=True))
 
 
 def _check_tables(
@@ -123,22 +187,20 @@ def _check_tables(
 ) -> None:
     count = count_images(paths.TEST_TENSORS)
     if len(predictions) != count:
-        raise DataError(
-            f"{paths.PREDICTIONS}: {len(predictions)} rows for the {count} images of "
-            f"{paths.TEST_TENSORS}; {REMAKE_TABLE}"
+        raise _bad(
+            paths.PREDICTIONS,
+            f"{len(predictions)} rows for the {count} images of {paths.TEST_TENSORS}",
         )
     for column in ("actual", "predicted"):
         unknown = predictions[column][~predictions[column].isin(names)]
         if len(unknown):
             name = one_line(repr(unknown.iloc[0]), 40)
             reason = f"{name} in row {unknown.index[0] + 1} is not a class of {paths.MODEL}"
-            raise DataError(f"{paths.PREDICTIONS}: {reason}; {REMAKE_TABLE}")
+            raise _bad(paths.PREDICTIONS, reason)
     if list(classes["class"]) != names:
-        raise DataError(
-            f"{paths.CLASSES}: its classes are not those of {paths.MODEL}; {REMAKE_TABLE}"
-        )
+        raise _bad(paths.CLASSES, f"its classes are not those of {paths.MODEL}")
     if not reliability["images"].sum() > 0:
-        raise DataError(f"{paths.RELIABILITY}: it counts no images; {REMAKE_TABLE}")
+        raise _bad(paths.RELIABILITY, "it counts no images")
 
 
 def _read_first_layer(path: Path) -> tuple[ModelCard, np.ndarray]:

@@ -1,0 +1,63 @@
+"""How many images there are of each class, in each split."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.ticker import MaxNLocator
+
+from image_pipeline.plotting.style import (
+    BLUE,
+    ORANGE,
+    class_labels,
+    label_inches,
+    new_figure,
+    save_figure,
+)
+
+
+def draw_class_balance(
+    path: Path,
+    images: Mapping[str, np.ndarray],
+    class_names: Sequence[str],
+    few: int,
+    leak: str,
+    dpi: int,
+) -> None:
+    """Draw the images of each class, a panel with a scale of its own for each split.
+
+    Args:
+        path: of the PNG.
+        images: of each split, integers `[classes]`.
+        class_names: one per class.
+        few: a bar below that many images has another colour.
+        leak: a warning for the title, or nothing.
+        dpi: pixels per inch.
+    """
+    labels = class_labels(class_names)
+    rows = np.arange(len(labels))
+    height = min(max(2.5, 0.25 * len(labels) + 1.3), 40.0) + (0.3 if leak else 0)
+    figure = new_figure(10 + label_inches(labels), height)
+    panels = figure.subplots(1, len(images), sharey=True, squeeze=False)[0]
+    for axes, (split, counts) in zip(panels, images.items(), strict=True):
+        colours = [ORANGE if count < few else BLUE for count in counts]
+        axes.grid(visible=False, axis="y")
+        axes.barh(rows, counts, color=colours)
+        for row, count in zip(rows, counts, strict=True):
+            axes.annotate(
+                str(count), (count, row), (4, 0), textcoords="offset points", va="center", size=8
+            )
+        axes.set_xlim(0, 1.2 * max(1, counts.max()))
+        axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+        axes.set(title=f"{split}: {counts.sum()} images", xlabel="images")
+    panels[0].set_yticks(rows, labels)
+    panels[0].set_ylabel("class")
+    panels[0].set_ylim(len(labels) - 0.5, -0.5)
+    title = "Images of each class"
+    if any((counts < few).any() for counts in images.values()):
+        title += f" (orange: fewer than {few})"
+    if leak:
+        figure.suptitle(f"{title}\nWARNING: {leak}", color="#D00000", weight="bold")
+    else:
+        figure.suptitle(title)
+    save_figure(path, figure, dpi)
