@@ -1,6 +1,8 @@
 """The split and the statistics, against values worked out by hand."""
 
+import json
 from pathlib import Path
+from unittest.mock import ANY
 
 import numpy as np
 import pytest
@@ -32,8 +34,13 @@ def test_tensorize_leaves_the_test_split_whole(tmp_path: Path) -> None:
     raw = tmp_path / "raw"
     Digits().fetch(raw, None)
     paths = [tmp_path / f"{name}.safetensors" for name in ("train", "validation", "test")]
-    counts = tensorize(Digits(), "digits", raw, 0.1, 0, *paths)
-    assert counts == {"train": 1292, "validation": 145, "test": 360}
+    report, balance = tmp_path / "data.json", tmp_path / "balance.csv"
+    metrics = tensorize(Digits(), "digits", raw, 0.1, 0, *paths, report, balance)
+    assert metrics["images"] == {"train": 1292, "validation": 145, "test": 360}
+    assert json.loads(report.read_text()) == metrics | {"pixels": ANY}
+    rows = [line.rsplit(",", 2) for line in balance.read_text().splitlines()]
+    assert rows[0] == ["class", "split", "images"]
+    assert sum(int(images) for _, _, images in rows[1:]) == 1797
 
     train, validation, test = (read_split(path) for path in paths)
     original, original_test = Digits().read(raw)

@@ -10,13 +10,15 @@ import pytest
 from PIL import Image
 
 from image_pipeline.history import EpochRecord
+from image_pipeline.plotting.balance import draw_class_balance
 from image_pipeline.plotting.classification import (
     draw_confusion_matrix,
     draw_f1_by_class,
     draw_reliability,
 )
 from image_pipeline.plotting.curves import LiveCurves, draw_curves
-from image_pipeline.plotting.images import draw_first_layer, draw_images
+from image_pipeline.plotting.images import draw_classes, draw_first_layer, draw_images
+from image_pipeline.plotting.style import LONGEST_LABEL, class_labels, short_names
 
 DPI = 50
 Draw = Callable[[Path], None]
@@ -48,6 +50,23 @@ def images(count: int, channels: int, caption: str) -> Draw:
     return lambda path: draw_images(path, pixels, [caption] * count, "A title", DPI)
 
 
+def balance(names: list[str], leak: str) -> Draw:
+    counts = {
+        split: np.arange(len(names)) * size
+        for split, size in (("train", 9), ("validation", 1), ("test", 2))
+    }
+    return lambda path: draw_class_balance(path, counts, names, 10, leak, DPI)
+
+
+def classes(names: list[str], channels: int, most: int) -> Draw:
+    rng = np.random.default_rng(0)
+    samples = [
+        rng.integers(0, 256, (number % (most + 1), channels, 8, 8), np.uint8)
+        for number in range(len(names))
+    ]
+    return lambda path: draw_classes(path, samples, names, "A title", DPI)
+
+
 def first_layer(units: int, channels: int, scale: float) -> Draw:
     weights = scale * np.random.default_rng(0).standard_normal((units, channels * 6))
     return lambda path: draw_first_layer(path, weights, (channels, 2, 3), DPI)
@@ -58,7 +77,7 @@ def curves(epochs: int) -> Draw:
     return lambda path: draw_curves(path, history)
 
 
-LONG = ["the Pembroke Welsh corgi, a herding dog", "Ünïcödé", "$^$ sign", "A. N. Other"]
+LONG = ["the Pembroke Welsh corgi, a herding dog", "Ünïcödé", "$^$ sign", 'a "quoted", 犬 name']
 MANY = [f"class {number}" for number in range(100)]
 CASES: dict[str, tuple[Draw, tuple[int, int]]] = {
     # width and height in pixels: inches times 50; 100 a picture of the curves
@@ -78,6 +97,13 @@ CASES: dict[str, tuple[Draw, tuple[int, int]]] = {
     "100 images in colour": (images(100, 3, "a"), (500, 967)),
     "images with long names": (images(8, 3, f"{LONG[0]} taken for\n{LONG[2]}"), (500, 107)),
     "no images": (images(0, 1, ""), (250, 87)),
+    "balance of 2 classes": (balance(["a", "b"], ""), (500, 125)),
+    "balance of 100 classes": (balance(MANY, ""), (518, 1315)),
+    "balance with a leak": (balance(LONG, "1 of 2 leaks"), (500, 140)),
+    "samples of 2 classes": (classes(["a", "b"], 1, 12), (500, 132)),
+    "samples of 10 classes in colour": (classes(MANY[:10], 3, 8), (500, 230)),
+    "samples of 100 classes": (classes(MANY, 3, 5), (500, 900)),
+    "samples of long names": (classes(LONG, 1, 3), (500, 200)),
     "first layer": (first_layer(120, 1, 1.0), (600, 205)),
     "first layer of zeros": (first_layer(3, 1, 0.0), (250, 55)),
     "first layer of colours": (first_layer(21, 3, 1e-8), (600, 85)),
@@ -102,6 +128,14 @@ def test_a_picture(name: str, tmp_path: Path) -> None:
         grey = np.asarray(picture.convert("L"))
     assert grey.min() < 100  # something is drawn
     assert grey.max() == 255
+
+
+def test_long_names_are_shortened_and_stay_apart() -> None:
+    names = [f"{LONG[0]} {end}" for end in "ab"] + ["short", "cost $5", "猫"]
+    short = short_names(names)
+    assert short == ["the Pembroke Welsh… (0)", "the Pembroke Welsh… (1)", *names[2:4], "[732B]"]
+    assert all(len(name) <= LONGEST_LABEL + 4 for name in short)
+    assert class_labels(names)[3] == r"cost \$5"
 
 
 def test_a_pictures_size_follows_the_resolution(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from image_pipeline import paths
+from image_pipeline.data_report import SPLITS
 from image_pipeline.errors import DataError, PipelineError
 from image_pipeline.model import build_model, write_model
 from image_pipeline.model_card import ModelCard
@@ -24,6 +25,13 @@ PARAMS = PlotParams(dpi=50, mistakes=2, samples=2, seed=0)
 PREDICTIONS = "actual,predicted,confidence\ncat,cat,0.9\nfox,dog,0.8\ndog,dog,0.7\nfox,fox,0.6\n"
 CLASSES = "class,images,precision,recall,f1\ncat,1,1,1,1.0\ndog,1,0.5,1,0.7\nfox,2,1,0.5,0.7\n"
 RELIABILITY = "confidence,accuracy,perfect,images\n0.75,0.75,0.75,4\n"
+BALANCE = "class,split,images\n" + "".join(
+    f"{name},{split},{n}\n" for name in DATA.class_names for n, split in enumerate(SPLITS)
+)
+REPORT = (
+    '{"classes_with_few_images": {"fewer_than": 10}, "leaked_test_images": 1,'
+    ' "images": {"test": 4}}\n'
+)
 COLUMNS = ["actual", "predicted", "confidence"]
 
 
@@ -47,12 +55,14 @@ def write_inputs(
         with writing_split(path, len(labels), tuple(shape), "toy", data.class_names) as writer:  # type: ignore[arg-type]
             writer.append(pixels, labels)
             writer.finish(data)
-    paths.PLOTS.mkdir()
     for path, text in (
         (paths.PREDICTIONS, PREDICTIONS),
         (paths.CLASSES, CLASSES),
         (paths.RELIABILITY, RELIABILITY),
+        (paths.CLASS_BALANCE, BALANCE),
+        (paths.DATA_METRICS, REPORT),
     ):
+        path.parent.mkdir(exist_ok=True)
         path.write_text(text)
 
 
@@ -78,11 +88,11 @@ def refusal(path: Path) -> str:
     return message.removeprefix(f"{path}: ")
 
 
-def test_right_inputs_become_six_pictures(folder: Path) -> None:
+def test_right_inputs_become_eight_pictures(folder: Path) -> None:
     write_inputs()
     drawn = draw_report(PARAMS)
     assert sorted(path.name for path in (folder / "plots").glob("*.png")) == sorted(drawn)
-    assert len(drawn) == 6
+    assert len(drawn) == 8
 
 
 BAD_TABLES: dict[str, tuple[Path, str | bytes, str]] = {
@@ -158,6 +168,28 @@ BAD_TABLES: dict[str, tuple[Path, str | bytes, str]] = {
         CLASSES.replace("dog,1,0.5,1,0.7\n", ""),
         "its classes are not those of models/model.safetensors",
     ),
+    "a split missing": (
+        paths.CLASS_BALANCE,
+        BALANCE.replace("dog,test,2\n", ""),
+        "its classes are not those of models/model.safetensors",
+    ),
+    "a balance without numbers": (
+        paths.CLASS_BALANCE,
+        BALANCE.replace("test,2", "test,two"),
+        "images must be finite numbers throughout",
+    ),
+    "no report": (paths.DATA_METRICS, "", "not a report on the data (JSONDecodeError("),
+    "another report": (
+        paths.DATA_METRICS,
+        '{"images": 1}',
+        "not a report on the data (KeyError('classes_with_few_images'))",
+    ),
+    "a list": (paths.DATA_METRICS, "[]", "not a report on the data (TypeError("),
+    "no test images": (
+        paths.DATA_METRICS,
+        REPORT.replace('"test": 4', '"test": 0'),
+        "not a report on the data (ZeroDivisionError(",
+    ),
 }
 
 
@@ -168,7 +200,8 @@ def test_tables_that_are_something_else(name: str, folder: Path) -> None:
     (folder / path).write_bytes(content if isinstance(content, bytes) else content.encode())
     message = refusal(path)
     assert cause in message
-    assert message.endswith(REMEDY)
+    stage = "tensorize" if path in (paths.CLASS_BALANCE, paths.DATA_METRICS) else "evaluate"
+    assert message.endswith(REMEDY.replace("evaluate", stage))
 
 
 @pytest.mark.parametrize("path", [paths.PREDICTIONS, paths.CLASSES, paths.RELIABILITY])
@@ -178,6 +211,15 @@ def test_what_is_not_a_file(path: Path, folder: Path) -> None:
     assert refusal(path) == "not found; run `dvc repro evaluate`"
     (folder / path).mkdir()
     assert refusal(path) == f"cannot be read (Is a directory){REMEDY}"
+
+
+@pytest.mark.parametrize("path", [paths.CLASS_BALANCE, paths.DATA_METRICS])
+def test_what_is_no_file_of_tensorizes(path: Path, folder: Path) -> None:
+    write_inputs()
+    (folder / path).unlink()
+    assert refusal(path) == "not found; run `dvc repro tensorize`"
+    (folder / path).mkdir()
+    assert refusal(path).startswith("cannot be read (Is a directory); run `dvc repro --force tens")
 
 
 def test_tensors_that_do_not_fit_the_model(folder: Path) -> None:

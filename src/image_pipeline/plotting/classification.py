@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from matplotlib.colors import LogNorm
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from image_pipeline.plotting.style import (
     BLUE,
@@ -19,6 +19,8 @@ from image_pipeline.plotting.style import (
 
 MOST_CELLS_WITH_NUMBERS = 400
 INCHES_PER_CLASS = 0.45
+FEW_ROWS = 20
+ROOM_FOR_TENTHS = 0.005  # of the F1 scores' range: ticks at less than a tenth of a percent below
 
 
 def draw_confusion_matrix(
@@ -86,7 +88,13 @@ def draw_f1_by_class(path: Path, classes: pd.DataFrame, dpi: int) -> None:
     axes.set_xlim(scores.min() - 0.15 * room, scores.max() + 0.3 * room)
     axes.set_yticks(rows, labels)
     axes.invert_yaxis()
-    axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=1))
+    if len(rows) > FEW_ROWS:
+        axes.margins(y=0.5 / len(rows))  # matplotlib's share would leave several rows empty
+    decimals = 1
+    if room < ROOM_FOR_TENTHS:
+        decimals = 2
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=decimals))
     axes.set(
         title=f"F1 score by class, test split (dashed: their mean, {mean:.2%})",
         xlabel="F1 score",

@@ -11,7 +11,7 @@ from image_pipeline.plotting.style import class_labels, new_figure, plain, save_
 
 COLUMNS = 8
 INCHES = 1.25
-CAPTION_INCHES_PER_LETTER = 0.075
+CAPTION_INCHES_PER_LETTER = 0.085
 # Up to so many classes: in how many columns, and with how many images each.
 CLASS_GRIDS = ((4, (1, 12)), (30, (2, 8)), (100, (4, 5)))
 MOST_CLASSES = CLASS_GRIDS[-1][0]

@@ -27,11 +27,13 @@ from image_pipeline.plotting.images import (
     draw_first_layer,
     draw_images,
 )
+from image_pipeline.plotting.style import short_names
 from image_pipeline.tensor_files import count_images, open_tensors, read_labels, read_sample
 
 FIRST_LAYER = "hidden.0.weight"
 MADE_BY = {paths.CLASS_BALANCE: "tensorize", paths.DATA_METRICS: "tensorize"}  # else evaluate
 TEXT_COLUMNS = {"actual": str, "predicted": str, "class": str, "split": str}
+LONGEST_WORD = 8  # of a name in a caption that is to fit above an image
 LARGEST = {"confidence": 1.0, "accuracy": 1.0, "f1": 1.0}  # the smallest value of all is 0
 
 
@@ -76,9 +78,16 @@ def _draw_mistakes(
 ) -> None:
     wrong = predictions[predictions["actual"] != predictions["predicted"]]
     worst = wrong.sort_values("confidence", ascending=False, kind="stable").head(params.mistakes)
+    names = card.data.class_names
+    short = dict(zip(names, short_names(names), strict=True))
+    words = "{} taken for\n{} at {:.1%}"
+    if max(map(len, short.values())) > LONGEST_WORD:
+        words = "{}\ntaken for\n{}\nat {:.1%}"
     captions = [
-        f"{row.actual} taken for\n{row.predicted} at {row.confidence:.1%}"
-        for row in worst.itertuples()
+        words.format(short[actual], short[predicted], confidence)
+        for actual, predicted, confidence in zip(
+            worst["actual"], worst["predicted"], worst["confidence"], strict=True
+        )
     ]
     indices = [int(index) for index in worst.index]
     sample = read_sample(paths.TEST_TENSORS, indices)
@@ -120,7 +129,8 @@ def _draw_samples(path: Path, card: ModelCard, params: PlotParams) -> None:
         apart = card.augmentation.model_copy(update={"group_size": 1})
         images = augment(images, apart, rng)
         what += ", augmented"
-    captions = [card.data.class_names[label] for label in sample.labels]
+    names = short_names(card.data.class_names)
+    captions = [names[label] for label in sample.labels]
     draw_images(path, images, captions, what, params.dpi)
 
 

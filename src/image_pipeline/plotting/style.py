@@ -1,6 +1,7 @@
 """What all pictures share: a look that is legible at README size, and bytes that do not vary."""
 
 import io
+from collections import Counter
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -17,7 +18,7 @@ from image_pipeline.files import write_bytes
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "#666666"
 
 FONT = "DejaVu Sans"  # ships with matplotlib
-LONGEST_LABEL = 28  # characters of a class name that are shown
+LONGEST_LABEL = 20  # characters of a class name that are shown
 INCHES_PER_LETTER = 0.09  # on average, of a label
 RC_PARAMS: dict[Any, object] = {
     "font.family": FONT,
@@ -46,14 +47,14 @@ def plain(text: str) -> str:
     """Return `text` so that matplotlib shows it as it is: no maths is set between dollar signs.
 
     The font has Latin, Greek, Cyrillic, Arabic and Hebrew letters and many symbols. What it has
-    not, such as Chinese, is shown as code points (<U+732B>): another font would not be on every
+    not, such as Chinese, is shown as code points, [732B]: another font would not be on every
     machine, and the picture not the same.
     """
     return _readable(text).replace("$", r"\$")
 
 
 def _readable(text: str) -> str:
-    return "".join(part if _has_glyph(part) else f"<U+{ord(part):04X}>" for part in text)
+    return "".join(part if _has_glyph(part) else f"[{ord(part):04X}]" for part in text)
 
 
 @cache
@@ -61,7 +62,7 @@ def _has_glyph(character: str) -> bool:
     return character == "\n" or get_font(findfont(FONT)).get_char_index(ord(character)) != 0
 
 
-def class_labels(names: Sequence[str]) -> list[str]:
+def short_names(names: Sequence[str]) -> list[str]:
     """Return what stands for each class in a picture: its name, shortened where it is very long.
 
     Names that would look the same then have the class's number behind them.
@@ -70,10 +71,13 @@ def class_labels(names: Sequence[str]) -> list[str]:
         f"{text[: LONGEST_LABEL - 1].rstrip()}…" if len(text) > LONGEST_LABEL else text
         for text in map(_readable, names)
     ]
-    apart = [
-        f"{text} ({number})" if short.count(text) > 1 else text for number, text in enumerate(short)
-    ]
-    return [text.replace("$", r"\$") for text in apart]
+    often = Counter(short)
+    return [f"{text} ({number})" if often[text] > 1 else text for number, text in enumerate(short)]
+
+
+def class_labels(names: Sequence[str]) -> list[str]:
+    """Return the `short_names` as `plain` text."""
+    return [plain(name) for name in short_names(names)]
 
 
 def label_inches(labels: Sequence[str]) -> float:
