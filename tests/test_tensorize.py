@@ -35,7 +35,10 @@ def test_tensorize_leaves_the_test_split_whole(tmp_path: Path) -> None:
     Digits().fetch(raw, None)
     paths = [tmp_path / f"{name}.safetensors" for name in ("train", "validation", "test")]
     report, balance = tmp_path / "data.json", tmp_path / "balance.csv"
-    metrics = tensorize(Digits(), "digits", raw, 0.1, 0, *paths, report, balance)
+    train_path, validation_path, test_path = paths
+    metrics = tensorize(
+        Digits(), "digits", raw, 0.1, 0, train_path, validation_path, test_path, report, balance
+    )
     assert metrics["images"] == {"train": 1292, "validation": 145, "test": 360}
     assert json.loads(report.read_text()) == metrics | {"pixels": ANY}
     rows = [line.rsplit(",", 2) for line in balance.read_text().splitlines()]

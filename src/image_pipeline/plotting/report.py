@@ -62,14 +62,14 @@ def draw_report(params: PlotParams) -> list[str]:
         return paths.PLOTS / name
 
     with together():
-        draw_class_balance(target("class_balance.png"), counts, names, few, leak, params.dpi)
-        _draw_classes(target("samples.png"), card, params)
         draw_confusion_matrix(target("confusion_matrix.png"), predictions, names, params.dpi)
         draw_f1_by_class(target("f1_by_class.png"), classes, params.dpi)
         draw_reliability(target("reliability.png"), reliability, error, params.dpi)
         _draw_mistakes(target("worst_mistakes.png"), predictions, card, params)
         _draw_samples(target("training_sample.png"), card, params)
         draw_first_layer(target("first_layer.png"), weights, card.input_shape, params.dpi)
+        draw_class_balance(target("class_balance.png"), counts, names, few, leak, params.dpi)
+        _draw_classes(target("samples.png"), card, params)
     return drawn
 
 

@@ -1,0 +1,132 @@
+"""Two classes and a hundred, grey and colour, of other sizes, whatever the classes are called."""
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from declared_plots import PICTURES
+from image_pipeline import paths
+from image_pipeline.datasets.base import RawSplit
+from image_pipeline.tensor_files import read_sample
+from image_pipeline.tensorize import tensorize
+from project import Project
+
+HUES = ((1, 0.2, 0.2), (0.2, 1, 0.2), (0.2, 0.2, 1), (1, 1, 0.2), (0.2, 1, 1))
+ODD = (
+    "a, b",
+    'the "quoted"',
+    "größer Übel",
+    "$5 and $6",
+    "犬と猫",
+    "NA",
+    "Россия",
+    "x" * 60,
+    "0",
+    "''",
+)
+
+
+class Recoloured:
+    """scikit-learn's digits, in another colour and turn for every ten classes."""
+
+    def __init__(self, classes: int, channels: int, side: int) -> None:
+        self.class_names = tuple(
+            f"{ODD[number % 10]} {number // 10}" if number > 9 else ODD[number]
+            for number in range(classes)
+        )
+        self._classes, self._shape = classes, (channels, side, side)
+
+    def fetch(self, folder: Path, mirror: str | None) -> None:
+        """Nothing to fetch."""
+
+    def read(self, folder: Path) -> tuple[RawSplit, RawSplit]:  # noqa: ARG002
+        digits = load_digits()
+        by_digit = [digits.images[digits.target == digit] for digit in range(10)]
+        images, labels = [], []
+        for label in range(self._classes):
+            for image in by_digit[label % 10][: max(20, 200 // self._classes)]:
+                small = Image.fromarray(np.rint(image * 255 / 16).astype(np.uint8))
+                large = np.rot90(np.asarray(small.resize(self._shape[1:])), label // 50)
+                hue = np.array(HUES[label // 10 % 5][: self._shape[0]])
+                images.append(np.rint(hue[:, None, None] * large).astype(np.uint8))
+                labels.append(label)
+        every, truth = np.stack(images), np.array(labels, np.uint8)
+        test = np.arange(len(truth)) % 4 == 0
+        return self._part(every[~test], truth[~test]), self._part(every[test], truth[test])
+
+    def _part(self, images: np.ndarray, labels: np.ndarray) -> RawSplit:
+        return RawSplit(self._shape, labels, lambda: [images])
+
+
+@pytest.mark.parametrize(
+    ("classes", "channels", "side"), [(2, 1, 64), (100, 3, 16)], ids=["2-grey", "100-colour"]
+)
+def test_every_stage_works(
+    make_project: Callable[..., Project],
+    monkeypatch: pytest.MonkeyPatch,
+    classes: int,
+    channels: int,
+    side: int,
+) -> None:
+    project = make_project(params={"train.epochs": 12, "train.batch_size": 32, "plot.dpi": 50})
+    for path in project.root.glob("plots/*"):
+        path.unlink()
+    monkeypatch.chdir(project.root)
+    dataset = Recoloured(classes, channels, side)
+    metrics = tensorize(
+        dataset,
+        "recoloured",
+        paths.RAW,
+        0.1,
+        0,
+        paths.TRAIN_TENSORS,
+        paths.VALIDATION_TENSORS,
+        paths.TEST_TENSORS,
+        paths.DATA_METRICS,
+        paths.CLASS_BALANCE,
+    )
+    assert metrics["number_of_classes"] == classes
+    assert metrics["shape"] == {"channels": channels, "height": side, "width": side}
+    for stage in ("train", "evaluate", "plot"):
+        done = project.stage(stage, env={"PYTHONWARNINGS": "error"})
+        assert "arning" not in done.stderr
+
+    names = list(dataset.class_names)
+    judged = json.loads(paths.TEST_METRICS.read_text(encoding="utf-8"))
+    assert list(judged["classes"]) == sorted(names)
+    assert judged["accuracy"] > (0.9 if classes == 2 else 0.3)
+    with paths.PREDICTIONS.open(encoding="utf-8", newline="") as file:
+        predicted = list(csv.DictReader(file))
+    sample = read_sample(paths.TEST_TENSORS, range(len(predicted)))
+    assert [row["actual"] for row in predicted] == [names[label] for label in sample.labels]
+    assert {row["predicted"] for row in predicted} <= set(names)
+    with paths.CLASSES.open(encoding="utf-8", newline="") as file:
+        assert [row["class"] for row in csv.DictReader(file)] == names
+    drawn = {path.as_posix() for path in paths.PLOTS.glob("*.png")}
+    assert drawn == set(PICTURES)
+
+
+def test_a_leak_is_told_by_the_stage_and_in_the_picture(project: Project) -> None:
+    project.stage("download")
+    # The digits' file under another split: every test image of a copy is a training image, too.
+    source = project.root / "src/image_pipeline/datasets/digits.py"
+    text = source.read_text(encoding="utf-8")
+    leaky = "self._part(images[np.r_[train, test[:7]]], labels[np.r_[train, test[:7]]])"
+    assert text.count("self._part(images[train], labels[train])") == 1
+    source.write_text(text.replace("self._part(images[train], labels[train])", leaky))
+    done = project.stage("tensorize")
+    assert "WARNING: THE TEST SPLIT LEAKS" in done.stderr
+    assert "7 of 360 test images (1.94%) are also in train or validation" in done.stderr
+    metrics = json.loads((project.root / paths.DATA_METRICS).read_text())
+    assert metrics["leaked_test_images"] == 7
+    for stage in ("train", "evaluate", "plot"):
+        project.stage(stage)
+    with Image.open(project.root / "plots/class_balance.png") as picture:
+        colours = {colour for _, colour in picture.convert("RGB").getcolors(1 << 20) or []}
+    assert (208, 0, 0) in colours  # the title, in red
