@@ -80,7 +80,11 @@ def make_training(**changes: Any) -> Any:
     params = TrainParams.model_validate(values | changes | {"augmentation": augmentation})
     train = read_split(TENSORS / "train.safetensors")
     card = ModelCard(
-        train.shape, tuple(params.hidden_sizes), train.description, params.augmentation
+        train.shape,
+        tuple(params.hidden_sizes),
+        train.description,
+        params.augmentation,
+        params.blocks,
     )
     return Training(train, read_split(TENSORS / "validation.safetensors"), card, params)
 

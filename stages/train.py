@@ -1,4 +1,4 @@
-"""Train the multilayer perceptron on the training split and write models/model.safetensors.
+"""Train the network on the training split and write models/model.safetensors.
 
 The validation split is scored after every epoch; plots/curves.png is redrawn as training goes on.
 A killed run goes on from its last checkpoint and ends in the same bits.
@@ -35,7 +35,9 @@ def main() -> None:
         hidden_sizes=tuple(params.train.hidden_sizes),
         data=train.description,
         augmentation=params.train.augmentation,
+        channels=params.train.blocks,
     )
+    card.check_blocks(paths.PARAMS)
     card.check_fits(paths.VALIDATION_TENSORS, validation)
     key = result_key(
         params.train.model_dump(exclude={"checkpoint_every"}) | numerics.facts(),

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from image_pipeline.errors import DataError
+from image_pipeline.errors import DataError, ParamsError
 from image_pipeline.model import build_model, normalise, read_model, write_model
 from image_pipeline.model_card import ModelCard
 from image_pipeline.params import AugmentationParams
@@ -20,6 +20,7 @@ AUGMENTATION = AugmentationParams(
     rotation=10.0, scale=0.1, shear=0.0, translation=0.1, elastic=0.0, group_size=8
 )
 MNIST_CARD = ModelCard((1, 28, 28), (120, 84), DIGITS, AUGMENTATION)
+CNN_CARD = dataclasses.replace(MNIST_CARD, hidden_sizes=(48,), channels=(16, 64))
 SMALL_CARD = ModelCard(
     (1, 1, 2), (2,), Description("toy", ("a", "b"), (0.0,), (1.0,)), AUGMENTATION
 )
@@ -53,6 +54,103 @@ def test_forward_by_hand() -> None:
     assert model(torch.tensor([[[[3.0, 4.0]]]])).tolist() == [[11.5, -20.0]]
 
 
+def test_a_convolutional_networks_weights() -> None:
+    shapes = {
+        name: tuple(tensor.shape) for name, tensor in build_model(CNN_CARD).state_dict().items()
+    }
+    # 28 pixels become (28 - 5) // 2 + 1 = 12, and these (12 - 5) // 2 + 1 = 4.
+    assert shapes == {
+        "convolutions.0.weight": (16, 1, 5, 5),
+        "convolutions.0.bias": (16,),
+        "convolutions.1.weight": (64, 16, 5, 5),
+        "convolutions.1.bias": (64,),
+        "hidden.0.weight": (48, 64 * 4 * 4),
+        "hidden.0.bias": (48,),
+        "output.weight": (10, 48),
+        "output.bias": (10,),
+    }
+
+
+@pytest.mark.parametrize("hidden_sizes", [(), (7,), (7, 5)])
+@pytest.mark.parametrize(
+    ("shape", "channels"),
+    [
+        ((1, 16, 16), (4, 3)),
+        ((3, 28, 28), (5,)),
+        ((3, 64, 64), (4, 4, 4, 4)),
+        ((2, 31, 45), (2, 3)),
+    ],
+)
+@pytest.mark.parametrize("classes", [2, 100])
+def test_a_convolutional_network_is_that_of_torch(
+    shape: tuple[int, int, int],
+    channels: tuple[int, ...],
+    hidden_sizes: tuple[int, ...],
+    classes: int,
+) -> None:
+    names = tuple(str(number) for number in range(classes))
+    statistics = (0.5,) * shape[0], (0.25,) * shape[0]
+    card = ModelCard(
+        shape, hidden_sizes, Description("toy", names, *statistics), AUGMENTATION, channels
+    )
+    model = build_model(card)
+    layers: list[torch.nn.Module] = []
+    for convolution in model.get_submodule("convolutions").children():
+        layers += [convolution, torch.nn.ReLU()]
+    layers.append(torch.nn.Flatten())
+    for layer in model.hidden:
+        layers += [layer, torch.nn.ReLU()]
+    same = torch.nn.Sequential(*layers, model.output)
+    images = torch.randn(5, *shape, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(5) % classes
+    assert model(images).shape == (5, classes)
+    assert torch.allclose(model(images), same(images), atol=1e-5)
+    gradients = [
+        torch.autograd.grad(
+            torch.nn.functional.cross_entropy(net(images), labels), [*net.parameters()]
+        )
+        for net in (model, same)
+    ]
+    by_shape = [sorted(found, key=lambda g: (*g.shape, g.sum().item())) for found in gradients]
+    for one, other in zip(*by_shape, strict=True):
+        assert torch.allclose(one, other, atol=1e-5)
+
+
+def test_no_hidden_layer_is_a_linear_model() -> None:
+    model = build_model(dataclasses.replace(SMALL_CARD, hidden_sizes=()))
+    model.load_state_dict(
+        {"output.weight": torch.tensor([[1.0, 2.0], [0.0, 3.0]]), "output.bias": torch.zeros(2)}
+    )
+    assert model(torch.tensor([[[[3.0, 4.0]]]])).tolist() == [[11.0, 12.0]]
+
+
+@pytest.mark.parametrize(
+    ("shape", "blocks", "said"),
+    [
+        ((1, 28, 28), 3, "at least 29x29 pixels, these have 28x28; take 2 at most, or set"),
+        ((3, 64, 12), 2, "at least 13x13 pixels, these have 64x12; take 1 at most, or set"),
+        ((1, 4, 9), 1, "at least 5x5 pixels, these have 4x9; set"),
+    ],
+)
+def test_images_too_small_for_the_blocks(
+    shape: tuple[int, int, int], blocks: int, said: str
+) -> None:
+    card = dataclasses.replace(MNIST_CARD, input_shape=shape, channels=(8,) * blocks)
+    with pytest.raises(ParamsError) as caught:
+        card.check_blocks(Path("params.yaml"))
+    assert str(caught.value) == (
+        f"params.yaml: train.channels: {blocks} convolution blocks need images of {said} "
+        "train.model to mlp"
+    )
+
+
+@pytest.mark.parametrize(("side", "blocks"), [(5, 1), (12, 1), (13, 2), (28, 2), (29, 3), (61, 4)])
+def test_images_just_large_enough(side: int, blocks: int) -> None:
+    card = dataclasses.replace(MNIST_CARD, input_shape=(1, side, side), channels=(2,) * blocks)
+    card.check_blocks(Path("params.yaml"))
+    assert build_model(card)(torch.zeros(1, 1, side, side)).shape == (1, 10)
+
+
 def test_normalise_by_hand() -> None:
     description = Description("toy", ("a", "b"), (0.0, 0.2), (1.0, 0.4))
     images = np.array([[[[0, 255]], [[51, 153]]]], np.uint8)  # [1, 2, 1, 2]
@@ -66,12 +164,13 @@ def test_normalise_by_hand() -> None:
     assert np.array_equal(pixels, result)
 
 
-def test_a_model_and_its_card_come_back_as_they_were(tmp_path: Path) -> None:
+@pytest.mark.parametrize("written", [MNIST_CARD, CNN_CARD], ids=["mlp", "cnn"])
+def test_a_model_and_its_card_come_back_as_they_were(written: ModelCard, tmp_path: Path) -> None:
     path = tmp_path / "models" / "model.safetensors"
-    model = build_model(MNIST_CARD)
-    write_model(path, model, MNIST_CARD)
+    model = build_model(written)
+    write_model(path, model, written)
     found, card = read_model(path)
-    assert card == MNIST_CARD
+    assert card == written
     assert not found.training
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, found.state_dict()[name])
@@ -86,6 +185,7 @@ def test_the_same_model_is_the_same_bytes(tmp_path: Path) -> None:
         assert list(file.metadata()) == ["image_pipeline"]  # a second key would be in random order
         values = json.loads(file.metadata()["image_pipeline"])
     assert values["hidden_sizes"] == [120, 84]
+    assert {"model", "channels"}.isdisjoint(values)  # as before there was another model
     assert values["data"]["class_names"] == list("0123456789")
 
 

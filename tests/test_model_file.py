@@ -85,7 +85,7 @@ BAD: dict[str, tuple[bytes, str]] = {
     "enormous layers": (model(hidden_sizes=[1 << 40, 1 << 40]), "its sizes are out of bounds"),
     "layers of gigabytes": (model(hidden_sizes=[1 << 15] * 16), "are not those of its card"),
     "a million layers": (model(hidden_sizes=[1] * 1_000_000), "1000000 hidden layers"),
-    "no layers": (model(hidden_sizes=[]), "0 hidden layers"),
+    "no layers": (model(hidden_sizes=[]), "are not those of its card"),
     "a negative layer": (model(hidden_sizes=[-4, -5]), "its sizes are out of bounds"),
     "words for layers": (model(hidden_sizes="four"), "its card is unreadable (ValueError"),
     "a layer too many": (model(hidden_sizes=[4, 5, 5]), "are not those of its card"),
@@ -94,6 +94,26 @@ BAD: dict[str, tuple[bytes, str]] = {
         model(data=VALUES["data"] | {"class_names": ["a", "b", "c", "d"]}),
         "are not those of its card",
     ),
+    "a model of no kind": (model(model="rnn"), "model 'rnn' of 0 convolution blocks"),
+    "a cnn without blocks": (model(model="cnn"), "model 'cnn' of 0 convolution blocks"),
+    "a perceptron with blocks": (model(channels=[4]), "model 'mlp' of 1 convolution blocks"),
+    "images too small for a block": (
+        model(model="cnn", channels=[4]),
+        "its sizes are out of bounds",
+    ),
+    "a cnn's card, a perceptron's weights": (
+        model(model="cnn", channels=[4], input_shape=[1, 5, 5]),
+        "are not those of its card",
+    ),
+    "enormous filters": (
+        model(model="cnn", channels=[1 << 15, 1 << 15], input_shape=[1, 28, 28]),
+        "its sizes are out of bounds",
+    ),
+    "a million blocks": (
+        model(model="cnn", channels=[1] * 1_000_000),
+        "1000000 convolution blocks",
+    ),
+    "words for blocks": (model(model="cnn", channels="4x"), "unreadable (ValueError"),
     "a class twice": (model(data=VALUES["data"] | {"class_names": ["a"] * 3}), "of one name"),
     "no data": (model(data=None), "its card is unreadable (TypeError"),
     "no augmentation": (model(augmentation={}), "its card is unreadable ("),
@@ -182,7 +202,7 @@ values = st.recursive(
 
 @quick
 @given(
-    key=st.sampled_from([*VALUES, *(f"data.{key}" for key in VALUES["data"])]),
+    key=st.sampled_from([*VALUES, "model", "channels", *(f"data.{key}" for key in VALUES["data"])]),
     value=values | st.lists(numbers, max_size=4),
 )
 def test_any_card(key: str, value: object) -> None:

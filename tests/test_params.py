@@ -47,6 +47,7 @@ def bounds(field: FieldInfo) -> dict[str, float]:
     }
 
 
+LISTS = {"train.channels": (1, 8, 4096), "train.hidden_sizes": (0, 16, 65536)}  # lengths, largest
 INTEGERS = {key: bounds(field) for key, field in FIELDS.items() if field.annotation is int}
 FLOATS = {key: bounds(field) for key, field in FIELDS.items() if field.annotation is float}
 TEXTS = {
@@ -57,10 +58,7 @@ TEXTS = {
 CHOICES = {
     key: get_args(field.annotation)
     for key, field in FIELDS.items()
-    if key not in INTEGERS
-    and key not in FLOATS
-    and key not in TEXTS
-    and key != "train.hidden_sizes"
+    if key not in INTEGERS and key not in FLOATS and key not in TEXTS and key not in LISTS
 }
 
 
@@ -165,9 +163,12 @@ def edge_values() -> Iterator[tuple[str, str, bool]]:
     for digits, allowed in ((64, True), (63, False), (65, False)):
         yield "download.folder.sha256", "a" * digits, allowed
     yield "download.folder.sha256", "A" * 64, False
-    key = "train.hidden_sizes"
-    yield from ((key, text, True) for text in ("[1]", "[65536]", "[1, 65536]", str([8] * 16)))
-    yield from ((key, text, False) for text in ("[]", "[0]", "[65537]", str([8] * 17), "120"))
+    for key, (shortest, longest, largest) in LISTS.items():
+        for good in ([1], [largest], [1, largest], [8] * shortest, [8] * longest):
+            yield key, str(good), True
+        for bad in ([0], [largest + 1], [8] * (longest + 1), 120):
+            yield key, str(bad), False
+    yield "train.channels", "[]", False
 
 
 @pytest.mark.parametrize(("key", "yaml", "allowed"), list(edge_values()))
@@ -214,10 +215,10 @@ def test_wrong_values_name_key_value_and_what_is_allowed(yaml: str, key: str, fi
     if key == "download.folder.path" and yaml in ("'5'", "five", '"line\\nbreak\\e[2J"'):
         return  # a folder may be called so
     message = refusal(file, replaced(key, yaml))
-    if key == "train.hidden_sizes" and yaml == "[[1]]":
+    if key in LISTS and yaml == "[[1]]":
         key = f"{key}.0"
     assert message.startswith(f"{file}: {key}")
-    if key != "train.hidden_sizes.0" and "loop" not in yaml:
+    if not key.endswith(".0") and "loop" not in yaml:
         assert f": {WRONG[yaml]}" in message
     allowed = message.partition(" is not allowed: it must be ")[2]
     if key in INTEGERS:
@@ -233,7 +234,7 @@ def test_wrong_values_name_key_value_and_what_is_allowed(yaml: str, key: str, fi
     elif key in TEXTS:
         assert allowed == TEXTS[key]
     else:
-        assert "an integer from 1 to 65536" in allowed
+        assert f"each an integer from 1 to {LISTS[key.removesuffix('.0')][2]}" in f"each {allowed}"
 
 
 @pytest.mark.parametrize("key", INTEGERS)
@@ -438,11 +439,16 @@ def test_each_comment_tells_the_range_that_is_checked(key: str) -> None:
         named = [part.split()[0] for part in comment.split(" | ")]
         assert named == list(map(str, CHOICES[key]))
         return
-    if key == "train.hidden_sizes":
-        assert told == "1 to 16 layers of 1 to 65536"
-        assert "1 to 16 values, each an integer from 1 to 65536" in module._allowed(
-            ("train", "hidden_sizes")
-        )
+    if key in LISTS:
+        shortest, longest, largest = LISTS[key]
+        assert [int(number) for number in told.split() if number.isdigit()] == [
+            shortest,
+            longest,
+            1,
+            largest,
+        ]
+        range_told = f"{shortest} to {longest} values, each an integer from 1 to {largest}"
+        assert range_told in module._allowed(tuple(key.split(".")))
         return
     if key in TEXTS:
         assert told in (

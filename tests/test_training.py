@@ -25,7 +25,7 @@ SMALL = {"hidden_sizes": [6], "epochs": 4, "batch_size": 8, "warmup_fraction": 0
 def make_split(count: int, seed: int) -> Split:
     """Return random images whose first pixel is their number."""
     rng = np.random.default_rng(seed)
-    images = rng.integers(0, 256, (count, 1, 4, 5), np.uint8)
+    images = rng.integers(0, 256, (count, 1, 5, 6), np.uint8)
     images[:, 0, 0, 0] = np.arange(count)
     labels = rng.integers(0, 3, count)
     return Split(torch.from_numpy(images), torch.from_numpy(labels), DESCRIPTION)
@@ -38,7 +38,13 @@ def make_params(**changes: object) -> TrainParams:
 def make_training(**changes: object) -> Training:
     params = make_params(**changes)
     train = make_split(30, seed=0)
-    card = ModelCard(train.shape, tuple(params.hidden_sizes), DESCRIPTION, params.augmentation)
+    card = ModelCard(
+        train.shape,
+        tuple(params.hidden_sizes),
+        DESCRIPTION,
+        params.augmentation,
+        params.blocks,
+    )
     return Training(train, make_split(9, seed=1), card, params)
 
 
@@ -131,17 +137,19 @@ def bits(training: Training) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("schedule", ["one_cycle", "constant"])
 @pytest.mark.parametrize("stop", [1, 2, 3])
+@pytest.mark.parametrize("model", ["mlp", "cnn"])
 def test_a_resumed_run_ends_in_the_same_bits(
-    stop: int, schedule: str, checkpoint: CheckpointFile, tmp_path: Path
+    model: str, stop: int, schedule: str, checkpoint: CheckpointFile, tmp_path: Path
 ) -> None:
-    whole = make_training(schedule=schedule)
+    settings = {"model": model, "channels": [3], "schedule": schedule}
+    whole = make_training(**settings)
     list(whole.run(CheckpointFile(tmp_path / "other", "k" * 64)))
 
-    stopped = make_training(schedule=schedule)
+    stopped = make_training(**settings)
     for history in stopped.run(checkpoint):
         if len(history) == stop:
             break  # as a killed process would
-    resumed = make_training(schedule=schedule)
+    resumed = make_training(**settings)
     epochs = [len(history) for history in resumed.run(checkpoint)]
     assert epochs == list(range(stop + 1, 5))
     assert bits(resumed) == bits(whole) != bits(stopped)

@@ -8,9 +8,10 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from image_pipeline.convolution import convolve
 from image_pipeline.errors import DataError, one_line
 from image_pipeline.files import write_bytes
-from image_pipeline.model_card import REMEDY, ModelCard
+from image_pipeline.model_card import KERNEL, REMEDY, STRIDE, ModelCard
 from image_pipeline.tensor_files import Description, open_tensors
 
 
@@ -35,11 +36,36 @@ class MultilayerPerceptron(nn.Module):
         return logits
 
 
+class ConvolutionalNetwork(MultilayerPerceptron):
+    """The perceptron on features that convolutions found, instead of on pixels.
+
+    Each block halves the image: 5x5 kernels at a stride of 2 without padding, then ReLU.
+    Source: Simard, Steinkraus and Platt, "Best Practices for Convolutional Neural Networks Applied
+    to Visual Document Analysis" (2003): channels 5 and 50, one hidden layer of 100.
+    """
+
+    def __init__(
+        self, channels: tuple[int, ...], features: int, hidden_sizes: tuple[int, ...], classes: int
+    ) -> None:
+        super().__init__(features, hidden_sizes, classes)
+        self.convolutions = nn.ModuleList(
+            nn.Conv2d(before, after, KERNEL, STRIDE) for before, after in pairwise(channels)
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map normalised images float32 `[B, C, H, W]` to logits float32 `[B, classes]`."""
+        weights = [list(block.parameters()) for block in self.convolutions]
+        kernels, biases = zip(*weights, strict=True)  # [filters, channels, 5, 5] and [filters] each
+        return super().forward(convolve(images, kernels, biases))  # [B, features]
+
+
 def build_model(card: ModelCard) -> MultilayerPerceptron:
     """Make the network of `card`, with fresh weights from torch's global generator."""
-    channels, height, width = card.input_shape
-    classes = len(card.data.class_names)
-    return MultilayerPerceptron(channels * height * width, card.hidden_sizes, classes)
+    inputs, *hidden_sizes, classes = card.layer_sizes
+    if not card.channels:
+        return MultilayerPerceptron(inputs, tuple(hidden_sizes), classes)
+    channels = (card.input_shape[0], *card.channels)
+    return ConvolutionalNetwork(channels, inputs, tuple(hidden_sizes), classes)
 
 
 def normalise(

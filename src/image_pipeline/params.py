@@ -24,6 +24,7 @@ MAX_BYTES = 1 << 16  # the reader takes a second for so much
 MOST_PROBLEMS = 5  # shown at once
 MAX_SEED = 2**32 - 1
 MAX_HIDDEN_LAYERS = 16
+MAX_BLOCKS = 8
 
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
@@ -110,9 +111,14 @@ class TrainParams(_Block):
     numerics: Literal["portable", "fast"]
     threads: Annotated[int, Field(ge=1, le=64)]
     recipe: Literal["tuned", "plain"]
+    model: Literal["mlp", "cnn"]
+    channels: Annotated[
+        list[Annotated[int, Field(ge=1, le=4096)]],
+        Field(min_length=1, max_length=MAX_BLOCKS),
+    ]
     hidden_sizes: Annotated[
         list[Annotated[int, Field(ge=1, le=65536)]],
-        Field(min_length=1, max_length=MAX_HIDDEN_LAYERS),
+        Field(min_length=0, max_length=MAX_HIDDEN_LAYERS),
     ]
     epochs: Annotated[int, Field(ge=1, le=10_000)]
     batch_size: Annotated[int, Field(ge=1, le=1_000_000)]
@@ -143,6 +149,11 @@ class TrainParams(_Block):
             }
             self.__dict__.update(settled)
         return self
+
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        """Filters of each convolution block of the model; none where it is the perceptron."""
+        return tuple(self.channels) if self.model == "cnn" else ()
 
 
 class EvaluateParams(_Block):

@@ -142,7 +142,7 @@ def _wait_for_turn(name: str) -> IO[bytes] | None:
 def _out_of_memory(error: BaseException) -> str:
     detail = str(error).strip().split("\n")[0] or type(error).__name__
     return (
-        "out of memory: close other programs, or lower batch_size or hidden_sizes in "
+        "out of memory: close other programs, or lower batch_size, channels or hidden_sizes in "
         f"{PARAMS} ({detail})"
     )
 

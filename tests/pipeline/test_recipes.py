@@ -61,6 +61,32 @@ def test_the_plain_recipe_is_another_run(train: Callable[..., Project]) -> None:
     assert accuracy(plain) > 0.2
 
 
+@pytest.mark.parametrize("numerics", ["portable", "fast"])
+@pytest.mark.parametrize("channels", [[4], [4, 8]])
+def test_the_convolutional_network_learns(
+    train: Callable[..., Project], numerics: str, channels: list[int]
+) -> None:
+    project = train("project", model="cnn", channels=channels, numerics=numerics, epochs=12)
+    assert accuracy(project) > 0.9
+    for stage in ("evaluate", "plot"):
+        assert "WARNING" not in project.stage(stage).stderr
+    metrics = json.loads((project.root / "metrics" / "test.json").read_text())
+    assert metrics["accuracy"] > 0.85
+
+
+def test_too_many_blocks_for_the_images(train: Callable[..., Project]) -> None:
+    project = train("project", epochs=1)
+    before = model(project)
+    project.set_params({"train.model": "cnn", "train.channels": [8, 8, 8]})
+    done = project.stage("train", check=False)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == (
+        "train: error: params.yaml: train.channels: 3 convolution blocks need images of at least "
+        "29x29 pixels, these have 28x28; take 2 at most, or set train.model to mlp"
+    )
+    assert model(project) == before
+
+
 def test_a_diverging_run_leaves_the_last_model(train: Callable[..., Project]) -> None:
     project = train("project", epochs=1)
     before = model(project)

@@ -175,3 +175,18 @@ def test_a_folder_in_the_checkpoints_place_is_one_line(
         "`dvc repro` again"
     )
     assert "Traceback" not in done.stderr
+
+
+def test_a_killed_convolutional_network_goes_on(
+    after_kill: tuple[Project, dict[str, bytes], Path],
+) -> None:
+    project, perceptron, _ = after_kill
+    project.set_params({"train.model": "cnn", "train.channels": [4, 4]})
+    project.stage("train")
+    whole = results(project)
+    assert whole[RESULTS[0]] != perceptron[RESULTS[0]]
+    shutil.rmtree(project.root / "checkpoints")
+    kill_in_training(project)
+    done = project.stage("train")
+    assert "train: going on after epoch " in done.stdout
+    assert results(project) == whole

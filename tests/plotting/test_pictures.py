@@ -69,7 +69,7 @@ def classes(names: list[str], channels: int, most: int) -> Draw:
 
 def first_layer(units: int, channels: int, scale: float) -> Draw:
     weights = scale * np.random.default_rng(0).standard_normal((units, channels * 6))
-    return lambda path: draw_first_layer(path, weights, (channels, 2, 3), DPI)
+    return lambda path: draw_first_layer(path, weights, DPI)
 
 
 def curves(epochs: int) -> Draw:
@@ -147,7 +147,7 @@ def test_a_pictures_size_follows_the_resolution(tmp_path: Path) -> None:
 
 
 def test_first_layer_is_red_above_zero_and_blue_below(tmp_path: Path) -> None:
-    draw_first_layer(tmp_path / "p.png", np.array([[1.0, -1.0]]), (1, 1, 2), 100)
+    draw_first_layer(tmp_path / "p.png", np.array([[[[1.0, -1.0]]]]), 100)
     with Image.open(tmp_path / "p.png") as picture:
         colours = {colour for _, colour in picture.convert("RGB").getcolors(1 << 20) or []}
     assert (103, 0, 31) in colours  # the ends of the map RdBu

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from image_pipeline import paths
 from image_pipeline.data_report import SPLITS
 from image_pipeline.errors import DataError, PipelineError
-from image_pipeline.model import build_model, write_model
+from image_pipeline.model import build_model, read_model, write_model
 from image_pipeline.model_card import ModelCard
 from image_pipeline.params import AugmentationParams, PlotParams
+from image_pipeline.plotting import report
 from image_pipeline.plotting.report import _read_table, draw_report
 from image_pipeline.tensor_files import Description, writing_split
 
@@ -36,16 +37,21 @@ COLUMNS = ["actual", "predicted", "confidence"]
 
 
 def write_inputs(
-    images: tuple[int, ...] = (4, 1, 2, 3), data: Description = DATA, units: int = 4
+    images: tuple[int, ...] = (4, 1, 2, 3),
+    data: Description = DATA,
+    hidden_sizes: tuple[int, ...] = (4,),
+    channels: tuple[int, ...] = (),
+    shape: tuple[int, int, int] = (1, 2, 3),
 ) -> None:
     """Write what the stage reads, into the current folder."""
     card = ModelCard(
-        input_shape=(1, 2, 3),
-        hidden_sizes=(units,),
+        input_shape=shape,
+        hidden_sizes=hidden_sizes,
         data=DATA,
         augmentation=AugmentationParams(
             rotation=5.0, scale=0.0, shear=0.0, translation=0.0, elastic=0.0, group_size=2
         ),
+        channels=channels,
     )
     write_model(paths.MODEL, build_model(card), card)
     pixels = np.zeros(images, np.uint8)
@@ -93,6 +99,29 @@ def test_right_inputs_become_eight_pictures(folder: Path) -> None:
     drawn = draw_report(PARAMS)
     assert sorted(path.name for path in (folder / "plots").glob("*.png")) == sorted(drawn)
     assert len(drawn) == 8
+
+
+@pytest.mark.parametrize(
+    ("hidden_sizes", "channels", "units"),
+    [((), (), 3), ((7,), (), 7), ((), (5, 2), 5), ((7,), (4,), 4)],
+)
+def test_what_sees_the_images_first_is_drawn(
+    hidden_sizes: tuple[int, ...],
+    channels: tuple[int, ...],
+    units: int,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    drawn: list[np.ndarray] = []
+    monkeypatch.setattr(report, "draw_first_layer", lambda _, weights, __: drawn.append(weights))
+    write_inputs((4, 1, 13, 14), hidden_sizes=hidden_sizes, channels=channels, shape=(1, 13, 14))
+    draw_report(PARAMS)
+    assert drawn[0].shape == (units, 1, *((5, 5) if channels else (13, 14)))
+    model, _ = read_model(folder / paths.MODEL)
+    [first, *_] = [
+        tensor for name, tensor in sorted(model.state_dict().items()) if name.endswith("weight")
+    ]
+    assert np.array_equal(drawn[0].ravel(), first.numpy().ravel())
 
 
 BAD_TABLES: dict[str, tuple[Path, str | bytes, str]] = {

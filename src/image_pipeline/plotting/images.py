@@ -75,14 +75,13 @@ def draw_classes(
     save_figure(path, figure, dpi)
 
 
-def draw_first_layer(
-    path: Path, weights: np.ndarray, shape: tuple[int, int, int], dpi: int
-) -> None:
-    """Draw each hidden unit's weights `[units, C*H*W]` as an image, red above 0 and blue below.
+def draw_first_layer(path: Path, weights: np.ndarray, dpi: int) -> None:
+    """Draw each unit's weights `[units, C, H, W]` as an image, red above 0 and blue below.
 
-    Several channels are drawn as their mean.
+    Units are those of the first dense layer, or the filters of the first convolution. Several
+    channels are drawn as their mean.
     """
-    units = weights.reshape(len(weights), *shape).mean(axis=1)
+    units = weights.mean(axis=1)
     cells = _Grid(
         len(units), f"First layer: the weights of its {len(units)} units", columns=20, inches=0.6
     )

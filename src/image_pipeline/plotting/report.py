@@ -1,7 +1,6 @@
 """The pictures of the plot stage: what each is made from, and where it goes."""
 
 import json
-import math
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,7 @@ from image_pipeline.augmentation import augment
 from image_pipeline.data_report import BALANCE_COLUMNS, SPLITS, leak_in_words
 from image_pipeline.errors import DataError, one_line
 from image_pipeline.files import together
-from image_pipeline.model_card import REMEDY, ModelCard
+from image_pipeline.model_card import KERNEL, REMEDY, ModelCard
 from image_pipeline.params import PlotParams
 from image_pipeline.plotting.balance import draw_class_balance
 from image_pipeline.plotting.classification import (
@@ -30,7 +29,6 @@ from image_pipeline.plotting.images import (
 from image_pipeline.plotting.style import short_names
 from image_pipeline.tensor_files import count_images, open_tensors, read_labels, read_sample
 
-FIRST_LAYER = "hidden.0.weight"
 MADE_BY = {paths.CLASS_BALANCE: "tensorize", paths.DATA_METRICS: "tensorize"}  # else evaluate
 TEXT_COLUMNS = {"actual": str, "predicted": str, "class": str, "split": str}
 LONGEST_WORD = 8  # of a name in a caption that is to fit above an image
@@ -67,7 +65,7 @@ def draw_report(params: PlotParams) -> list[str]:
         draw_reliability(target("reliability.png"), reliability, error, params.dpi)
         _draw_mistakes(target("worst_mistakes.png"), predictions, card, params)
         _draw_samples(target("training_sample.png"), card, params)
-        draw_first_layer(target("first_layer.png"), weights, card.input_shape, params.dpi)
+        draw_first_layer(target("first_layer.png"), weights, params.dpi)
         draw_class_balance(target("class_balance.png"), counts, names, few, leak, params.dpi)
         _draw_classes(target("samples.png"), card, params)
     return drawn
@@ -214,11 +212,19 @@ def _check_tables(
 
 
 def _read_first_layer(path: Path) -> tuple[ModelCard, np.ndarray]:
+    """Read the card and the weights `[units, C, H, W]` of what looks at the images first."""
     with open_tensors(path, "numpy", "train") as file:
         card = ModelCard.from_metadata(path, file.metadata())
-        weights = np.asarray(file.get_tensor(FIRST_LAYER))
-    if weights.shape != (card.hidden_sizes[0], math.prod(card.input_shape)):
+        inputs, units = card.layer_sizes[:2]
+        name = "hidden.0.weight" if card.hidden_sizes else "output.weight"
+        stored: tuple[int, ...] = (units, inputs)
+        shape = (units, *card.input_shape)
+        if card.channels:
+            name = "convolutions.0.weight"
+            stored = shape = (card.channels[0], card.input_shape[0], KERNEL, KERNEL)
+        weights = np.asarray(file.get_tensor(name))
+    if weights.shape != stored:
         raise DataError(f"{path}: its first layer does not fit its card; {REMEDY}")
     if weights.dtype != np.float32 or not np.isfinite(weights).all():
         raise DataError(f"{path}: its first layer is not float32 and finite throughout; {REMEDY}")
-    return card, weights
+    return card, weights.reshape(shape)

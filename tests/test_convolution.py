@@ -1,0 +1,114 @@
+"""The convolution blocks, held against torch's own."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from image_pipeline import convolution
+from image_pipeline.convolution import CHUNK_IMAGES, convolve
+
+
+def draw(
+    count: int, shape: tuple[int, int, int], filters: list[int]
+) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    """Return images, kernels and biases at random, the weights as leaves that want gradients."""
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randn(count, *shape, generator=generator)
+    kernels, biases, channels = [], [], shape[0]
+    for after in filters:
+        kernels.append(torch.randn(after, channels, 5, 5, generator=generator) / 5)
+        biases.append(torch.randn(after, generator=generator))
+        channels = after
+    for weight in (*kernels, *biases):
+        weight.requires_grad_(True)
+    return images, kernels, biases
+
+
+def torchs_own(images: Tensor, kernels: list[Tensor], biases: list[Tensor]) -> Tensor:
+    """Compute the same with torch's convolutions, in float64."""
+    outputs = images.double()
+    for kernel, bias in zip(kernels, biases, strict=True):
+        outputs = functional.conv2d(outputs, kernel.double(), bias.double(), stride=2).relu()
+    return outputs.flatten(1)
+
+
+CASES = {
+    "28x28": (3, (1, 28, 28), [4, 6]),
+    "16x16 in colour": (5, (3, 16, 16), [3, 2]),
+    "64x64, four blocks": (2, (3, 64, 64), [4, 3, 5, 2]),
+    "odd and not square": (4, (2, 17, 30), [3, 4]),
+    "one block, one pixel": (2, (1, 5, 6), [7]),
+    "one image": (1, (1, 13, 13), [2, 3]),
+    "a chunk": (CHUNK_IMAGES, (1, 8, 8), [3]),
+    "a chunk and one": (CHUNK_IMAGES + 1, (1, 8, 8), [3]),
+    "chunks": (3 * CHUNK_IMAGES - 1, (1, 13, 14), [3, 2]),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_values_and_gradients_are_those_of_torch(name: str) -> None:
+    images, kernels, biases = draw(*CASES[name])
+    features, expected = convolve(images, kernels, biases), torchs_own(images, kernels, biases)
+    assert features.dtype == torch.float32
+    assert features.shape == expected.shape
+    assert torch.allclose(features.double(), expected, rtol=1e-4, atol=1e-4)
+    towards = torch.randn(expected.shape, generator=torch.Generator().manual_seed(2))
+    weights = kernels + biases
+    found = torch.autograd.grad(features, weights, towards)
+    for one, other in zip(
+        found, torch.autograd.grad(expected, weights, towards.double()), strict=True
+    ):
+        assert one.shape == other.shape
+        scale = other.abs().max()
+        assert torch.allclose(one / scale, other / scale, atol=1e-5)
+
+
+def test_without_gradients_the_bits_are_the_same() -> None:
+    images, kernels, biases = draw(100, (1, 28, 28), [4, 6])
+    features = convolve(images, kernels, biases)
+    assert features.requires_grad
+    with torch.no_grad():
+        again = convolve(images, kernels, biases)
+    assert not again.requires_grad
+    assert torch.equal(features, again)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_the_number_of_threads_changes_no_bit(
+    threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, kernels, biases = draw(10 * CHUNK_IMAGES + 3, (1, 28, 28), [4, 6])
+
+    def compute() -> list[Tensor]:
+        features = convolve(images, kernels, biases)
+        return [features, *torch.autograd.grad(features.square().sum(), kernels + biases)]
+
+    expected = compute()
+    with ThreadPoolExecutor(threads) as pool:
+        monkeypatch.setattr(convolution, "_threads", lambda: pool)
+        assert all(map(torch.equal, compute(), expected))
+
+
+def test_large_images_are_taken_in_small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    images, kernels, biases = draw(7, (1, 28, 28), [4, 6])
+    expected = convolve(images, kernels, biases)
+    sizes = []
+    forward = convolution._forward
+
+    def counted(blocks: list[convolution.Block], part: np.ndarray) -> list[np.ndarray]:
+        sizes.append(part.shape[-1])
+        return forward(blocks, part)
+
+    monkeypatch.setattr(convolution, "_forward", counted)
+    # An image has 25 * 12 * 12 = 3600 values of patches in the first block, 4 * 25 * 4 * 4 = 1600
+    # in the second.
+    for limit, size in ((3600 * 4 - 1, 3), (1, 1)):
+        sizes.clear()
+        monkeypatch.setattr(convolution, "CHUNK_VALUES", limit)
+        assert torch.allclose(convolve(images, kernels, biases), expected, atol=1e-5)
+        assert max(sizes) == size
+        assert sum(sizes) == 7
