@@ -250,12 +250,30 @@ def measure_decode(count: int, pairs: int) -> Figures:
     return figures
 
 
+def measure_cnn(quick_seeds: int, best_seeds: int) -> Figures:
+    """Train the convolutional network by its two recipes; score each run's end on the test split.
+
+    Seconds are those of the slowest run.
+    """
+    figures: Figures = {}
+    for recipe, seeds, said in (("quick", quick_seeds, "5"), ("best", best_seeds, "3")):
+        runs = [
+            worker("learners", f"cnn_{recipe}", "--seed", str(seed))[-1]
+            for seed in tqdm(range(seeds), desc=f"cnn, {recipe} recipe", unit="seed")
+        ]
+        accuracies = [run["accuracy"] for run in runs]
+        figures[f"cnn.{recipe}_seconds"] = max(run["seconds"] for run in runs)
+        figures[f"cnn.{recipe}_accuracy_mean_of_{said}"] = statistics.mean(accuracies)
+    return figures
+
+
 PARTS: dict[str, Callable[[bool, list[str]], Figures]] = {
     "epochs": lambda quick, _: measure_epochs(3 if quick else 9),
     "repro": lambda quick, _: measure_repro(1 if quick else 5),
     "time": lambda quick, peers: measure_time_to_accuracy(1 if quick else 10, peers),
     "best": lambda quick, _: measure_best(1 if quick else BEST_SEEDS),
     "decode": lambda quick, _: measure_decode(20_000 if quick else 200_000, 3 if quick else 5),
+    "cnn": lambda quick, _: measure_cnn(1 if quick else 5, 1 if quick else 3),
 }
 
 

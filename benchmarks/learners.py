@@ -2,8 +2,8 @@
 
     python benchmarks/learners.py NAME --seed 0 --epochs 15 [--until 0.98]
 
-Every learner trains the 784-120-84-10 perceptron on the same training split and prints one JSON
-line per epoch: the seconds of training so far (imports, reading the data and scoring left out) and
+Every learner trains the 784-120-84-10 perceptron (those of `cnn_` this project's convolutional
+network) on the same training split and prints one JSON line per epoch: the seconds of training so far (imports, reading the data and scoring left out) and
 the accuracy on the test split. `--until` ends the run at the first epoch that reaches it.
 """
 
@@ -242,6 +242,8 @@ LEARNERS: dict[str, Callable[[int, int], Run]] = {
     "portable_97_5": ours("quick_97_5"),
     "portable_98_0": ours("quick_98_0"),
     "best": ours("best"),
+    "cnn_quick": ours("cnn_quick"),
+    "cnn_best": ours("cnn_best"),
     "public": public,
     "lightning": lightning,
     "sklearn": sklearn,

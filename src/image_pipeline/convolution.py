@@ -71,7 +71,7 @@ class _Convolve(torch.autograd.Function):
         gradient = gradients[0].numpy()  # [B, features]
 
         def work(start: int) -> list[np.ndarray]:
-            activations = ctx.kept.pop(start)
+            activations = ctx.kept[start]
             last = activations[-1]
             part = np.ascontiguousarray(gradient[start : start + last.shape[-1]].T)
             return _backward(ctx.blocks, activations, part.reshape(last.shape))

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -57,8 +58,8 @@ def write_inputs(
     pixels = np.zeros(images, np.uint8)
     labels = np.zeros(images[0], np.int64)
     for path in (paths.TRAIN_TENSORS, paths.TEST_TENSORS):
-        _, *shape = images
-        with writing_split(path, len(labels), tuple(shape), "toy", data.class_names) as writer:  # type: ignore[arg-type]
+        sizes: Any = images[1:]
+        with writing_split(path, len(labels), sizes, "toy", data.class_names) as writer:
             writer.append(pixels, labels)
             writer.finish(data)
     for path, text in (
