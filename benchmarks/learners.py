@@ -2,9 +2,10 @@
 
     python benchmarks/learners.py NAME --seed 0 --epochs 15 [--until 0.98]
 
-Every learner trains the 784-120-84-10 perceptron (those of `cnn_` this project's convolutional
-network) on the same training split and prints one JSON line per epoch: the seconds of training so far (imports, reading the data and scoring left out) and
-the accuracy on the test split. `--until` ends the run at the first epoch that reaches it.
+Every learner trains the 784-120-84-10 perceptron (those named `cnn_` this project's convolutional
+network) on the same training split and prints one JSON line per epoch: the seconds of training so
+far (imports, reading the data and scoring left out) and the accuracy on the test split. `--until`
+ends the run at the first epoch that reaches it.
 """
 
 import argparse
