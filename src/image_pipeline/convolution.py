@@ -28,7 +28,7 @@ from torch import Tensor
 
 from image_pipeline.model_card import KERNEL, STRIDE, block_sizes
 
-CHUNK_IMAGES = 64  # images computed at once: enough for long copies, few enough for the cache
+CHUNK_IMAGES = 128  # images computed at once: enough for long copies, few enough for the cache
 CHUNK_VALUES = 1 << 22  # at most so many values of patches at once, where images are large
 
 Block = tuple[np.ndarray, np.ndarray]  # kernels [filters, C*KERNEL*KERNEL] and biases [filters]
