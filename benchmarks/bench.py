@@ -251,7 +251,9 @@ def measure_decode(count: int, pairs: int) -> Figures:
 
 
 def measure_cnn(quick_seeds: int, best_seeds: int) -> Figures:
-    """Train the convolutional network by its two recipes; score each run's end on the test split."""
+    """Train the convolutional network by its two recipes; score each run on the test split.
+    Seconds are those of the slowest run.
+    """
     figures: Figures = {}
     for recipe, seeds, said in (("quick", quick_seeds, "5"), ("best", best_seeds, "3")):
         runs = [
