@@ -252,6 +252,7 @@ def measure_decode(count: int, pairs: int) -> Figures:
 
 def measure_cnn(quick_seeds: int, best_seeds: int) -> Figures:
     """Train the convolutional network by its two recipes; score each run on the test split.
+
     Seconds are those of the slowest run.
     """
     figures: Figures = {}
