@@ -251,10 +251,7 @@ def measure_decode(count: int, pairs: int) -> Figures:
 
 
 def measure_cnn(quick_seeds: int, best_seeds: int) -> Figures:
-    """Train the convolutional network by its two recipes; score each run on the test split.
-
-    Seconds are those of the slowest run.
-    """
+    """Train the convolutional network by its two recipes; score each run on the test split."""
     figures: Figures = {}
     for recipe, seeds, said in (("quick", quick_seeds, "5"), ("best", best_seeds, "3")):
         runs = [
