@@ -68,7 +68,7 @@ def classes(names: list[str], channels: int, most: int) -> Draw:
 
 
 def first_layer(units: int, channels: int, scale: float) -> Draw:
-    weights = scale * np.random.default_rng(0).standard_normal((units, channels * 6))
+    weights = scale * np.random.default_rng(0).standard_normal((units, channels, 2, 3))
     return lambda path: draw_first_layer(path, weights, DPI)
 
 
