@@ -165,7 +165,9 @@ class _Distinct:
         """Return these and the images of `records`, merged by digest."""
         here = records["split"][:, None] == np.arange(self.images.shape[1])
         labels = records["label"][:, None].astype(np.int64)
-        digests = np.concatenate([self.digests, records["digest"].copy().view("<u8")])
+        digests = np.concatenate(
+            [self.digests, np.ascontiguousarray(records["digest"]).view("<u8")]
+        )
         if not len(digests):
             return self
         order = np.lexsort(digests.T)
