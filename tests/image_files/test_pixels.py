@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from image_pipeline.pixels import PixelSettings, cause, decode, quiet_but_wary
+from image_pipeline.image_files.pixels import PixelSettings, cause, decode, quiet_but_wary
 from project import require
 
 GREY = PixelSettings(1, 4, "pad")
@@ -213,7 +213,7 @@ def test_vector_code_gives_the_bits_of_plain_c() -> None:
     content = encoded(image, "JPEG", quality=70)
     script = (
         "import sys, hashlib\n"
-        "from image_pipeline.pixels import PixelSettings, decode\n"
+        "from image_pipeline.image_files.pixels import PixelSettings, decode\n"
         "content = sys.stdin.buffer.read()\n"
         "for size in (600, 28):\n"
         "    print(hashlib.sha256(decode(content, PixelSettings(3, size, 'pad'))).hexdigest())\n"
@@ -245,7 +245,7 @@ def test_emulated_processors_decode_to_the_same_bits(processor: str, tmp_path: P
     script = (
         "import hashlib, sys\n"
         "from pathlib import Path\n"
-        "from image_pipeline.pixels import PixelSettings, decode\n"
+        "from image_pipeline.image_files.pixels import PixelSettings, decode\n"
         "for path in sorted(Path(sys.argv[1]).iterdir()):\n"
         "    for settings in (PixelSettings(1, 28, 'pad'), PixelSettings(3, 100, 'crop')):\n"
         "        content = decode(path.read_bytes(), settings)\n"

@@ -17,10 +17,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from image_pipeline import archives
-from image_pipeline.archives import pack
 from image_pipeline.errors import DataError
-from image_pipeline.tar_files import header, padding
+from image_pipeline.image_files import archives
+from image_pipeline.image_files.archives import pack
+from image_pipeline.image_files.tar_files import header, padding
 
 Make = Callable[[Path], object]
 FILES = {
@@ -480,7 +480,8 @@ def test_a_tar_gz_is_not_unpacked_beyond_the_limit(
 def test_a_million_entries_take_little_memory(make: Make, raw: Path, tmp_path: Path) -> None:
     make(tmp_path / "source")
     code = (
-        "import resource, sys; from pathlib import Path; from image_pipeline.archives import pack\n"
+        "import resource, sys; from pathlib import Path\n"
+        "from image_pipeline.image_files.archives import pack\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "try: pack(Path(sys.argv[1]), Path(sys.argv[2]))\n"
         "except Exception as error: assert 'more than 500000 entries' in str(error)\n"

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from image_pipeline.errors import DataError, one_line
 from image_pipeline.files import replacing
-from image_pipeline.tar_files import (
+from image_pipeline.image_files.tar_files import (
     BLOCK,
     END,
     MOST_NAME_BYTES,

@@ -4,7 +4,7 @@ Each image has its place in that file, so neither the number of processes nor th
 change it, and no pixel passes through the process that waits for them. Processes, because Python's
 own work on a small image takes longer than decoding it, and threads do that in turn.
 
-    python -m image_pipeline.decoding SETTINGS TAR PIXELS
+    python -m image_pipeline.image_files.decoding SETTINGS TAR PIXELS
 
 is one of the processes: it ends with its standard input, and so soon after the one that started it,
 however that ends.
@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass, field
 from typing import IO, TYPE_CHECKING, cast
 
 from image_pipeline.errors import PipelineError
-from image_pipeline.pixels import PixelSettings, cause, decode, quiet_but_wary
+from image_pipeline.image_files.pixels import PixelSettings, cause, decode, quiet_but_wary
 
 if TYPE_CHECKING:
     import numpy as np
