@@ -62,8 +62,9 @@ def test_the_example_goes_from_a_mirror_into_tensors(
     raw = tmp_path / "raw"
     dataset.fetch(raw, str(mirror))
     paths = [tmp_path / f"{name}.safetensors" for name in ("train", "validation", "test")]
-    counts = tensorize(dataset, "leaves", raw, 0.2, 0, *paths)
-    assert counts == {"train": 16, "validation": 4, "test": 6}
+    reports = tmp_path / "data.json", tmp_path / "class_balance.csv"
+    report = tensorize(dataset, "leaves", raw, 0.2, 0, *paths, *reports)
+    assert report["images"] == {"train": 16, "validation": 4, "test": 6}
     test = read_split(paths[2])
     assert test.description.class_names == ("birch", "oak")
     assert test.shape == (3, 8, 8)

@@ -126,8 +126,13 @@ def test_letters_through_tensorize(mirror: Path, tmp_path: Path) -> None:
     dataset = Emnist("letters")
     dataset.fetch(tmp_path / "raw", str(mirror))
     paths = [tmp_path / f"{name}.safetensors" for name in ("train", "validation", "test")]
-    counts = tensorize(dataset, "emnist", tmp_path / "raw", 0.2, 0, *paths)
-    assert counts == {"train": 124, "validation": 26, "test": 70}  # one kept back of each letter
+    reports = tmp_path / "data.json", tmp_path / "class_balance.csv"
+    report = tensorize(dataset, "emnist", tmp_path / "raw", 0.2, 0, *paths, *reports)
+    assert report["images"] == {
+        "train": 124,
+        "validation": 26,
+        "test": 70,
+    }  # one kept back of each letter
     validation, test = read_split(paths[1]), read_split(paths[2])
     assert test.description.dataset == "emnist"
     assert test.description.class_names == tuple("abcdefghijklmnopqrstuvwxyz")

@@ -181,7 +181,8 @@ def test_a_killed_convolutional_network_goes_on(
     after_kill: tuple[Project, dict[str, bytes], Path],
 ) -> None:
     project, perceptron, _ = after_kill
-    project.set_params({"train.model": "cnn", "train.channels": [4, 4]})
+    cnn = {"train.model": "cnn", "train.channels": [4, 4], "train.checkpoint_every": 1}
+    project.set_params(cnn)
     project.stage("train")
     whole = results(project)
     assert whole[RESULTS[0]] != perceptron[RESULTS[0]]

@@ -78,7 +78,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """Return a project whose five stages have run here, one after the other, in peace."""
     project = Project(tmp_path_factory.mktemp("finished") / "project")
     _run_stages(project, STAGES)
-    assert len(project.hashes()) == 18
+    assert len(project.hashes()) == 22
     return project
 
 
@@ -111,7 +111,7 @@ def test_two_copies_under_unlike_settings(
     done = other.run("sh", "-c", "umask 077 && dvc repro", env=settings)
     assert "could not take effect" not in done.stderr
     assert one.hashes() == other.hashes()
-    assert len(one.hashes()) == 18
+    assert len(one.hashes()) == 22
     assert (one.root / "dvc.lock").read_bytes() == (other.root / "dvc.lock").read_bytes()
 
 
