@@ -34,7 +34,7 @@ demo: setup ## run the whole pipeline on digits that need no download, in the fo
 	@python -m image_pipeline.demo
 
 test: setup ## run the tests
-	pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+	pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 soak: setup ## kill `dvc repro` 60 times; its results must stay the same (10 minutes)
 	PYTHONPATH=tests python tests/pipeline/kill_harness.py
