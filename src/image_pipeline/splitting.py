@@ -35,7 +35,13 @@ def draw(
     Raises:
         DataError: a class has a single image.
     """
-    totals = np.bincount(labels, minlength=len(class_names))
+    strata = range(0, len(labels), STRATUM_IMAGES)
+    # One stratum at a time: NumPy counts a copy of eight bytes per label.
+    counts = [
+        np.bincount(labels[start : start + STRATUM_IMAGES], minlength=len(class_names))
+        for start in strata
+    ]
+    totals = np.sum(counts, axis=0)
     for name in np.asarray(class_names)[totals == 1]:
         raise DataError(
             f"class {name}: it has a single training image, and {key} ({fraction}) keeps back at "
@@ -45,7 +51,7 @@ def draw(
     rng = np.random.default_rng(seed)
     kept_back = np.zeros(len(labels), bool)
     seen, taken = [0] * len(totals), [0] * len(totals)
-    for start in range(0, len(labels), STRATUM_IMAGES):
+    for start in strata:
         stratum = labels[start : start + STRATUM_IMAGES]
         for label in np.unique(stratum).tolist():
             members = np.flatnonzero(stratum == label)
