@@ -17,8 +17,8 @@ import numpy as np
 DIGEST_BYTES = 16
 RUN_IMAGES = 1 << 15  # records sorted and written at once
 BUCKETS = 1 << 8  # one per value of the digest's first byte
-RECORD = np.dtype([("digest", "u1", DIGEST_BYTES), ("label", "<u4"), ("split", "u1")])
-NO_LABEL = (1 << 32, -1)  # lowest and highest, of no images
+RECORD = np.dtype([("digest", "u1", DIGEST_BYTES), ("label", "<i4"), ("split", "u1")])
+NO_LABEL = (np.int32((1 << 31) - 1), np.int32(-1))  # lowest and highest, of no images
 
 
 @dataclass(frozen=True)
@@ -147,8 +147,8 @@ class _Distinct:
 
     Attributes:
         digests: uint64 `[n, 2]`.
-        images: int64 `[n, splits]`, how often each occurs.
-        lowest, highest: int64 `[n, splits]`, of its labels; NO_LABEL where it does not occur.
+        images: int32 `[n, splits]`, how often each occurs.
+        lowest, highest: int32 `[n, splits]`, of its labels; NO_LABEL where it does not occur.
     """
 
     digests: np.ndarray
@@ -158,13 +158,13 @@ class _Distinct:
 
     @classmethod
     def none(cls, splits: int) -> "_Distinct":
-        nothing = np.empty((0, splits), np.int64)
+        nothing = np.empty((0, splits), np.int32)
         return cls(np.empty((0, 2), np.uint64), nothing, nothing, nothing)
 
     def with_records(self, records: np.ndarray) -> "_Distinct":
         """Return these and the images of `records`, merged by digest."""
         here = records["split"][:, None] == np.arange(self.images.shape[1])
-        labels = records["label"][:, None].astype(np.int64)
+        labels = records["label"][:, None]
         digests = np.concatenate(
             [self.digests, np.ascontiguousarray(records["digest"]).view("<u8")]
         )
@@ -181,7 +181,7 @@ class _Distinct:
         lowest, highest = (np.where(here, labels, outside) for outside in NO_LABEL)
         return _Distinct(
             digests[order[starts]],
-            merged(np.add, self.images, here.astype(np.int64)),
+            merged(np.add, self.images, here.astype(np.int32)),
             merged(np.minimum, self.lowest, lowest),
             merged(np.maximum, self.highest, highest),
         )

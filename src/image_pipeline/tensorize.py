@@ -3,7 +3,7 @@
 import math
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from tqdm import tqdm
@@ -49,7 +49,9 @@ def tensorize(
         DataError: a file is not what it should be, or a class has too few images to be split.
     """
     train_and_validation, test = dataset.read(raw)
+    skipped = train_and_validation.skipped + test.skipped
     labels, shape = train_and_validation.labels, train_and_validation.shape
+    chunks = train_and_validation.chunks
     kept_back = draw(
         labels, dataset.class_names, validation_fraction, seed, "tensorize.validation_fraction"
     )
@@ -62,6 +64,8 @@ def tensorize(
     with (
         together(),
         scratch(train_path.with_name("digests")) as digests,
+        scratch(train_path.with_name("labels")) as labels_file,
+        scratch(train_path.with_name("draw")) as draw_file,
         ExitStack() as files,
         tqdm(total=sum(sizes.values()), desc="tensorize", unit="image", unit_scale=True) as bar,
     ):
@@ -70,8 +74,10 @@ def tensorize(
             for path, size in sizes.items()
         )
         report = DataReport(digests, dataset.class_names, shape)
+        del train_and_validation
+        labels, kept_back = _to_file(labels, labels_file), _to_file(kept_back, draw_file)
         start = 0
-        for images in train_and_validation.chunks():
+        for images in chunks():
             part = slice(start, start := start + len(images))
             learnt = ~kept_back[part]
             to_learn, to_validate = images[learnt], images[~learnt]
@@ -92,11 +98,17 @@ def tensorize(
         )
         for writer in (into_train, into_validation, into_test):
             writer.finish(description)
-        skipped = train_and_validation.skipped + test.skipped
         metrics = report.metrics(description, skipped)
         write_csv_rows(balance_path, BALANCE_COLUMNS, report.class_balance())
         write_json(metrics_path, metrics)
     return metrics
+
+
+def _to_file(values: np.ndarray, file: BinaryIO) -> np.ndarray:
+    """Move values to a temporary file, of which only what is looked at takes memory."""
+    file.write(np.ascontiguousarray(values).data)
+    file.flush()
+    return np.memmap(file, values.dtype, "r", shape=values.shape)
 
 
 class PixelStatistics:
