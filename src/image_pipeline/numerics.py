@@ -73,7 +73,8 @@ def pin(numerics: Numerics, threads: int) -> None:
         torch.set_num_threads(threads)
         return
     torch.set_num_threads(1)
-    torch.use_deterministic_algorithms(True)
+    # The same as use_deterministic_algorithms(True), which imports the compiler: a second a stage.
+    torch.set_deterministic_debug_mode("error")
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     _multiply_with_numpy()
     if reasons := why_not_portable(threads, already):
