@@ -251,7 +251,10 @@ def measure_decode(count: int, pairs: int) -> Figures:
 
 
 def measure_cnn(quick_seeds: int, best_seeds: int) -> Figures:
-    """Train the convolutional network by its two recipes; score each run on the test split."""
+    """Train the convolutional network by its two recipes; score each run on the test split.
+
+    Seconds are those of the slowest run: the limit holds for every one.
+    """
     figures: Figures = {}
     for recipe, seeds, said in (("quick", quick_seeds, "5"), ("best", best_seeds, "3")):
         runs = [
@@ -259,7 +262,7 @@ def measure_cnn(quick_seeds: int, best_seeds: int) -> Figures:
             for seed in tqdm(range(seeds), desc=f"cnn, {recipe} recipe", unit="seed")
         ]
         accuracies = [run["accuracy"] for run in runs]
-        figures[f"cnn.{recipe}_seconds"] = statistics.median(run["seconds"] for run in runs)
+        figures[f"cnn.{recipe}_seconds"] = max(run["seconds"] for run in runs)
         figures[f"cnn.{recipe}_accuracy_mean_of_{said}"] = statistics.mean(accuracies)
     return figures
 
