@@ -42,7 +42,7 @@ soak: setup ## kill `dvc repro` 60 times; its results must stay the same (10 min
 bench: .venv-bench/complete repro ## measure beside the peers, in .venv-bench (an hour)
 	PATH=$(CURDIR)/.venv-bench/bin:$$PATH python benchmarks/bench.py
 
-bench-scale: .venv-bench/complete repro ## measure on 60 thousand to 6 million images (10 minutes, 15 GB of disk)
+bench-scale: .venv-bench/complete repro ## measure on 60 thousand to 6 million images (20 minutes, 15 GB of disk)
 	PATH=$(CURDIR)/.venv-bench/bin:$$PATH python benchmarks/scale.py
 
 .venv-bench/complete: .venv/complete benchmarks/requirements.lock
