@@ -129,4 +129,6 @@ def test_what_is_held_does_not_grow_with_the_images(
 
     # In runs of 512, their bounds are 2 bytes per image; in runs of 32,768 a thirtieth of a byte.
     assert duplicates.BUCKETS * 4 / (1 << 15) < 0.04
-    assert peak(runs=80) < 1.5 * peak(runs=8)
+    # The least of three: what the test's own process does besides is traced, too.
+    few, many = (min(peak(runs) for _ in range(3)) for runs in (8, 80))
+    assert many < 1.5 * few
