@@ -1,6 +1,6 @@
 """Seconds of single epochs under several settings, in turn, in a process of its own.
 
-    python benchmarks/epochs.py '{"numerics": "fast", "threads": 2, "pairs": 5, "settings": {...}}'
+    python benchmarks/epochs.py '{"numerics": "fast", "pairs": 5, "settings": {...}}'
 
 `settings` names the settings of `Training`; each round times one epoch of each, A B A B ..., and
 beside them the floor: plain matrix products of the shapes of one epoch. Prints one JSON object with
@@ -25,14 +25,13 @@ from image_pipeline.paths import CHECKPOINTS
 IMAGES, INPUTS, CLASSES = 54_000, 784, 10
 
 
-def epoch_timer(settings: dict[str, Any], kernels: str, threads: int) -> Callable[[], float]:
+def epoch_timer(settings: dict[str, Any], kernels: str) -> Callable[[], float]:
     """Return a function that trains one more epoch and returns its seconds, checkpoint included."""
     from image_pipeline.checkpoint import CheckpointFile
     from image_pipeline.plotting.curves import LiveCurves
 
     plotted = settings.pop("plotted", False)
-    changes: dict[str, Any] = {"numerics": kernels, "threads": threads}
-    changes |= {"epochs": 10_000, "schedule": "constant"}
+    changes: dict[str, Any] = {"numerics": kernels, "epochs": 10_000, "schedule": "constant"}
     if not settings.pop("augmented"):
         changes["augmentation"] = dict.fromkeys(AUGMENTATION_AMOUNTS, 0.0)
     training = make_training(**changes, **settings)
@@ -91,8 +90,13 @@ def progress_bar_timer(batch: int) -> Callable[[], float]:
 
 
 def floor_timer(batch: int) -> Callable[[], float]:
-    """Return a function that multiplies matrices of the shapes of one epoch, and nothing else."""
+    """Return a function that multiplies matrices of the shapes of one epoch, and nothing else.
+
+    Whole batches, each product shared by all cores.
+    """
     import torch
+
+    from image_pipeline.workers import available_cores
 
     sizes = [INPUTS, *HIDDEN, CLASSES]
     products = []
@@ -104,11 +108,14 @@ def floor_timer(batch: int) -> Callable[[], float]:
             products.append((gradients, weights))
 
     def timed() -> float:
+        torch.set_num_threads(available_cores())
         start = time.perf_counter()
         for _ in range(-(-IMAGES // batch)):
             for left, right in products:
                 torch.mm(left, right)
-        return time.perf_counter() - start
+        end = time.perf_counter()
+        torch.set_num_threads(1)
+        return end - start
 
     return timed
 
@@ -116,9 +123,9 @@ def floor_timer(batch: int) -> Callable[[], float]:
 def main() -> None:
     """Time what the first argument, JSON, asks for."""
     asked = json.loads(sys.argv[1])
-    numerics.pin(asked["numerics"], asked["threads"])
+    numerics.pin(asked["numerics"])
     timers = {
-        name: epoch_timer(settings, asked["numerics"], asked["threads"])
+        name: epoch_timer(settings, asked["numerics"])
         for name, settings in asked["settings"].items()
     }
     timers["augmentation"] = augmentation_timer()

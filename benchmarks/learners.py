@@ -34,8 +34,8 @@ def ours(recipe: str, **changes: Any) -> Callable[[int, int], Run]:
     def learn(seed: int, epochs: int) -> Run:  # noqa: ARG001 the recipe has its own number
         from image_pipeline import numerics
 
-        settings = read_recipe(recipe) | {"numerics": "portable", "threads": 1} | changes
-        numerics.pin(settings["numerics"], settings["threads"])
+        settings = read_recipe(recipe) | {"numerics": "portable"} | changes
+        numerics.pin(settings["numerics"])
 
         from image_pipeline.checkpoint import CheckpointFile
         from image_pipeline.inference import predict
@@ -238,8 +238,8 @@ def _image_dataset(split: str, transform: Any) -> Any:
 
 
 LEARNERS: dict[str, Callable[[int, int], Run]] = {
-    "fast_97_5": ours("quick_97_5", numerics="fast", threads=THREADS),
-    "fast_98_0": ours("quick_98_0", numerics="fast", threads=THREADS),
+    "fast_97_5": ours("quick_97_5", numerics="fast"),
+    "fast_98_0": ours("quick_98_0", numerics="fast"),
     "portable_97_5": ours("quick_97_5"),
     "portable_98_0": ours("quick_98_0"),
     "best": ours("best"),

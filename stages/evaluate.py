@@ -19,7 +19,7 @@ def main() -> None:
     from image_pipeline.params import read_params
 
     params = read_params()
-    numerics.pin("portable", threads=1)
+    numerics.pin("portable")
 
     # After the pin: these import torch and numpy.
     import torch

@@ -16,7 +16,7 @@ def main() -> None:
     from image_pipeline.params import read_params
 
     params = read_params()
-    numerics.pin(params.train.numerics, params.train.threads)
+    numerics.pin(params.train.numerics)
 
     # After the pin: these import torch and numpy.
     from image_pipeline.checkpoint import CheckpointFile, result_key
@@ -40,7 +40,7 @@ def main() -> None:
     card.check_blocks(paths.PARAMS)
     card.check_fits(paths.VALIDATION_TENSORS, validation)
     key = result_key(
-        params.train.model_dump(exclude={"checkpoint_every"}) | numerics.facts(),
+        params.train.model_dump(exclude={"checkpoint_every", "threads"}) | numerics.facts(),
         data=[paths.TRAIN_TENSORS, paths.VALIDATION_TENSORS],
         scripts=[Path(__file__)],
     )

@@ -144,6 +144,16 @@ class Project:
         return _git("status", "--porcelain", cwd=self.root)
 
 
+def child_processes(process: int | None = None) -> list[int]:
+    """Return the numbers of the child processes of one, of this one if None. Linux only."""
+    process = process or os.getpid()
+    return [
+        int(number)
+        for thread in Path(f"/proc/{process}/task").iterdir()
+        for number in (thread / "children").read_text().split()
+    ]
+
+
 def _git(*arguments: str, cwd: Path) -> str:
     done = subprocess.run(["git", *arguments], cwd=cwd, capture_output=True, text=True, check=True)
     return done.stdout

@@ -79,23 +79,28 @@ def test_a_convolutional_networks_weights() -> None:
         ((3, 28, 28), (5,)),
         ((3, 64, 64), (4, 4, 4, 4)),
         ((2, 31, 45), (2, 3)),
+        ((1, 28, 28), ()),
+        ((3, 4, 5), ()),
     ],
 )
 @pytest.mark.parametrize("classes", [2, 100])
-def test_a_convolutional_network_is_that_of_torch(
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.2])
+def test_outputs_and_gradients_are_those_of_torch(
     shape: tuple[int, int, int],
     channels: tuple[int, ...],
     hidden_sizes: tuple[int, ...],
     classes: int,
+    label_smoothing: float,
 ) -> None:
     names = tuple(str(number) for number in range(classes))
     statistics = (0.5,) * shape[0], (0.25,) * shape[0]
     card = ModelCard(
         shape, hidden_sizes, Description("toy", names, *statistics), AUGMENTATION, channels
     )
+    torch.manual_seed(0)
     model = build_model(card)
     layers: list[torch.nn.Module] = []
-    for convolution in model.get_submodule("convolutions").children():
+    for convolution in getattr(model, "convolutions", ()):
         layers += [convolution, torch.nn.ReLU()]
     layers.append(torch.nn.Flatten())
     for layer in model.hidden:
@@ -105,15 +110,27 @@ def test_a_convolutional_network_is_that_of_torch(
     labels = torch.arange(5) % classes
     assert model(images).shape == (5, classes)
     assert torch.allclose(model(images), same(images), atol=1e-5)
-    gradients = [
-        torch.autograd.grad(
-            torch.nn.functional.cross_entropy(net(images), labels), [*net.parameters()]
-        )
-        for net in (model, same)
-    ]
-    by_shape = [sorted(found, key=lambda g: (*g.shape, g.sum().item())) for found in gradients]
-    for one, other in zip(*by_shape, strict=True):
-        assert torch.allclose(one, other, atol=1e-5)
+
+    # Torch's own, in float64 for once.
+    weights = list(model.parameters())
+    copy = [weight.detach().double().requires_grad_() for weight in weights]
+    named = dict(zip((name for name, _ in model.named_parameters()), copy, strict=True))
+    of = {id(weight): name for name, weight in model.named_parameters()}
+    renamed = {name: named[of[id(weight)]] for name, weight in same.named_parameters()}
+    logits = torch.func.functional_call(same, renamed, images.double())
+    losses = torch.nn.functional.cross_entropy(
+        logits, labels, label_smoothing=label_smoothing, reduction="none"
+    )
+    expected = torch.autograd.grad(0.25 * losses.sum(), copy)
+
+    found = [np.full(tuple(weight.shape), np.nan, np.float32) for weight in weights]
+    loss, correct = model.learn(
+        images.numpy(), labels.numpy(), share=0.25, label_smoothing=label_smoothing, out=found
+    )
+    assert loss == pytest.approx(losses.sum().item(), rel=1e-5)
+    assert correct == int((logits.argmax(1) == labels).sum())
+    for one, other in zip(found, expected, strict=True):
+        assert torch.allclose(torch.from_numpy(one).double(), other, atol=1e-5)
 
 
 def test_no_hidden_layer_is_a_linear_model() -> None:

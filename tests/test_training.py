@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,11 +11,12 @@ from torch import Tensor
 
 from image_pipeline.checkpoint import CheckpointFile
 from image_pipeline.errors import DivergenceError
+from image_pipeline.model import ConvolutionalNetwork, MultilayerPerceptron
 from image_pipeline.model_card import ModelCard
 from image_pipeline.params import AUGMENTATION_AMOUNTS, TrainParams, read_params
 from image_pipeline.tensor_files import Description, Split
 from image_pipeline.training import Training
-from project import ROOT
+from project import ROOT, child_processes
 
 DESCRIPTION = Description("toy", ("a", "b", "c"), (0.5,), (0.29,))
 COMMITTED = read_params(ROOT / "params.yaml").train
@@ -96,38 +98,56 @@ def test_one_epoch_of_one_step_can_be_scheduled(checkpoint: CheckpointFile) -> N
     assert [record.epoch for record in history] == [1]
 
 
+def batches(training: Training, epoch: int) -> list[tuple[Tensor, Tensor]]:
+    """Return the images and labels of every batch, its lanes put together."""
+    lanes = range(len(training._gradients))
+    found = []
+    for step in training._steps(epoch, lanes):
+        [pieces, share] = step.args  # type: ignore[attr-defined]
+        images = np.concatenate([images for _, images, _ in pieces])
+        labels = np.concatenate([labels for _, _, labels in pieces])
+        assert share == 1 / len(labels)
+        found.append((torch.from_numpy(images), torch.from_numpy(labels)))
+    return found
+
+
+@pytest.mark.parametrize("lane_images", [256, 3])
 @pytest.mark.parametrize("batch_size", [1, 8, 30, 1000])
-def test_every_image_is_seen_once_per_epoch_with_its_label(batch_size: int) -> None:
+def test_every_image_is_seen_once_per_epoch_with_its_label(
+    batch_size: int, lane_images: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(MultilayerPerceptron, "lane_images", lane_images)
     training = make_training(augmentation=FLAT, batch_size=batch_size)
     orders = []
     for epoch in (1, 2):
-        batches = list(training._batches(np.random.default_rng((0, epoch))))
-        sizes = [len(labels) for _, labels in batches]
+        found = batches(training, epoch)
+        sizes = [len(labels) for _, labels in found]
         assert sizes == [min(batch_size, 30 - start) for start in range(0, 30, batch_size)]
-        first = torch.cat([images[:, 0, 0, 0] for images, _ in batches])
+        first = torch.cat([images[:, 0, 0, 0] for images, _ in found])
         numbers = (first * 0.29 * 255 + 0.5 * 255).round().long()  # undo the normalisation
         assert sorted(numbers.tolist()) == list(range(30))
-        labels = torch.cat([labels for _, labels in batches])
+        labels = torch.cat([labels for _, labels in found])
         assert torch.equal(labels, training.train.labels[numbers])
         orders.append(numbers.tolist())
     assert orders[0] != orders[1]
 
 
+@pytest.mark.parametrize("lane_images", [256, 3])
 @pytest.mark.parametrize("block", [8, 16])
-def test_blocks_do_not_lose_or_repeat_images(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Blocks of a few images, each augmented while the one before is in use."""
+def test_blocks_do_not_lose_or_repeat_images(
+    block: int, lane_images: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Blocks of a few images, each where the one before was."""
+    monkeypatch.setattr(MultilayerPerceptron, "lane_images", lane_images)
     monkeypatch.setattr("image_pipeline.training.BLOCK_IMAGES", block)
     training = make_training(augmentation={**FLAT, "translation": 1e-9})
-    batches = list(training._batches(np.random.default_rng(0)))
-    kept = [
-        (images.clone(), labels) for images, labels in training._batches(np.random.default_rng(0))
-    ]
+    kept = batches(training, 1)
     first = torch.cat([images[:, 0, 0, 0] for images, _ in kept])
     numbers = (first * 0.29 * 255 + 0.5 * 255).round().long()
     assert sorted(numbers.tolist()) == list(range(30))
     labels = torch.cat([labels for _, labels in kept])
     assert torch.equal(labels, training.train.labels[numbers])
-    assert len(batches) == len(kept) == 4
+    assert len(kept) == 4
 
 
 def bits(training: Training) -> dict[str, bytes]:
@@ -229,16 +249,21 @@ def test_label_smoothing_by_hand(
 @pytest.mark.parametrize("value", ["nan", "inf"])
 @pytest.mark.parametrize(("epoch", "step"), [(1, 1), (1, 3), (2, 4)])
 def test_a_diverging_run_says_where_and_stops(
-    epoch: int, step: int, value: str, checkpoint: CheckpointFile
+    epoch: int,
+    step: int,
+    value: str,
+    checkpoint: CheckpointFile,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     training = make_training(learning_rate=10.0, checkpoint_every=0)  # 4 steps per epoch
     calls = iter(range(1, 100))
+    learn = training.model.learn
 
-    def break_one_step(module: torch.nn.Module, _: object, logits: Tensor) -> Tensor:
-        broken = module.training and next(calls) == 4 * (epoch - 1) + step
-        return logits + float(value) if broken else logits
+    def break_one_step(images: np.ndarray, *arguments: Any, **more: Any) -> tuple[float, int]:
+        broken = next(calls) == 4 * (epoch - 1) + step
+        return learn(images + float(value) if broken else images, *arguments, **more)
 
-    training.model.register_forward_hook(break_one_step)
+    monkeypatch.setattr(training.model, "learn", break_one_step)
     with pytest.raises(DivergenceError) as caught:
         list(training.run(checkpoint))
     assert str(caught.value) == (
@@ -294,9 +319,9 @@ def test_the_plain_recipe_is_adam_without_anything_else() -> None:
     assert group["betas"] == (0.9, 0.999)
     assert group["weight_decay"] == 0
     assert training.schedule is None
-    [(images, labels)] = training._batches(np.random.default_rng(0))
+    [(images, labels)] = batches(training, 1)
     assert len(labels) == 30
-    chosen = np.random.default_rng(0).permutation(30)
+    chosen = np.random.default_rng((COMMITTED.seed, 1)).permutation(30)
     raw = training.train.images[torch.from_numpy(chosen)].double()
     assert torch.allclose(images.double(), (raw / 255 - 0.5) / 0.29, atol=1e-5)
 
@@ -308,3 +333,66 @@ def test_the_first_step_of_adam_by_hand(checkpoint: CheckpointFile) -> None:
     list(training.run(checkpoint))
     moved = (training.model.output.bias.detach() - before).abs()
     assert moved.tolist() == pytest.approx([1e-3] * 3, rel=1e-2)
+
+
+@pytest.mark.parametrize("augmented", [True, False])
+@pytest.mark.parametrize("model", ["mlp", "cnn"])
+def test_the_number_of_processes_changes_no_bit(
+    model: str, augmented: bool, checkpoint: CheckpointFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lanes of three images or four; the last batch has six, so one lane is short or empty."""
+    monkeypatch.setattr(MultilayerPerceptron, "lane_images", 3)
+    monkeypatch.setattr(ConvolutionalNetwork, "lane_images", 2)
+    monkeypatch.setattr("image_pipeline.training.available_cores", lambda: 8)
+    results, counts = [], []
+    for threads in (1, 2, 3, 8):
+        training = make_training(
+            threads=threads,
+            model=model,
+            channels=[3],
+            checkpoint_every=0,
+            **({} if augmented else {"augmentation": FLAT}),
+        )
+        for history in training.run(checkpoint):
+            if len(history) == 1:
+                counts.append(len(child_processes()))
+        results.append((bits(training), training.history))
+        assert not child_processes()
+    most = {"mlp": 2, "cnn": 4}[model]
+    assert counts == [min(threads, most) - 1 for threads in (1, 2, 3, 8)]
+    assert all(result == results[0] for result in results)
+
+
+def test_lanes_add_up_to_the_batch(
+    checkpoint: CheckpointFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cut into lanes or not, a step follows the same gradient, but for the rounding."""
+    weights = []
+    for lane_images in (256, 2):
+        monkeypatch.setattr(MultilayerPerceptron, "lane_images", lane_images)
+        training = make_training(recipe="plain", epochs=1)
+        [history] = training.run(checkpoint)
+        weights.append((training._gradients[0].copy(), history[0].train_loss))
+        assert len(training._gradients) == {256: 1, 2: 8}[lane_images]
+    assert np.allclose(weights[0][0], weights[1][0], atol=1e-6)
+    assert weights[0][1] == pytest.approx(weights[1][1])
+
+
+def test_a_large_network_has_few_sets_of_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MultilayerPerceptron, "lane_images", 1)
+    weights = 30 * 6 + 6 + 6 * 3 + 3
+    for most, lanes in ((1, 1), (3 * weights - 1, 2), (3 * weights, 3), (1 << 26, 8)):
+        monkeypatch.setattr("image_pipeline.training.MAX_GRADIENTS", most)
+        assert len(make_training()._gradients) == lanes
+
+
+def test_a_run_that_is_left_leaves_no_process(
+    checkpoint: CheckpointFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(MultilayerPerceptron, "lane_images", 3)
+    monkeypatch.setattr("image_pipeline.training.available_cores", lambda: 8)
+    run = make_training(threads=2).run(checkpoint)
+    next(run)
+    assert len(child_processes()) == 1
+    del run
+    assert not child_processes()

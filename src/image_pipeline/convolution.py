@@ -4,96 +4,92 @@ A convolution is a matrix product once each patch of the images is a column ("im
 Puri and Simard, "High Performance Convolutional Neural Networks for Document Processing", 2006). So
 it takes the product that `numerics.pin` fixes, which torch's own convolutions would not.
 
-A batch is cut into chunks of a size that the shapes alone decide. Each is computed by one thread,
-and the gradients are added up in the order of the chunks: the result depends neither on the number
-of threads nor on who is faster. Within a chunk the images are the innermost axis, `[C, H, W, B]`:
-whatever is copied or added is then contiguous, strides and all, and no result needs transposing.
+Images are computed in chunks of a size that the shapes alone decide, each by one thread. Within a
+chunk the images are the innermost axis, `[C, H, W, B]`: whatever is copied or added is then
+contiguous, strides and all, and no result needs transposing.
 
 Patches are copied anew in the backward pass, into the same space: they are 25 times as large as the
 images, and what stays in the cache is had sooner than what was put aside.
 """
 
-import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.lib.stride_tricks import as_strided
-from torch import Tensor
 
+from image_pipeline.dense import behind_relu
 from image_pipeline.model_card import KERNEL, STRIDE, block_sizes
+from image_pipeline.workers import available_cores
 
 CHUNK_IMAGES = 128  # images computed at once: enough for long copies, few enough for the cache
 CHUNK_VALUES = 1 << 22  # at most so many values of patches at once, where images are large
 
 Block = tuple[np.ndarray, np.ndarray]  # kernels [filters, C*KERNEL*KERNEL] and biases [filters]
+Chunks = list[list[np.ndarray]]  # of each chunk, its images and each block's activations
 
 _own = threading.local()  # each thread's space for patches
 
 
-def convolve(images: Tensor, kernels: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
-    """Send images through blocks of a 5x5 convolution with stride 2 and ReLU.
+def convolve(blocks: Sequence[Block], images: np.ndarray) -> np.ndarray:
+    """Send images through blocks of a 5x5 convolution with stride 2 and ReLU, on all cores.
 
     Args:
-        images: float32 `[B, C, H, W]`; no gradient of theirs is computed.
-        kernels: of each block, float32 `[filters, C, 5, 5]`.
-        biases: of each block, float32 `[filters]`.
+        blocks: float32.
+        images: float32 `[B, C, H, W]`.
 
     Returns:
         Features float32 `[B, filters * height * width]` of the last block, in the order of
         `torch.nn.functional.conv2d`.
     """
-    if torch.is_grad_enabled():
-        features: Tensor = _Convolve.apply(images, *kernels, *biases)
-        return features
-    blocks = _as_blocks(kernels, biases)
-    return torch.from_numpy(_features(images.numpy(), blocks, lambda *_: None))
+    return _features(blocks, images, _threads().map, lambda *_: None)
 
 
-class _Convolve(torch.autograd.Function):
-    """Forward and backward pass of `convolve`; what a pass keeps are the blocks' activations."""
-
-    @staticmethod
-    def forward(ctx: Any, images: Tensor, *weights: Tensor) -> Tensor:
-        depth = len(weights) // 2
-        ctx.blocks = _as_blocks(weights[:depth], weights[depth:])
-        ctx.shapes = [weight.shape for weight in weights]
-        ctx.kept = {}
-        return torch.from_numpy(_features(images.numpy(), ctx.blocks, ctx.kept.__setitem__))
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        gradient = gradients[0].numpy()  # [B, features]
-
-        def work(start: int) -> list[np.ndarray]:
-            activations = ctx.kept[start]
-            last = activations[-1]
-            part = np.ascontiguousarray(gradient[start : start + last.shape[-1]].T)
-            return _backward(ctx.blocks, activations, part.reshape(last.shape))
-
-        parts = list(_threads().map(work, list(ctx.kept)))
-        sums = parts[0]
-        for part in parts[1:]:
-            for total, term in zip(sums, part, strict=True):
-                total += term
-        shaped = zip(sums, ctx.shapes, strict=True)
-        return None, *(torch.from_numpy(total).reshape(shape) for total, shape in shaped)
+def forward(blocks: Sequence[Block], images: np.ndarray) -> tuple[np.ndarray, Chunks]:
+    """Compute the same on one thread, and keep what `backward` needs."""
+    chunks: Chunks = []
+    return _features(blocks, images, map, chunks.append), chunks
 
 
-def _as_blocks(kernels: Sequence[Tensor], biases: Sequence[Tensor]) -> list[Block]:
-    pairs = zip(kernels, biases, strict=True)
-    return [(kernel.detach().flatten(1).numpy(), bias.detach().numpy()) for kernel, bias in pairs]
+def backward(
+    blocks: Sequence[Block], chunks: Chunks, gradient: np.ndarray, out: Sequence[Block]
+) -> None:
+    """Compute the gradients of kernels and biases from those of the features.
+
+    Args:
+        blocks: float32.
+        chunks: as `forward` returned them.
+        gradient: float32 `[B, F]`.
+        out: where the gradients go, of the shapes of `blocks`.
+    """
+    start = 0
+    for activations in chunks:
+        last = activations[-1]
+        part = np.ascontiguousarray(gradient[start : start + last.shape[-1]].T)
+        found = _backward(blocks, activations, part.reshape(last.shape))
+        for totals, terms in zip(out, found, strict=True):
+            for total, term in zip(totals, terms, strict=True):
+                if start:
+                    total += term
+                else:
+                    total[...] = term
+        start += last.shape[-1]
 
 
 def _features(
-    images: np.ndarray, blocks: list[Block], keep: Callable[[int, list[np.ndarray]], None]
+    blocks: Sequence[Block],
+    images: np.ndarray,
+    in_order: Callable[..., Iterator[list[np.ndarray]]],
+    keep: Callable[[list[np.ndarray]], None],
 ) -> np.ndarray:
-    """Compute the features `[B, F]`; hand each chunk's start and activations to `keep`."""
+    """Compute the features `[B, F]`, chunk by chunk as `in_order` maps them.
+
+    Hands the activations of each chunk to `keep`.
+    """
     count, channels, height, width = images.shape
     filters = [len(bias) for _, bias in blocks]
     sizes = block_sizes((channels, height, width), filters)
@@ -107,13 +103,12 @@ def _features(
         out[part] = activations[-1].reshape(out.shape[1], -1).T
         return activations
 
-    starts = range(0, count, size)
-    for start, activations in zip(starts, _threads().map(work, starts), strict=True):
-        keep(start, activations)
+    for activations in in_order(work, range(0, count, size)):
+        keep(activations)
     return out
 
 
-def _forward(blocks: list[Block], images: np.ndarray) -> list[np.ndarray]:
+def _forward(blocks: Sequence[Block], images: np.ndarray) -> list[np.ndarray]:
     """Return the images `[C, H, W, B]` of a chunk and the activations of each block after them."""
     activations = [images]
     for kernel, bias in blocks:
@@ -126,24 +121,20 @@ def _forward(blocks: list[Block], images: np.ndarray) -> list[np.ndarray]:
 
 
 def _backward(
-    blocks: list[Block], activations: list[np.ndarray], gradient: np.ndarray
-) -> list[np.ndarray]:
-    """Return the gradients of all kernels, then of all biases, from that of the last block."""
-    of_kernels, of_biases = [], []
+    blocks: Sequence[Block], activations: list[np.ndarray], gradient: np.ndarray
+) -> list[Block]:
+    """Return the gradients of each block's kernels and biases from that of the last activations."""
+    found: list[Block] = []
     for depth in reversed(range(len(blocks))):
         kernel, bias = blocks[depth]
         inputs, outputs = activations[depth], activations[depth + 1]
-        masked = torch.ops.aten.threshold_backward(
-            torch.from_numpy(gradient), torch.from_numpy(outputs), 0
-        )
-        flat = masked.numpy().reshape(len(bias), -1)
+        flat = behind_relu(gradient, outputs).reshape(len(bias), -1)
         patches, size = _patches(inputs)
-        of_kernels.append(flat @ patches.T)
-        of_biases.append(flat @ np.ones(flat.shape[1], np.float32))
+        found.append((flat @ patches.T, flat @ np.ones(flat.shape[1], np.float32)))
         if depth:
             np.matmul(kernel.T, flat, out=patches)  # their gradient, in their place
             gradient = _add_patches(patches, inputs.shape, size)
-    return of_kernels[::-1] + of_biases[::-1]
+    return found[::-1]
 
 
 def _patches(inputs: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
@@ -188,6 +179,4 @@ def _space(values: int) -> np.ndarray:
 @cache
 def _threads() -> ThreadPoolExecutor:
     """Return one thread for each core this process may use."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-    return ThreadPoolExecutor(cores, thread_name_prefix="convolve")
+    return ThreadPoolExecutor(available_cores(), thread_name_prefix="convolve")

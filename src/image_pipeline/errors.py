@@ -29,6 +29,10 @@ class DivergenceError(PipelineError):
     """A training loss that is no longer a finite number."""
 
 
+class WorkerError(PipelineError):
+    """A process that computed for this one and ended before its work was done."""
+
+
 def one_line(text: object, limit: int = 200) -> str:
     """Return words from a file or a server so that they cannot break or flood a message's line.
 

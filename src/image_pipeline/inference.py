@@ -23,6 +23,4 @@ def predict(
     model.eval()
     batches = zip(split.images.split(batch_size), split.labels.split(batch_size), strict=True)
     for images, labels in batches:
-        with torch.no_grad():
-            logits = model(torch.from_numpy(normalise(images.numpy(), description)))
-        yield logits, labels
+        yield model(torch.from_numpy(normalise(images.numpy(), description))), labels

@@ -1,14 +1,17 @@
 """The network, and the file that holds all that is needed to use it."""
 
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from safetensors.torch import save
 from torch import Tensor, nn
+from torch.nn import functional
 
-from image_pipeline.convolution import convolve
+from image_pipeline import convolution, dense
 from image_pipeline.errors import DataError, one_line
 from image_pipeline.files import write_bytes
 from image_pipeline.model_card import KERNEL, REMEDY, STRIDE, ModelCard
@@ -21,6 +24,8 @@ class MultilayerPerceptron(nn.Module):
     Source: the public project Image-Classification-with-MNIST (784-120-84-10, 105,214 parameters).
     """
 
+    lane_images = 256  # worth a core of their own: with fewer, calls and waiting would cost more
+
     def __init__(self, inputs: int, hidden_sizes: tuple[int, ...], classes: int) -> None:
         super().__init__()
         sizes = [inputs, *hidden_sizes]
@@ -29,11 +34,63 @@ class MultilayerPerceptron(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Map normalised images float32 `[B, C, H, W]` to logits float32 `[B, classes]`."""
-        activations = images.flatten(1)  # [B, C*H*W]
-        for layer in self.hidden:
-            activations = torch.relu(layer(activations))  # [B, hidden size]
-        logits: Tensor = self.output(activations)
-        return logits
+        return torch.from_numpy(dense.forward(self._dense(), self._features(images.numpy()))[-1])
+
+    def learn(
+        self,
+        images: np.ndarray,
+        labels: np.ndarray,
+        *,
+        share: float,
+        label_smoothing: float,
+        out: Sequence[np.ndarray],
+    ) -> tuple[float, int]:
+        """Compute the gradients of the images' cross-entropy, on one thread.
+
+        Args:
+            images: normalised, float32 `[B, C, H, W]`.
+            labels: int64 `[B]`.
+            share: what an image's loss is multiplied by.
+            label_smoothing: share of each label spread over all classes.
+            out: where the gradients go: of the shapes of `parameters()` and in their order.
+
+        Returns:
+            The sum of the losses, not multiplied, and how many labels were found.
+        """
+        features, kept = self._features_to_learn(images)
+        layers = self._dense()
+        activations = dense.forward(layers, features)
+        logits, targets = torch.from_numpy(activations[-1]), torch.from_numpy(labels)
+        loss = functional.cross_entropy(
+            logits, targets, label_smoothing=label_smoothing, reduction="sum"
+        ).item()
+        # The gradient of a loss: the classes' probabilities less those that the label promises.
+        gradient: np.ndarray = torch.softmax(logits, 1).numpy()  # [B, classes]
+        gradient -= np.float32(label_smoothing / gradient.shape[1])
+        gradient[np.arange(len(labels)), labels] -= np.float32(1 - label_smoothing)
+        gradient *= np.float32(share)
+        pairs = list(zip(out[::2], out[1::2], strict=True))  # weights and biases
+        wanted = kept is not None
+        behind = dense.backward(
+            layers, activations, gradient, pairs[: len(layers)], of_inputs=wanted
+        )
+        if behind is not None:
+            self._learn_features(kept, behind, pairs[len(layers) :])
+        return loss, int((activations[-1].argmax(1) == labels).sum())
+
+    def _dense(self) -> list[dense.Layer]:
+        return [_as_arrays(layer) for layer in (*self.hidden, self.output)]
+
+    def _features(self, images: np.ndarray) -> np.ndarray:
+        """Return what the first dense layer takes, float32 `[B, F]`."""
+        return images.reshape(len(images), -1)
+
+    def _features_to_learn(self, images: np.ndarray) -> tuple[np.ndarray, Any]:
+        """Return the features and what their gradients are computed from; None where none are."""
+        return self._features(images), None
+
+    def _learn_features(self, kept: Any, gradient: np.ndarray, out: list[dense.Layer]) -> None:
+        """Compute the gradients of what made the features from theirs, float32 `[B, F]`."""
 
 
 class ConvolutionalNetwork(MultilayerPerceptron):
@@ -44,6 +101,8 @@ class ConvolutionalNetwork(MultilayerPerceptron):
     to Visual Document Analysis" (2003): channels 5 and 50, one hidden layer of 100.
     """
 
+    lane_images = 128
+
     def __init__(
         self, channels: tuple[int, ...], features: int, hidden_sizes: tuple[int, ...], classes: int
     ) -> None:
@@ -52,11 +111,25 @@ class ConvolutionalNetwork(MultilayerPerceptron):
             nn.Conv2d(before, after, KERNEL, STRIDE) for before, after in pairwise(channels)
         )
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Map normalised images float32 `[B, C, H, W]` to logits float32 `[B, classes]`."""
-        weights = [list(block.parameters()) for block in self.convolutions]
-        kernels, biases = zip(*weights, strict=True)  # [filters, channels, 5, 5] and [filters] each
-        return super().forward(convolve(images, kernels, biases))  # [B, features]
+    def _blocks(self) -> list[convolution.Block]:
+        return [_as_arrays(block) for block in self.convolutions]
+
+    def _features(self, images: np.ndarray) -> np.ndarray:
+        return convolution.convolve(self._blocks(), images)
+
+    def _features_to_learn(self, images: np.ndarray) -> tuple[np.ndarray, Any]:
+        return convolution.forward(self._blocks(), images)
+
+    def _learn_features(self, kept: Any, gradient: np.ndarray, out: list[dense.Layer]) -> None:
+        flat = [(kernels.reshape(len(kernels), -1), biases) for kernels, biases in out]
+        convolution.backward(self._blocks(), kept, gradient, flat)
+
+
+def _as_arrays(layer: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Return a layer's weights `[after, before]` and biases `[after]`, in its own memory."""
+    weights: np.ndarray = layer.weight.detach().numpy()
+    biases: np.ndarray = layer.bias.detach().numpy()
+    return weights.reshape(len(weights), -1), biases
 
 
 def build_model(card: ModelCard) -> MultilayerPerceptron:

@@ -1,14 +1,20 @@
-"""The training loop."""
+"""The training loop: on several cores, and yet the same to the bit.
+
+A batch is cut into lanes, by its size alone. All that is done to a lane's images, from the draw of
+their augmentation to the gradients, is done by one process, and the gradients are added up lane by
+lane: the result depends neither on how many processes there are nor on who is faster. So each core
+keeps images and activations in its own cache and waits for the others once a step, where a product
+that all cores share has them wait in every layer.
+"""
 
 import math
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Any, NoReturn
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.nn import functional
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 from tqdm import tqdm
@@ -22,9 +28,12 @@ from image_pipeline.model import build_model, normalise
 from image_pipeline.model_card import ModelCard
 from image_pipeline.params import TrainParams
 from image_pipeline.tensor_files import Split
+from image_pipeline.workers import Steps, Workers, available_cores, shared_array
 
-BLOCK_IMAGES = 4096  # images augmented at once: enough to amortise, few enough to stay in the cache
+BLOCK_IMAGES = 4096  # images made ready at once: enough to amortise, few enough to stay in a cache
 CACHED_IMAGES = 256  # images normalised at once, still in the cache from the first to the last step
+MAX_LANES = 8
+MAX_GRADIENTS = 1 << 26  # values in all lanes together: 256 MB
 INFERENCE_BATCH = 1000
 
 
@@ -44,16 +53,14 @@ class Training:
         self.params = params
         self.history: list[EpochRecord] = []
         self.steps_per_epoch = math.ceil(len(train.labels) / params.batch_size)
-        block = min(len(train.labels), max(params.batch_size, BLOCK_IMAGES))
-        # Room for two blocks of images, used again and again: fresh memory of this size costs more,
-        # page by page, than what is computed in it.
-        self._spaces = np.empty((2, block, *train.shape), np.float32)
+        self._spaces: dict[int, np.ndarray] = {}  # of each lane, see _prepare
         self._start()
 
     def _start(self) -> None:
         torch.manual_seed(self.params.seed)
         self.history = []
         self.model = build_model(self.card)
+        self._share_model()
         self.optimizer = torch.optim.Adam(
             self.model.parameters(),
             lr=self.params.learning_rate,
@@ -61,6 +68,25 @@ class Training:
             fused=True,
         )
         self.schedule = self._make_schedule()
+
+    def _share_model(self) -> None:
+        """Put weights and gradients where the workers see them; make a set of gradients a lane."""
+        parameters = list(self.model.parameters())
+        weights = shared_array((sum(parameter.numel() for parameter in parameters),), np.float32)
+        batch = min(self.params.batch_size, len(self.train.labels))
+        most = min(MAX_LANES, MAX_GRADIENTS // len(weights))
+        lanes = max(1, min(most, batch // self.model.lane_images))
+        self._lane_images = -(-batch // lanes)
+        self._losses = shared_array((lanes,), np.float64)
+        self._correct = shared_array((lanes,), np.int64)
+        self._gradients = shared_array((lanes, len(weights)), np.float32)
+        shapes = [tuple(parameter.shape) for parameter in parameters]
+        self._shaped_gradients = [_cut(lane, shapes) for lane in self._gradients]
+        pieces = zip(parameters, _cut(weights, shapes), self._shaped_gradients[0], strict=True)
+        for parameter, space, gradient in pieces:
+            space[...] = parameter.detach().numpy()
+            parameter.data = torch.from_numpy(space)
+            parameter.grad = torch.from_numpy(gradient)
 
     def _make_schedule(self) -> LRScheduler | None:
         if self.params.schedule == "constant":
@@ -89,45 +115,49 @@ class Training:
         """
         self._go_on_from(checkpoint)
         every, epochs = self.params.checkpoint_every, self.params.epochs
+        processes = min(self.params.threads, len(self._gradients), available_cores())
         bar: tqdm[NoReturn]
-        with tqdm(
-            total=epochs * len(self.train.labels),
-            initial=len(self.history) * len(self.train.labels),
-            desc="train",
-            unit="image",
-            unit_scale=True,
-        ) as bar:
+        with (
+            Workers(processes - 1, partial(self._steps_of_worker, processes)) as workers,
+            tqdm(
+                total=epochs * len(self.train.labels),
+                initial=len(self.history) * len(self.train.labels),
+                desc="train",
+                unit="image",
+                unit_scale=True,
+            ) as bar,
+        ):
             while len(self.history) < epochs:
-                self.history.append(self._epoch(len(self.history) + 1, bar))
+                self.history.append(self._epoch(len(self.history) + 1, workers, bar))
                 if every and len(self.history) % every == 0 and len(self.history) < epochs:
                     checkpoint.save(self._state())
                 yield self.history
 
-    def _epoch(self, epoch: int, bar: "tqdm[NoReturn]") -> EpochRecord:
-        self.model.train()
-        rng = np.random.default_rng((self.params.seed, epoch))
+    def _epoch(self, epoch: int, workers: Workers, bar: "tqdm[NoReturn]") -> EpochRecord:
+        count, size = len(self.train.labels), self.params.batch_size
         losses, correct = np.empty(self.steps_per_epoch), 0
-        for step, (images, labels) in enumerate(self._batches(rng)):
-            logits = self.model(images)  # [B, classes]
-            loss = functional.cross_entropy(
-                logits, labels, label_smoothing=self.params.label_smoothing
-            )
-            self.optimizer.zero_grad()
-            loss.backward()
+        own = range(0, len(self._gradients), len(workers) + 1)
+        for step, compute_own in enumerate(self._steps(epoch, own)):
+            workers.start()
+            compute_own()
+            workers.wait()
+            images = min(size, count - step * size)
+            lanes = -(-images // self._lane_images)
+            for lane in range(1, lanes):
+                self._gradients[0] += self._gradients[lane]
             self.optimizer.step()
             if self.schedule:
                 self.schedule.step()
-            losses[step] = loss.item() * len(labels)
-            # NumPy's take half the time of torch's for so few numbers.
-            correct += int((logits.detach().numpy().argmax(1) == labels.numpy()).sum())
-            bar.update(len(labels))
+            losses[step] = math.fsum(self._losses[:lanes])
+            correct += int(self._correct[:lanes].sum())
+            bar.update(images)
         self._check_finite(losses, epoch)
         validation_loss, validation_accuracy = self._validate()
         record = EpochRecord(
             epoch=epoch,
-            train_loss=math.fsum(losses) / len(self.train.labels),
+            train_loss=math.fsum(losses) / count,
             validation_loss=validation_loss,
-            train_accuracy=correct / len(self.train.labels),
+            train_accuracy=correct / count,
             validation_accuracy=validation_accuracy,
         )
         bar.set_postfix_str(
@@ -136,55 +166,69 @@ class Training:
         )
         return record
 
-    def _batches(self, rng: np.random.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield every training image once, in random order, as the model takes it.
+    def _steps_of_worker(self, processes: int, number: int) -> Steps:
+        """Yield a worker's part of every step that is left of the training."""
+        torch.set_num_threads(1)  # where there were more, they did not survive the fork
+        for epoch in range(len(self.history) + 1, self.params.epochs + 1):
+            yield from self._steps(epoch, range(number, len(self._gradients), processes))
 
-        Images float32 `[B, C, H, W]`, labels int64 `[B]`.
+    def _steps(self, epoch: int, lanes: Sequence[int]) -> Steps:
+        """Yield, batch by batch, what computes the gradients of `lanes`.
+
+        Every training image is in one batch, in random order. The images of a block of batches are
+        made ready at once.
         """
         size = self.params.batch_size
         order = np.arange(len(self.train.labels), dtype=np.uint32)
-        rng.shuffle(order)
-        for chosen, images in self._blocks(order, rng):
-            for start in range(0, len(chosen), size):
-                indices = torch.from_numpy(chosen[start : start + size].astype(np.int64))
-                yield torch.from_numpy(images[start : start + size]), self.train.labels[indices]
+        np.random.default_rng((self.params.seed, epoch)).shuffle(order)
+        block = size * max(1, BLOCK_IMAGES // size)
+        for number, first in enumerate(range(0, len(order), block)):
+            chosen = order[first : first + block]
+            batches = [chosen[start : start + size] for start in range(0, len(chosen), size)]
+            ready = []
+            for lane in lanes:
+                part = slice(lane * self._lane_images, (lane + 1) * self._lane_images)
+                indices = np.concatenate([batch[part] for batch in batches])
+                seed = (self.params.seed, epoch, number, lane)
+                labels = self.train.labels.numpy()[indices]
+                ready.append((lane, self._prepare(lane, indices, seed), labels))
+            for batch in range(len(batches)):
+                part = slice(batch * self._lane_images, (batch + 1) * self._lane_images)
+                pieces = [(lane, images[part], labels[part]) for lane, images, labels in ready]
+                yield partial(self._learn, pieces, 1 / len(batches[batch]))
 
-    def _blocks(
-        self, order: np.ndarray, rng: np.random.Generator
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield the images in `order`, block by block, normalised, with their indices.
+    def _prepare(self, lane: int, indices: np.ndarray, seed: tuple[int, ...]) -> np.ndarray:
+        """Return these images as the model takes them, float32 `[B, C, H, W]`.
 
-        A second thread prepares the next block while this one is learnt from. It alone draws from
-        `rng`, block after block, so the result does not depend on who is faster.
+        They lie where the lane's images before them lay: fresh memory of this size costs more, page
+        by page, than what is computed in it.
         """
-        size = self.params.batch_size * max(1, BLOCK_IMAGES // self.params.batch_size)
-        blocks = [order[start : start + size] for start in range(0, len(order), size)]
-
-        def prepare(number: int) -> np.ndarray:
-            space = self._spaces[number % 2][: len(blocks[number])]
-            return self._prepare(blocks[number], rng, space)
-
-        with ThreadPoolExecutor(max_workers=1) as ahead:
-            pending = ahead.submit(prepare, 0)
-            for number, chosen in enumerate(blocks):
-                ready = pending.result()
-                if number + 1 < len(blocks):
-                    pending = ahead.submit(prepare, number + 1)
-                yield chosen, ready
-
-    def _prepare(
-        self, chosen: np.ndarray, rng: np.random.Generator, space: np.ndarray
-    ) -> np.ndarray:
-        """Fill `space`, float32 `[B, C, H, W]`, with the chosen images as the model takes them."""
-        images = self.train.images.numpy()
+        if lane not in self._spaces:
+            self._spaces[lane] = np.empty((len(indices), *self.train.shape), np.float32)
+        space, images = self._spaces[lane][: len(indices)], self.train.images.numpy()
         augmented = self.params.augmentation.enabled
-        if augmented:
-            augment(images[chosen], self.params.augmentation, rng, space)
-        for start in range(0, len(chosen), CACHED_IMAGES):
+        if augmented and len(indices):
+            rng = np.random.default_rng(seed)
+            augment(images[indices], self.params.augmentation, rng, space)
+        for start in range(0, len(indices), CACHED_IMAGES):
             part = slice(start, start + CACHED_IMAGES)
-            pixels = space[part] if augmented else images[chosen[part]]
+            pixels = space[part] if augmented else images[indices[part]]
             normalise(pixels, self.card.data, out=space[part])
         return space
+
+    def _learn(self, pieces: list[tuple[int, np.ndarray, np.ndarray]], share: float) -> None:
+        """Compute gradients, losses and hits of lanes, from their images and labels."""
+        for lane, images, labels in pieces:
+            if not len(labels):
+                continue  # the last batch has fewer lanes
+            with np.errstate(over="ignore", invalid="ignore"):  # said once an epoch, of the loss
+                self._losses[lane], self._correct[lane] = self.model.learn(
+                    images,
+                    labels,
+                    share=share,
+                    label_smoothing=self.params.label_smoothing,
+                    out=self._shaped_gradients[lane],
+                )
 
     def _validate(self) -> tuple[float, float]:
         loss, correct, count = 0.0, 0, len(self.validation.labels)
@@ -234,3 +278,10 @@ class Training:
         self.history = [EpochRecord(**record) for record in state["history"]]
         if not 0 < len(self.history) < self.params.epochs:
             raise ValueError(f"{len(self.history)} of {self.params.epochs} epochs")
+
+
+def _cut(flat: np.ndarray, shapes: Sequence[tuple[int, ...]]) -> list[np.ndarray]:
+    """Return views of one array `[values]`, one after the other, in these shapes."""
+    ends = np.cumsum([math.prod(shape) for shape in shapes])
+    pieces = np.split(flat, ends[:-1])
+    return [piece.reshape(shape) for piece, shape in zip(pieces, shapes, strict=True)]

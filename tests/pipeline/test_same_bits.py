@@ -136,16 +136,22 @@ def test_one_core_and_eight_claimed_threads(
     assert wide.hashes() == finished.hashes()
 
 
-def test_two_threads_of_the_matrix_products_on_one_core(finished: Project, tmp_path: Path) -> None:
-    """OpenBLAS cuts a product into as many parts as it was told, whatever cores there are."""
-    require(shutil.which("taskset"), "taskset")
+@pytest.mark.parametrize("network", [{}, {"train.model": "cnn", "train.batch_size": 300}])
+def test_one_process_and_several(
+    network: dict[str, object], finished: Project, tmp_path: Path
+) -> None:
+    """Each on a copy, the several of them on two cores at most and under a claim of eight."""
+    site = tmp_path / "site"
+    site.mkdir()
+    (site / "sitecustomize.py").write_text(EIGHT_PROCESSORS)
     hashes = []
-    for name, prefix in (("free", []), ("narrow", ["taskset", "-c", "0"])):
-        project = _copy_without_results(finished, tmp_path / name)
-        project.set_params({"train.threads": 2})
-        _run_stages(project, ("train",), prefix)
+    for threads in (1, 2, 64):
+        project = _copy_without_results(finished, tmp_path / str(threads))
+        project.set_params({**network, "train.epochs": 3, "train.threads": threads})
+        path = os.pathsep.join([str(project.root / "src"), str(site)])
+        _run_stages(project, ("train",), env={"PYTHONPATH": path})
         hashes.append(project.hashes())
-    assert hashes[0] == hashes[1]
+    assert hashes[0] == hashes[1] == hashes[2]
 
 
 def test_a_stopped_and_resumed_run(finished: Project, tmp_path: Path) -> None:

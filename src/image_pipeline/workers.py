@@ -1,0 +1,157 @@
+"""Processes that compute beside this one, on memory that they share with it.
+
+Processes, not threads: between two matrix products each thread would wait for Python's global lock,
+several times as long as the work on a small batch takes. They are forked, so they start in
+milliseconds with all that this process has read, and what is written to a shared array is seen by
+all. Only Linux forks safely; elsewhere this process is alone.
+"""
+
+import mmap
+import os
+import signal
+import socket
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from typing import NoReturn, Self
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from image_pipeline.errors import WorkerError
+
+OUT_OF_MEMORY = 12  # exit status of a worker
+TURN = b"\0"  # what is sent to a worker to have a step done, and back when it is
+
+Steps = Iterator[Callable[[], None]]  # each call computes a step
+
+
+def available_cores() -> int:
+    """Return how many processor cores this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def shared_array(shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
+    """Return an array of zeros that processes forked later see and change, too."""
+    count = int(np.prod(shape))
+    memory = mmap.mmap(-1, max(1, count * np.dtype(dtype).itemsize))
+    return np.frombuffer(memory, dtype, count).reshape(shape)
+
+
+class Workers:
+    """Copies of this process that do one step of theirs each time they are told to.
+
+    A worker that finds its connection closed ends: none outlives this process, however it ends.
+    """
+
+    def __init__(self, count: int, steps: Callable[[int], Steps]) -> None:
+        """Fork.
+
+        Args:
+            count: how many workers; none where the system does not fork safely.
+            steps: called once in each with its number, from 1.
+        """
+        self._connections: dict[int, socket.socket] = {}  # by process number
+        for number in range(1, count + 1 if sys.platform == "linux" else 1):
+            self._fork(number, steps)
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return len(self._connections)
+
+    def start(self) -> None:
+        """Have every worker do its next step.
+
+        Raises:
+            WorkerError: one has ended.
+            MemoryError: for want of memory.
+        """
+        for process, connection in self._connections.items():
+            try:
+                connection.send(TURN)
+            except OSError:
+                self._explain(process)
+
+    def wait(self) -> None:
+        """Wait until every worker has done its step.
+
+        Raises:
+            WorkerError: one has ended instead.
+            MemoryError: for want of memory.
+        """
+        for process, connection in self._connections.items():
+            if not _receive(connection):
+                self._explain(process)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process, connection in self._connections.items():
+            connection.close()
+            os.kill(process, signal.SIGKILL)  # it has nothing to lose, and may be in a long step
+            os.waitpid(process, 0)
+        self._connections.clear()
+
+    def _fork(self, number: int, steps: Callable[[int], Steps]) -> None:
+        ours, theirs = socket.socketpair()
+        # A signal that came to the worker before it has put these aside would have it clean up
+        # what is not its own.
+        signals = {signal.SIGINT, signal.SIGTERM}
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+        process = os.fork()
+        if not process:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all; this process decides
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            for connection in (ours, *self._connections.values()):
+                connection.close()
+            _serve(theirs, number, steps)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        theirs.close()
+        self._connections[process] = ours
+
+    def _explain(self, process: int) -> NoReturn:
+        """Raise what tells why a worker has ended."""
+        self._connections.pop(process).close()
+        code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+        if code == OUT_OF_MEMORY:
+            raise MemoryError("in a worker process")
+        if code == -signal.SIGKILL:
+            raise WorkerError(
+                "a worker process was killed, as the system does when memory runs out: close other "
+                "programs, or lower train.threads or train.batch_size, then run `dvc repro` again"
+            )
+        raise WorkerError(f"a worker process ended (exit status {code}); run `dvc repro` again")
+
+
+def _serve(connection: socket.socket, number: int, steps: Callable[[int], Steps]) -> NoReturn:
+    """Do a step at each turn, until there is none or nobody to do it for; then end the process.
+
+    At once: what is registered to run at exit, and what waits in a buffer, is not this process's.
+    """
+    status = 0
+    try:
+        for step in steps(number):
+            if not _receive(connection):
+                break
+            step()
+            connection.send(TURN)
+    except OSError:
+        pass  # nobody is there any more
+    except MemoryError:
+        status = OUT_OF_MEMORY
+    except BaseException:
+        traceback.print_exc()
+        status = 1
+    finally:
+        os._exit(status)
+
+
+def _receive(connection: socket.socket) -> bytes:
+    """Wait for a turn; return nothing where the other end is closed."""
+    try:
+        return connection.recv(1)
+    except OSError:
+        return b""
