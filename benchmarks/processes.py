@@ -15,14 +15,15 @@ from report import ROOT
 from ruamel.yaml import YAML
 
 POLL = 0.004  # seconds
-POLLS_PER_LOOK = 50  # for new processes, which costs more
+POLLS_PER_LOOK = 50  # for new processes, and at what they share, which costs more
 
 
 @dataclass(frozen=True)
 class Measured:
     """Seconds from start to end; the peak of anonymous memory in MB, the page cache left out.
 
-    Memory is that of the process and of those that it started, together.
+    Memory is that of the process and of those that it started, together. What several of them share
+    counts once.
     """
 
     seconds: float
@@ -62,7 +63,10 @@ def measure(
     while process.poll() is None:
         if polls % POLLS_PER_LOOK == POLLS_PER_LOOK - 1:
             family = [process.pid, *_children(process.pid)]
-        peak = max(peak, sum(map(_anonymous_kb, family)))
+            if len(family) > 1:
+                peak = max(peak, sum(map(_share_of_anonymous_kb, family)))
+        if len(family) == 1:
+            peak = max(peak, _anonymous_kb(process.pid))
         polls += 1
         time.sleep(POLL)
     seconds = time.perf_counter() - start
@@ -82,8 +86,17 @@ def _children(pid: int) -> list[int]:
 
 
 def _anonymous_kb(pid: int) -> int:
+    return _sum_kb(Path(f"/proc/{pid}/status"), "RssAnon|RssShmem")
+
+
+def _share_of_anonymous_kb(pid: int) -> int:
+    """Return the same, what N processes share divided by N."""
+    return _sum_kb(Path(f"/proc/{pid}/smaps_rollup"), "Pss_Anon|Pss_Shmem")
+
+
+def _sum_kb(path: Path, names: str) -> int:
     try:
-        found = re.search(r"RssAnon:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
-    except OSError:
+        found = re.findall(rf"^(?:{names}):\s+(\d+) kB", path.read_text(), re.MULTILINE)
+    except OSError:  # it has just ended
         return 0
-    return int(found[1]) if found else 0
+    return sum(map(int, found))
