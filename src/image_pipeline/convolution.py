@@ -1,4 +1,4 @@
-"""Convolution blocks as matrix products, on chunks of a batch that all cores share.
+"""Convolution blocks as matrix products, forward and backward.
 
 A convolution is a matrix product once each patch of the images is a column ("im2col": Chellapilla,
 Puri and Simard, "High Performance Convolutional Neural Networks for Document Processing", 2006). So

@@ -40,8 +40,9 @@ INFERENCE_BATCH = 1000
 class Training:
     """One run: the model, its optimizer and learning-rate schedule, and what was measured so far.
 
-    All randomness of an epoch comes from a generator seeded with (seed, epoch), so the state to be
-    saved is the model's, the optimizer's and the schedule's alone.
+    All randomness of an epoch comes from generators seeded with the seed and the epoch (for the
+    augmentation also with block and lane), so the state to be saved is the model's, the optimizer's
+    and the schedule's alone.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
 """Processes that compute beside this one, on memory that they share with it.
 
 Processes, not threads: between two matrix products each thread would wait for Python's global lock,
-several times as long as the work on a small batch takes. They are forked, so they start in
+which on a small batch cost most of what a second core gained. They are forked, so they start in
 milliseconds with all that this process has read, and what is written to a shared array is seen by
 all. Only Linux forks safely; elsewhere this process is alone.
 """

@@ -25,7 +25,7 @@ from project import OUTPUT_FOLDERS, SHARED_MNIST, SMALL, Project
 STAGES = ("download", "tensorize", "train", "evaluate", "plot")
 DVC_ITSELF = "dvc"  # as an aim: while DVC starts, before any stage
 AIMS = (DVC_ITSELF, *STAGES)
-QUICK = {**SMALL, "train.threads": 2}  # so that there is a worker to be left behind
+QUICK = {**SMALL, "train.batch_size": 512}  # so large that there is a worker to be left behind
 POLL = 0.005  # seconds
 PATIENCE = 300.0  # seconds until something that must happen has happened
 AFTER = 1.2  # kills fall up to this share of a stage's duration: DVC's own work after it, too
