@@ -72,15 +72,45 @@ def test_scipys_own_openblas_gets_the_same_kernels() -> None:
     assert done.stdout.splitlines()[1].count("'Haswell'") == 2
 
 
-def test_fast_leaves_kernels_alone() -> None:
-    script = """
+ZEN4 = "processor\t: 0\nvendor_id\t: AuthenticAMD\ncpu family\t: 25\nflags\t\t: avx2 avx512f\n"
+
+
+@pytest.mark.parametrize(
+    ("processor", "users_own", "expected"),
+    [
+        (ZEN4, {}, {"OPENBLAS_CORETYPE": "Haswell", "ATEN_CPU_CAPABILITY": "avx2"}),
+        (
+            ZEN4,
+            {"OPENBLAS_CORETYPE": "Zen"},
+            {"OPENBLAS_CORETYPE": "Zen", "ATEN_CPU_CAPABILITY": "avx2"},
+        ),
+        (ZEN4.replace(" avx512f", ""), {}, {}),  # Zen 3
+        (ZEN4.replace("25", "26"), {}, {}),  # Zen 5
+        (ZEN4.replace("AuthenticAMD", "GenuineIntel"), {}, {}),
+        (
+            ZEN4 + "\n" + ZEN4.replace("25", "26"),
+            {},
+            {"OPENBLAS_CORETYPE": "Haswell", "ATEN_CPU_CAPABILITY": "avx2"},
+        ),
+        ("", {"OPENBLAS_CORETYPE": "Zen"}, {"OPENBLAS_CORETYPE": "Zen"}),
+    ],
+)
+def test_fast_corrects_one_choice_of_the_libraries(
+    tmp_path: Path, processor: str, users_own: dict[str, str], expected: dict[str, str]
+) -> None:
+    (tmp_path / "cpuinfo").write_text(processor)
+    script = f"""
+from pathlib import Path
+from image_pipeline import numerics
+numerics.CPU_FACTS = Path({str(tmp_path / "cpuinfo")!r})
+numerics.pin("fast")
 import os, torch
 names = ("OPENBLAS_CORETYPE", "ATEN_CPU_CAPABILITY", "MKL_CBWR")
-print([name for name in names if name in os.environ])
+print({{name: os.environ[name] for name in names if name in os.environ}})
 print(torch.get_num_threads(), torch.are_deterministic_algorithms_enabled())
 """
-    done = run_python(pin("fast") + script)
-    assert done.stdout.splitlines() == ["[]", "1 False"]
+    done = run_python(script, users_own)
+    assert done.stdout.splitlines() == [str(expected), "1 False"]
     assert done.stderr == ""
 
 
@@ -133,7 +163,7 @@ def test_avx2_is_read_from_the_systems_file(
     if text is not None:
         (tmp_path / "cpuinfo").write_text(text)
     monkeypatch.setattr(numerics, "CPU_FACTS", tmp_path / "cpuinfo")
-    assert numerics._has_avx2() is expected
+    assert numerics._has_avx2(numerics._processor()) is expected
 
 
 OPENBLAS = {
