@@ -215,6 +215,22 @@ def test_a_resumed_training_ends_in_the_same_bits(
     assert len(whole.history) == 4
 
 
+@pytest.mark.parametrize("numbers", [(3, 1), (1, 3), (3, 2)])
+def test_a_training_goes_on_with_another_number_of_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, numbers: tuple[int, int]
+) -> None:
+    """What Adam knows of all weights is in the checkpoint, whoever updated them."""
+    whole = train(CheckpointFile(tmp_path / "a", KEY))
+    alone = whole.model.state_dict()["output.weight"].clone()
+    monkeypatch.setattr(image_pipeline.model.MultilayerPerceptron, "lane_images", 2)
+    monkeypatch.setattr("image_pipeline.training.available_cores", lambda: 8)
+    whole = train(CheckpointFile(tmp_path / "b", KEY))
+    assert not torch.equal(alone, whole.model.state_dict()["output.weight"])  # four lanes
+    checkpoint = CheckpointFile(tmp_path / "c", KEY)
+    train(checkpoint, stop_after=2, threads=numbers[0])
+    assert_same(train(checkpoint, threads=numbers[1]), whole)
+
+
 @pytest.mark.parametrize(
     ("every", "expected"), [(0, None), (1, 3), (2, 2), (3, 3), (4, None), (9, None)]
 )

@@ -102,8 +102,8 @@ def batches(training: Training, epoch: int) -> list[tuple[Tensor, Tensor]]:
     """Return the images and labels of every batch, its lanes put together."""
     lanes = range(len(training._gradients))
     found = []
-    for step in training._steps(epoch, lanes):
-        [pieces, share] = step.args  # type: ignore[attr-defined]
+    for learn, _ in training._steps(epoch, lanes):
+        [pieces, share] = learn.args  # type: ignore[attr-defined]
         images = np.concatenate([images for _, images, _ in pieces])
         labels = np.concatenate([labels for _, _, labels in pieces])
         assert share == 1 / len(labels)
@@ -376,6 +376,27 @@ def test_lanes_add_up_to_the_batch(
         assert len(training._gradients) == {256: 1, 2: 8}[lane_images]
     assert np.allclose(weights[0][0], weights[1][0], atol=1e-6)
     assert weights[0][1] == pytest.approx(weights[1][1])
+
+
+@pytest.mark.parametrize(("lane_images", "parts"), [(256, 1), (3, 2), (2, 4), (1, 7)])
+def test_every_weight_is_in_one_part(
+    lane_images: int, parts: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """207 weights: as many parts as lanes, in whole cache lines; eight would have an empty one."""
+    monkeypatch.setattr(MultilayerPerceptron, "lane_images", lane_images)
+    training = make_training()
+    weights = torch.cat([values.detach().flatten() for values in training.model.parameters()])
+    assert torch.equal(torch.cat([part.detach() for part in training._parts]), weights)
+    assert len(training._parts) == parts
+    assert all(part.data_ptr() % 64 == 0 for part in training._parts)
+    lanes = len(training._gradients)
+    for processes in (1, 2, 3):
+        owners = [0] * parts
+        for number in range(processes):
+            assert list(training._claim(number, processes)) == list(range(number, lanes, processes))
+            for index, part in enumerate(training._parts):
+                owners[index] += part.grad is not None
+        assert owners == [1] * parts
 
 
 def test_a_large_network_has_few_sets_of_gradients(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from image_pipeline.errors import WorkerError
-from image_pipeline.workers import Steps, Workers, available_cores, shared_array
+from image_pipeline.workers import AWAKE_SECONDS, Steps, Workers, available_cores, shared_array
 from project import child_processes, require
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux forks safely")
@@ -57,6 +57,23 @@ def test_what_is_written_here_is_seen_there() -> None:
             workers.start()
             workers.wait()
             assert array[1].tolist() == [2 * value] * 3
+
+
+@pytest.mark.parametrize("pause", [0.0, 0.5 * AWAKE_SECONDS, 20 * AWAKE_SECONDS])
+def test_a_turn_comes_through_however_long_it_takes(pause: float) -> None:
+    array = shared_array((2,), np.int64)
+
+    def steps(number: int) -> Steps:
+        for step in counting(array)(number):
+            time.sleep(pause)
+            yield step
+
+    with Workers(1, steps) as workers:
+        for turn in range(1, 10):
+            time.sleep(pause * (turn % 3))
+            workers.start()
+            workers.wait()
+            assert array[1] == turn
 
 
 def test_none_at_all() -> None:

@@ -1,10 +1,11 @@
 """The training loop: on several cores, and yet the same to the bit.
 
 A batch is cut into lanes, by its size alone. All that is done to a lane's images, from the draw of
-their augmentation to the gradients, is done by one process, and the gradients are added up lane by
-lane: the result depends neither on how many processes there are nor on who is faster. So each core
-keeps images and activations in its own cache and waits for the others once a step, where a product
-that all cores share has them wait in every layer.
+their augmentation to the gradients, is done by one process. The weights are cut into parts, and one
+process adds up the gradients of a part, lane by lane, and updates it. So the result depends neither
+on how many processes there are nor on who is faster. Each core keeps images and activations in its
+own cache and waits for the others twice a step, where a product that all cores share has them wait
+in every layer.
 """
 
 import math
@@ -28,12 +29,13 @@ from image_pipeline.model import build_model, normalise
 from image_pipeline.model_card import ModelCard
 from image_pipeline.params import TrainParams
 from image_pipeline.tensor_files import Split
-from image_pipeline.workers import Steps, Workers, available_cores, shared_array
+from image_pipeline.workers import Step, Steps, Workers, available_cores, shared_array
 
 BLOCK_IMAGES = 4096  # images made ready at once: enough to amortise, few enough to stay in a cache
 CACHED_IMAGES = 256  # images normalised at once, still in the cache from the first to the last step
 MAX_LANES = 8
 MAX_GRADIENTS = 1 << 26  # values in all lanes together: 256 MB
+PART_UNIT = 16  # values of a part of the weights: a cache line, so that no two processes share one
 INFERENCE_BATCH = 1000
 
 
@@ -63,15 +65,20 @@ class Training:
         self.model = build_model(self.card)
         self._share_model()
         self.optimizer = torch.optim.Adam(
-            self.model.parameters(),
+            self._parts,
             lr=self.params.learning_rate,
             betas=(0.9, self.params.beta2),
             fused=True,
         )
+        self._share_moments()
         self.schedule = self._make_schedule()
 
     def _share_model(self) -> None:
-        """Put weights and gradients where the workers see them; make a set of gradients a lane."""
+        """Put weights and gradients where the workers see them.
+
+        The weights are cut into as many parts as a batch has lanes, or fewer where they are few:
+        each part is updated by one process.
+        """
         parameters = list(self.model.parameters())
         weights = shared_array((sum(parameter.numel() for parameter in parameters),), np.float32)
         batch = min(self.params.batch_size, len(self.train.labels))
@@ -83,11 +90,21 @@ class Training:
         self._gradients = shared_array((lanes, len(weights)), np.float32)
         shapes = [tuple(parameter.shape) for parameter in parameters]
         self._shaped_gradients = [_cut(lane, shapes) for lane in self._gradients]
-        pieces = zip(parameters, _cut(weights, shapes), self._shaped_gradients[0], strict=True)
-        for parameter, space, gradient in pieces:
+        for parameter, space in zip(parameters, _cut(weights, shapes), strict=True):
             space[...] = parameter.detach().numpy()
             parameter.data = torch.from_numpy(space)
-            parameter.grad = torch.from_numpy(gradient)
+        size = PART_UNIT * -(-len(weights) // (lanes * PART_UNIT))
+        slices = [slice(first, first + size) for first in range(0, len(weights), size)]
+        self._parts = [torch.from_numpy(weights[part]).requires_grad_() for part in slices]
+        self._gradients_of_parts = [self._gradients[:, part] for part in slices]
+
+    def _share_moments(self) -> None:
+        """Put the optimizer's state, which it has or will have, where the workers see it."""
+        for part in self._parts:
+            state = self.optimizer.state[part]
+            for name, shape in (("step", ()), ("exp_avg", part.shape), ("exp_avg_sq", part.shape)):
+                space = torch.from_numpy(shared_array(shape, np.float32))
+                state[name] = space.copy_(state[name]) if name in state else space
 
     def _make_schedule(self) -> LRScheduler | None:
         if self.params.schedule == "constant":
@@ -137,18 +154,14 @@ class Training:
     def _epoch(self, epoch: int, workers: Workers, bar: "tqdm[NoReturn]") -> EpochRecord:
         count, size = len(self.train.labels), self.params.batch_size
         losses, correct = np.empty(self.steps_per_epoch), 0
-        own = range(0, len(self._gradients), len(workers) + 1)
-        for step, compute_own in enumerate(self._steps(epoch, own)):
-            workers.start()
-            compute_own()
-            workers.wait()
+        own = self._claim(0, len(workers) + 1)
+        for step, halves in enumerate(self._steps(epoch, own)):
+            for compute_own in halves:
+                workers.start()
+                compute_own()
+                workers.wait()
             images = min(size, count - step * size)
-            lanes = -(-images // self._lane_images)
-            for lane in range(1, lanes):
-                self._gradients[0] += self._gradients[lane]
-            self.optimizer.step()
-            if self.schedule:
-                self.schedule.step()
+            lanes = self._count_lanes(images)
             losses[step] = math.fsum(self._losses[:lanes])
             correct += int(self._correct[:lanes].sum())
             bar.update(images)
@@ -170,11 +183,28 @@ class Training:
     def _steps_of_worker(self, processes: int, number: int) -> Steps:
         """Yield a worker's part of every step that is left of the training."""
         torch.set_num_threads(1)  # where there were more, they did not survive the fork
+        own = self._claim(number, processes)
         for epoch in range(len(self.history) + 1, self.params.epochs + 1):
-            yield from self._steps(epoch, range(number, len(self._gradients), processes))
+            for learn, update in self._steps(epoch, own):
+                yield learn
+                yield update
 
-    def _steps(self, epoch: int, lanes: Sequence[int]) -> Steps:
-        """Yield, batch by batch, what computes the gradients of `lanes`.
+    def _claim(self, number: int, processes: int) -> range:
+        """Return the numbers of this process's lanes, and of the parts that it updates from now on.
+
+        The optimizer leaves alone what has no gradient.
+        """
+        own = range(number, len(self._gradients), processes)
+        for index, part in enumerate(self._parts):
+            gradients = torch.from_numpy(self._gradients_of_parts[index])
+            part.grad = gradients[0] if index in own else None
+        return own
+
+    def _steps(self, epoch: int, own: range) -> Iterator[tuple[Step, Step]]:
+        """Yield the halves of each step: what computes gradients, and what updates weights by them.
+
+        The lanes in `own` in the first, the parts of the weights in `own` in the second, which must
+        not begin before all processes are done with the first.
 
         Every training image is in one batch, in random order. The images of a block of batches are
         made ready at once.
@@ -187,7 +217,7 @@ class Training:
             chosen = order[first : first + block]
             batches = [chosen[start : start + size] for start in range(0, len(chosen), size)]
             ready = []
-            for lane in lanes:
+            for lane in own:
                 part = slice(lane * self._lane_images, (lane + 1) * self._lane_images)
                 indices = np.concatenate([batch[part] for batch in batches])
                 seed = (self.params.seed, epoch, number, lane)
@@ -196,7 +226,9 @@ class Training:
             for batch in range(len(batches)):
                 part = slice(batch * self._lane_images, (batch + 1) * self._lane_images)
                 pieces = [(lane, images[part], labels[part]) for lane, images, labels in ready]
-                yield partial(self._learn, pieces, 1 / len(batches[batch]))
+                count = len(batches[batch])
+                learn = partial(self._learn, pieces, 1 / count)
+                yield learn, partial(self._update, own, self._count_lanes(count))
 
     def _prepare(self, lane: int, indices: np.ndarray, seed: tuple[int, ...]) -> np.ndarray:
         """Return these images as the model takes them, float32 `[B, C, H, W]`.
@@ -230,6 +262,19 @@ class Training:
                     label_smoothing=self.params.label_smoothing,
                     out=self._shaped_gradients[lane],
                 )
+
+    def _update(self, own: range, lanes: int) -> None:
+        """Add up the gradients of so many lanes; with them, Adam updates the parts in `own`."""
+        for gradients in self._gradients_of_parts[own.start :: own.step]:
+            for lane in range(1, lanes):
+                gradients[0] += gradients[lane]
+        self.optimizer.step()
+        if self.schedule:
+            self.schedule.step()
+
+    def _count_lanes(self, images: int) -> int:
+        """Return how many lanes a batch of so many images has."""
+        return -(-images // self._lane_images)
 
     def _validate(self) -> tuple[float, float]:
         loss, correct, count = 0.0, 0, len(self.validation.labels)
@@ -272,10 +317,11 @@ class Training:
         self.optimizer.load_state_dict(state["optimizer"])
         if self.schedule:
             self.schedule.load_state_dict(state["schedule"])
-        for parameter, moments in self.optimizer.state.items():  # torch does not compare these
+        for part, moments in self.optimizer.state.items():  # torch does not compare these
             for name in ("exp_avg", "exp_avg_sq"):
-                if moments[name].shape != parameter.shape:
+                if moments[name].shape != part.shape:
                     raise ValueError(f"{name} has the shape {tuple(moments[name].shape)}")
+        self._share_moments()
         self.history = [EpochRecord(**record) for record in state["history"]]
         if not 0 < len(self.history) < self.params.epochs:
             raise ValueError(f"{len(self.history)} of {self.params.epochs} epochs")

@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from typing import NoReturn, Self
@@ -21,9 +22,11 @@ from numpy.typing import DTypeLike
 from image_pipeline.errors import WorkerError
 
 OUT_OF_MEMORY = 12  # exit status of a worker
+AWAKE_SECONDS = 0.0005  # some steps of a small network
 TURN = b"\0"  # what is sent to a worker to have a step done, and back when it is
 
-Steps = Iterator[Callable[[], None]]  # each call computes a step
+Step = Callable[[], None]
+Steps = Iterator[Step]
 
 
 def available_cores() -> int:
@@ -150,8 +153,18 @@ def _serve(connection: socket.socket, number: int, steps: Callable[[int], Steps]
 
 
 def _receive(connection: socket.socket) -> bytes:
-    """Wait for a turn; return nothing where the other end is closed."""
+    """Wait for a turn; return nothing where the other end is closed.
+
+    At first by asking again and again: a core that sleeps meanwhile takes longer to wake up than
+    most waits last. Whoever else has work for the core gets it first.
+    """
     try:
+        end = time.monotonic() + AWAKE_SECONDS
+        while time.monotonic() < end:
+            try:
+                return connection.recv(1, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                os.sched_yield()
         return connection.recv(1)
     except OSError:
         return b""
