@@ -10,7 +10,7 @@ in every layer.
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any, NoReturn
 
@@ -64,6 +64,8 @@ class Training:
         self.history = []
         self.model = build_model(self.card)
         self._share_model()
+        batches = math.ceil(len(self.validation.labels) / INFERENCE_BATCH)
+        self._scores = shared_array((batches, 2), np.float64)  # sum of losses, hits
         self.optimizer = torch.optim.Adam(
             self._parts,
             lr=self.params.learning_rate,
@@ -166,7 +168,12 @@ class Training:
             correct += int(self._correct[:lanes].sum())
             bar.update(images)
         self._check_finite(losses, epoch)
-        validation_loss, validation_accuracy = self._validate()
+        workers.start()
+        self._validate(own)
+        workers.wait()
+        validated = len(self.validation.labels)
+        validation_loss = math.fsum(self._scores[:, 0]) / validated
+        validation_accuracy = int(self._scores[:, 1].sum()) / validated
         record = EpochRecord(
             epoch=epoch,
             train_loss=math.fsum(losses) / count,
@@ -188,6 +195,7 @@ class Training:
             for learn, update in self._steps(epoch, own):
                 yield learn
                 yield update
+            yield partial(self._validate, own)
 
     def _claim(self, number: int, processes: int) -> range:
         """Return the numbers of this process's lanes, and of the parts that it updates from now on.
@@ -276,12 +284,21 @@ class Training:
         """Return how many lanes a batch of so many images has."""
         return -(-images // self._lane_images)
 
-    def _validate(self) -> tuple[float, float]:
-        loss, correct, count = 0.0, 0, len(self.validation.labels)
-        for logits, labels in predict(self.model, self.validation, self.card.data, INFERENCE_BATCH):
-            loss += functional.cross_entropy(logits.double(), labels, reduction="sum").item()
-            correct += int((logits.argmax(1) == labels).sum())
-        return loss / count, correct / count
+    def _validate(self, own: range) -> None:
+        """Sum up losses and hits in each batch of the validation split that has a number in `own`.
+
+        `own` goes on beyond the lanes, at the same pace.
+        """
+        for batch in range(own.start, len(self._scores), own.step):
+            part = slice(batch * INFERENCE_BATCH, (batch + 1) * INFERENCE_BATCH)
+            split = replace(
+                self.validation,
+                images=self.validation.images[part],
+                labels=self.validation.labels[part],
+            )
+            [(logits, labels)] = predict(self.model, split, self.card.data, INFERENCE_BATCH)
+            loss = functional.cross_entropy(logits.double(), labels, reduction="sum").item()
+            self._scores[batch] = loss, int((logits.argmax(1) == labels).sum())
 
     def _check_finite(self, losses: np.ndarray, epoch: int) -> None:
         bad = np.flatnonzero(~np.isfinite(losses))

@@ -6,6 +6,7 @@ milliseconds with all that this process has read, and what is written to a share
 all. Only Linux forks safely; elsewhere this process is alone.
 """
 
+import gc
 import mmap
 import os
 import signal
@@ -56,6 +57,9 @@ class Workers:
             steps: called once in each with its number, from 1.
         """
         self._connections: dict[int, socket.socket] = {}  # by process number
+        # The garbage collector would write to every object that there is now, so that the system
+        # would have to copy the memory of all, for each worker and here.
+        gc.freeze()
         for number in range(1, count + 1 if sys.platform == "linux" else 1):
             self._fork(number, steps)
 
@@ -96,6 +100,7 @@ class Workers:
             os.kill(process, signal.SIGKILL)  # it has nothing to lose, and may be in a long step
             os.waitpid(process, 0)
         self._connections.clear()
+        gc.unfreeze()
 
     def _fork(self, number: int, steps: Callable[[int], Steps]) -> None:
         ours, theirs = socket.socketpair()
