@@ -23,7 +23,7 @@ from numpy.typing import DTypeLike
 from image_pipeline.errors import WorkerError
 
 OUT_OF_MEMORY = 12  # exit status of a worker
-AWAKE_SECONDS = 0.0005  # some steps of a small network
+AWAKE_SECONDS = 0.0005  # longer than most waits in a step of the flagship, which takes 3 ms
 TURN = b"\0"  # what is sent to a worker to have a step done, and back when it is
 
 Step = Callable[[], None]
