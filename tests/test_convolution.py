@@ -1,7 +1,6 @@
 """The convolution blocks, held against torch's own."""
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -77,21 +76,17 @@ def test_values_and_gradients_are_those_of_torch(name: str) -> None:
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
-def test_the_number_of_threads_changes_no_bit(
-    threads: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_number_of_threads_changes_no_bit(threads: int) -> None:
     images, kernels, biases = draw(10 * CHUNK_IMAGES + 3, (1, 28, 28), [4, 6])
     blocks = as_blocks(kernels, biases)
     expected, _ = forward(blocks, images.numpy())
-    with ThreadPoolExecutor(threads) as pool:
-        monkeypatch.setattr(convolution, "_threads", lambda: pool)
-        assert np.array_equal(convolve(blocks, images.numpy()), expected)
+    assert np.array_equal(convolve(blocks, images.numpy(), threads), expected)
 
 
 def test_large_images_are_taken_in_small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     images, kernels, biases = draw(7, (1, 28, 28), [4, 6])
     blocks = as_blocks(kernels, biases)
-    expected = convolve(blocks, images.numpy())
+    expected = convolve(blocks, images.numpy(), threads=2)
     sizes = []
     of_a_chunk = convolution._forward
 
@@ -105,6 +100,6 @@ def test_large_images_are_taken_in_small_chunks(monkeypatch: pytest.MonkeyPatch)
     for limit, size in ((3600 * 4 - 1, 3), (1, 1)):
         sizes.clear()
         monkeypatch.setattr(convolution, "CHUNK_VALUES", limit)
-        assert np.allclose(convolve(blocks, images.numpy()), expected, atol=1e-5)
+        assert np.allclose(convolve(blocks, images.numpy(), threads=2), expected, atol=1e-5)
         assert max(sizes) == size
         assert sum(sizes) == 7

@@ -340,7 +340,11 @@ def test_the_first_step_of_adam_by_hand(checkpoint: CheckpointFile) -> None:
 def test_the_number_of_processes_changes_no_bit(
     model: str, augmented: bool, checkpoint: CheckpointFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Lanes of three images or four; the last batch has six, so one lane is short or empty."""
+    """Lanes of three images or four; the last batch has six, so one lane is short or empty.
+
+    The nine validation images are scored in five batches, by all processes.
+    """
+    monkeypatch.setattr("image_pipeline.training.INFERENCE_BATCH", 2)
     monkeypatch.setattr(MultilayerPerceptron, "lane_images", 3)
     monkeypatch.setattr(ConvolutionalNetwork, "lane_images", 2)
     monkeypatch.setattr("image_pipeline.training.available_cores", lambda: 8)

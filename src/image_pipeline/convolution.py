@@ -24,7 +24,6 @@ from numpy.lib.stride_tricks import as_strided
 
 from image_pipeline.dense import behind_relu
 from image_pipeline.model_card import KERNEL, STRIDE, block_sizes
-from image_pipeline.workers import available_cores
 
 CHUNK_IMAGES = 128  # images computed at once: enough for long copies, few enough for the cache
 CHUNK_VALUES = 1 << 22  # at most so many values of patches at once, where images are large
@@ -35,18 +34,20 @@ Chunks = list[list[np.ndarray]]  # of each chunk, its images and each block's ac
 _own = threading.local()  # each thread's space for patches
 
 
-def convolve(blocks: Sequence[Block], images: np.ndarray) -> np.ndarray:
-    """Send images through blocks of a 5x5 convolution with stride 2 and ReLU, on all cores.
+def convolve(blocks: Sequence[Block], images: np.ndarray, threads: int) -> np.ndarray:
+    """Send images through blocks of a 5x5 convolution with stride 2 and ReLU.
 
     Args:
         blocks: float32.
         images: float32 `[B, C, H, W]`.
+        threads: how many compute; the result is the same. A forked process can only have one.
 
     Returns:
         Features float32 `[B, filters * height * width]` of the last block, in the order of
         `torch.nn.functional.conv2d`.
     """
-    return _features(blocks, images, _threads().map, lambda *_: None)
+    in_order = map if threads == 1 else _pool(threads).map
+    return _features(blocks, images, in_order, lambda *_: None)
 
 
 def forward(blocks: Sequence[Block], images: np.ndarray) -> tuple[np.ndarray, Chunks]:
@@ -177,6 +178,6 @@ def _space(values: int) -> np.ndarray:
 
 
 @cache
-def _threads() -> ThreadPoolExecutor:
-    """Return one thread for each core this process may use."""
-    return ThreadPoolExecutor(available_cores(), thread_name_prefix="convolve")
+def _pool(threads: int) -> ThreadPoolExecutor:
+    """Return threads that stay, with the space for patches that each of them has."""
+    return ThreadPoolExecutor(threads, thread_name_prefix="convolve")

@@ -16,6 +16,7 @@ from image_pipeline.errors import DataError, one_line
 from image_pipeline.files import write_bytes
 from image_pipeline.model_card import KERNEL, REMEDY, STRIDE, ModelCard
 from image_pipeline.tensor_files import Description, open_tensors
+from image_pipeline.workers import available_cores
 
 
 class MultilayerPerceptron(nn.Module):
@@ -25,6 +26,7 @@ class MultilayerPerceptron(nn.Module):
     """
 
     lane_images = 256  # worth a core of their own: with fewer, calls and waiting would cost more
+    threads = 1  # that may compute at inference
 
     def __init__(self, inputs: int, hidden_sizes: tuple[int, ...], classes: int) -> None:
         super().__init__()
@@ -115,7 +117,7 @@ class ConvolutionalNetwork(MultilayerPerceptron):
         return [_as_arrays(block) for block in self.convolutions]
 
     def _features(self, images: np.ndarray) -> np.ndarray:
-        return convolution.convolve(self._blocks(), images)
+        return convolution.convolve(self._blocks(), images, self.threads)
 
     def _features_to_learn(self, images: np.ndarray) -> tuple[np.ndarray, Any]:
         return convolution.forward(self._blocks(), images)
@@ -167,7 +169,7 @@ def write_model(path: Path, model: nn.Module, card: ModelCard) -> None:
 
 
 def read_model(path: Path) -> tuple[MultilayerPerceptron, ModelCard]:
-    """Read a model for inference.
+    """Read a model for inference on all cores.
 
     Raises:
         DataError: the file is missing or torn, or its weights are not finite or do not fit.
@@ -188,4 +190,5 @@ def read_model(path: Path) -> tuple[MultilayerPerceptron, ModelCard]:
             raise DataError(f"{path}: `{name}` is not float32 and finite throughout; {REMEDY}")
     model = build_model(card)
     model.load_state_dict(weights)
+    model.threads = available_cores()
     return model.eval(), card
