@@ -37,7 +37,7 @@ def main() -> None:
         augmentation=params.train.augmentation,
         channels=params.train.blocks,
     )
-    card.check_blocks(paths.PARAMS)
+    card.check_sizes(paths.PARAMS)
     card.check_fits(paths.VALIDATION_TENSORS, validation)
     key = result_key(
         params.train.model_dump(exclude={"checkpoint_every", "threads"}) | numerics.facts(),

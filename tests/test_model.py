@@ -154,7 +154,7 @@ def test_images_too_small_for_the_blocks(
 ) -> None:
     card = dataclasses.replace(MNIST_CARD, input_shape=shape, channels=(8,) * blocks)
     with pytest.raises(ParamsError) as caught:
-        card.check_blocks(Path("params.yaml"))
+        card.check_sizes(Path("params.yaml"))
     assert str(caught.value) == (
         f"params.yaml: train.channels: {blocks} convolution blocks need images of {said} "
         "train.model to mlp"
@@ -164,8 +164,37 @@ def test_images_too_small_for_the_blocks(
 @pytest.mark.parametrize(("side", "blocks"), [(5, 1), (12, 1), (13, 2), (28, 2), (29, 3), (61, 4)])
 def test_images_just_large_enough(side: int, blocks: int) -> None:
     card = dataclasses.replace(MNIST_CARD, input_shape=(1, side, side), channels=(2,) * blocks)
-    card.check_blocks(Path("params.yaml"))
+    card.check_sizes(Path("params.yaml"))
     assert build_model(card)(torch.zeros(1, 1, side, side)).shape == (1, 10)
+
+
+@pytest.mark.parametrize(
+    ("hidden_sizes", "before", "after"),
+    [
+        ((32768, 32769), "32,768", "32,769"),
+        ((16, 65536, 16385), "65,536", "16,385"),
+    ],
+)
+def test_more_weights_than_a_layer_may_have(
+    hidden_sizes: tuple[int, ...], before: str, after: str
+) -> None:
+    """They are refused before training: the model's reader would refuse them after it."""
+    card = dataclasses.replace(MNIST_CARD, hidden_sizes=hidden_sizes)
+    with pytest.raises(ParamsError) as caught:
+        card.check_sizes(Path("params.yaml"))
+    said = str(caught.value)
+    assert said.startswith(
+        f"params.yaml: train.hidden_sizes: the layer from {before} to {after} values would have 1,"
+    )
+    assert said.endswith("weights, 1,073,741,824 at most; lower one of the two")
+    with pytest.raises(DataError, match="out of bounds"):
+        ModelCard.from_metadata(Path("model.safetensors"), card.to_metadata())
+
+
+def test_as_many_weights_as_a_layer_may_have() -> None:
+    card = dataclasses.replace(MNIST_CARD, hidden_sizes=(32768, 32768))
+    card.check_sizes(Path("params.yaml"))
+    assert ModelCard.from_metadata(Path("model.safetensors"), card.to_metadata()) == card
 
 
 def test_normalise_by_hand() -> None:

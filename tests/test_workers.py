@@ -1,5 +1,7 @@
 """Worker processes: what they share, and how they end."""
 
+import errno
+import gc
 import os
 import signal
 import subprocess
@@ -142,6 +144,24 @@ def test_a_worker_that_ended_before_its_turn_is_explained() -> None:
 
         with pytest.raises(WorkerError, match="was killed"):
             two_turns()
+
+
+def test_a_refused_fork_is_explained_and_ends_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    forks = iter([os.fork, os.fork])
+
+    def fork() -> int:
+        for real in forks:
+            return real()
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    monkeypatch.setattr(os, "fork", fork)
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    said = r"refuses worker process 3 of 4 \(Resource temporarily unavailable\): .*train\.threads"
+    with pytest.raises(WorkerError, match=said):
+        Workers(4, counting(shared_array((5,), np.int64)))
+    assert not child_processes()
+    assert not gc.get_freeze_count()
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == blocked
 
 
 PARENT = """

@@ -58,12 +58,23 @@ class ModelCard:
         channels, height, width = block_sizes(self.input_shape, self.channels)[-1]
         return [channels * height * width, *self.hidden_sizes, len(self.data.class_names)]
 
-    def check_blocks(self, path: Path) -> None:
-        """Check that the images are large enough for the convolution blocks that `path` asks for.
+    def check_sizes(self, path: Path) -> None:
+        """Check that `path` asks for layers that these images can have and a machine can hold.
 
         Raises:
-            ParamsError: they are not.
+            ParamsError: the images are too small for so many convolution blocks, or a dense layer
+                has too many weights.
         """
+        self._check_blocks(path)
+        for before, after in pairwise(self.layer_sizes):
+            if before * after > MAX_WEIGHTS_PER_LAYER:
+                raise ParamsError(
+                    f"{path}: train.hidden_sizes: the layer from {before:,} to {after:,} values "
+                    f"would have {before * after:,} weights, {MAX_WEIGHTS_PER_LAYER:,} at most; "
+                    "lower one of the two"
+                )
+
+    def _check_blocks(self, path: Path) -> None:
         side, blocks, most = min(self.input_shape[1:]), len(self.channels), 0
         while (side := _side_after(side)) > 0:
             most += 1

@@ -55,13 +55,23 @@ class Workers:
         Args:
             count: how many workers; none where the system does not fork safely.
             steps: called once in each with its number, from 1.
+
+        Raises:
+            WorkerError: the system refuses.
         """
         self._connections: dict[int, socket.socket] = {}  # by process number
         # The garbage collector would write to every object that there is now, so that the system
         # would have to copy the memory of all, for each worker and here.
         gc.freeze()
-        for number in range(1, count + 1 if sys.platform == "linux" else 1):
-            self._fork(number, steps)
+        try:
+            for number in range(1, count + 1 if sys.platform == "linux" else 1):
+                self._fork(number, steps)
+        except OSError as error:
+            self.close()
+            raise WorkerError(
+                f"the system refuses worker process {number} of {count} ({error.strerror}): close "
+                "other programs, or lower train.threads, then run `dvc repro` again"
+            ) from None
 
     def __len__(self) -> int:
         """Return how many there are."""
@@ -91,10 +101,8 @@ class Workers:
             if not _receive(connection):
                 self._explain(process)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """End all workers."""
         for process, connection in self._connections.items():
             connection.close()
             os.kill(process, signal.SIGKILL)  # it has nothing to lose, and may be in a long step
@@ -102,13 +110,25 @@ class Workers:
         self._connections.clear()
         gc.unfreeze()
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def _fork(self, number: int, steps: Callable[[int], Steps]) -> None:
         ours, theirs = socket.socketpair()
         # A signal that came to the worker before it has put these aside would have it clean up
         # what is not its own.
         signals = {signal.SIGINT, signal.SIGTERM}
         before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
-        process = os.fork()
+        try:
+            process = os.fork()
+        except OSError:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            ours.close()
+            theirs.close()
+            raise
         if not process:
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all; this process decides
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
