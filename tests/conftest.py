@@ -1,3 +1,4 @@
+import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -5,6 +6,15 @@ from typing import Any
 import pytest
 
 from project import SMALL, Project
+
+
+def pytest_configure() -> None:
+    """Let Ctrl-C end the commands under test, even where the tests run in the background.
+
+    A shell that has no job control lets what it starts with `&` ignore it, and so its children.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
