@@ -36,7 +36,7 @@ demo: setup ## run the whole pipeline on digits that need no download, in the fo
 test: setup ## run the tests
 	pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-soak: setup ## kill `dvc repro` 60 times; its results must stay the same (10 minutes)
+soak: setup ## kill `dvc repro` 60 times; its results must stay the same (7 minutes)
 	PYTHONPATH=tests python tests/pipeline/kill_harness.py
 
 bench: .venv-bench/complete repro ## measure beside the peers, in .venv-bench (an hour)
