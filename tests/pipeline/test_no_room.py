@@ -155,7 +155,7 @@ def test_a_limit_of_file_size_under_dvc_and_the_way_back(
             },
             "the loss is ",
         ),
-        ({"train.batch_size": 1_000_000, "train.hidden_sizes": [65536, 20000]}, "out of memory: "),
+        ({"train.batch_size": 1_000_000, "train.hidden_sizes": [65536, 16384]}, "out of memory: "),
     ],
     ids=["divergence", "memory"],
 )
