@@ -96,7 +96,7 @@ def floor_timer(batch: int) -> Callable[[], float]:
     """
     import torch
 
-    from image_pipeline.workers import available_cores
+    from image_pipeline.cores import available_cores
 
     sizes = [INPUTS, *HIDDEN, CLASSES]
     products = []

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from image_pipeline.errors import WorkerError
-from image_pipeline.workers import AWAKE_SECONDS, Steps, Workers, available_cores, shared_array
-from project import child_processes, require
+from image_pipeline.workers import AWAKE_SECONDS, Steps, Workers, shared_array
+from project import child_processes
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux forks safely")
 
@@ -208,14 +208,3 @@ def test_ctrl_c_is_this_processs_to_answer() -> None:
         workers.start()
         workers.wait()
     assert array[1] == 1
-
-
-def test_cores_are_those_this_process_may_use() -> None:
-    require(hasattr(os, "sched_setaffinity"), "a system that binds processes to cores")
-    script = (
-        "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
-        "from image_pipeline.workers import available_cores; print(available_cores())"
-    )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
-    assert done.stdout == b"1\n"
-    assert available_cores() == len(os.sched_getaffinity(0))

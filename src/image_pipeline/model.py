@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from image_pipeline import convolution, dense
+from image_pipeline.cores import available_cores
 from image_pipeline.errors import DataError, one_line
 from image_pipeline.files import write_bytes
 from image_pipeline.model_card import KERNEL, REMEDY, STRIDE, ModelCard
 from image_pipeline.tensor_files import Description, open_tensors
-from image_pipeline.workers import available_cores
 
 
 class MultilayerPerceptron(nn.Module):

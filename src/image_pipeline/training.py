@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from image_pipeline.augmentation import augment
 from image_pipeline.checkpoint import CheckpointFile
+from image_pipeline.cores import available_cores
 from image_pipeline.errors import DivergenceError
 from image_pipeline.history import EpochRecord
 from image_pipeline.inference import predict
@@ -29,7 +30,7 @@ from image_pipeline.model import build_model, normalise
 from image_pipeline.model_card import ModelCard
 from image_pipeline.params import TrainParams
 from image_pipeline.tensor_files import Split
-from image_pipeline.workers import Step, Steps, Workers, available_cores, shared_array
+from image_pipeline.workers import Step, Steps, Workers, shared_array
 
 BLOCK_IMAGES = 4096  # images made ready at once: enough to amortise, few enough to stay in a cache
 CACHED_IMAGES = 256  # images normalised at once, still in the cache from the first to the last step

@@ -30,12 +30,6 @@ Step = Callable[[], None]
 Steps = Iterator[Step]
 
 
-def available_cores() -> int:
-    """Return how many processor cores this process may use."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
-
-
 def shared_array(shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
     """Return an array of zeros that processes forked later see and change, too."""
     count = int(np.prod(shape))

@@ -23,6 +23,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import IO, TYPE_CHECKING, cast
 
+from image_pipeline.cores import available_cores
 from image_pipeline.errors import PipelineError
 from image_pipeline.image_files.pixels import PixelSettings, cause, decode, quiet_but_wary
 
@@ -65,13 +66,6 @@ class Failures:
         self.first = heapq.nsmallest(FIRST, [*self.first, *found])
 
 
-def available_processors() -> int:
-    """Return how many processors this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def decode_all(
     tar: int,
     offsets: "np.ndarray",
@@ -88,14 +82,14 @@ def decode_all(
         sizes: of each, in bytes, integers `[N]`.
         settings: what the images become.
         pixels: the descriptor of the file that is written. An image that fails leaves zeros.
-        workers: how many processes decode; the number of processors, where it is None.
+        workers: how many processes decode; as many as there are cores, where it is None.
 
     Raises:
         PipelineError: a process ended before its work.
     """
     from tqdm import tqdm
 
-    number = available_processors() if workers is None else workers
+    number = available_cores() if workers is None else workers
     if os.name != "posix" or (workers is None and len(sizes) < FEW):
         number = 1
     tasks = _tasks(offsets, sizes, settings)

@@ -1,0 +1,54 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from project import require
+
+COUNT = "from image_pipeline.cores import available_cores; print(available_cores())"
+QUOTAS = Path("/sys/fs/cgroup")
+
+
+def counted(before: str = "") -> int:
+    """Return what a new process counts that runs `before` first."""
+    script = f"import os; {before}\n{COUNT}"
+    return int(
+        subprocess.run([sys.executable, "-c", script], capture_output=True, check=True).stdout
+    )
+
+
+def test_cores_are_those_this_process_is_bound_to() -> None:
+    require(hasattr(os, "sched_setaffinity"), "a system that binds processes to cores")
+    assert counted("os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})") == 1
+    assert 1 <= counted() <= len(os.sched_getaffinity(0))
+
+
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({"cpu.max": "150000 100000\n"}, 2),
+        ({"cpu.max": "max 100000\n"}, 64),
+        ({"cpu/cpu.cfs_quota_us": "300000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 3),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 64),
+        ({}, 64),
+    ],
+)
+def test_cores_are_those_a_container_grants(
+    files: dict[str, str], cores: int, tmp_path: Path
+) -> None:
+    """On a machine that claims 64, whose files of a control group lie in another folder."""
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    claim = (
+        "import builtins, pathlib\n"
+        "os.cpu_count = lambda: 64\n"
+        "os.sched_getaffinity = lambda _: set(range(64))\n"
+        f"there = lambda path: str(path).replace({str(QUOTAS)!r}, {str(tmp_path)!r})\n"
+        "exists, reading = os.path.exists, open\n"
+        "os.path.exists = lambda path: exists(there(path))\n"
+        "builtins.open = lambda path, *rest, **more: reading(there(path), *rest, **more)\n"
+    )
+    assert counted(claim) == cores
