@@ -1,3 +1,5 @@
+"""How many cores there are: those that a process is bound to, and those that it is granted."""
+
 import os
 import subprocess
 import sys
@@ -11,7 +13,7 @@ COUNT = "from image_pipeline.cores import available_cores; print(available_cores
 QUOTAS = Path("/sys/fs/cgroup")
 
 
-def counted(before: str = "") -> int:
+def counted(before: str) -> int:
     """Return what a new process counts that runs `before` first."""
     script = f"import os; {before}\n{COUNT}"
     return int(
@@ -19,10 +21,21 @@ def counted(before: str = "") -> int:
     )
 
 
-def test_cores_are_those_this_process_is_bound_to() -> None:
+def elsewhere(folder: Path) -> str:
+    """Return what has a process find the files of its control group in another folder."""
+    return (
+        "import builtins\n"
+        f"there = lambda path: str(path).replace({str(QUOTAS)!r}, {str(folder)!r})\n"
+        "exists, reading = os.path.exists, open\n"
+        "os.path.exists = lambda path: exists(there(path))\n"
+        "builtins.open = lambda path, *rest, **more: reading(there(path), *rest, **more)\n"
+    )
+
+
+def test_cores_are_those_this_process_is_bound_to(tmp_path: Path) -> None:
     require(hasattr(os, "sched_setaffinity"), "a system that binds processes to cores")
     assert counted("os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})") == 1
-    assert 1 <= counted() <= len(os.sched_getaffinity(0))
+    assert counted(elsewhere(tmp_path)) == len(os.sched_getaffinity(0))
 
 
 @pytest.mark.parametrize(
@@ -38,17 +51,9 @@ def test_cores_are_those_this_process_is_bound_to() -> None:
 def test_cores_are_those_a_container_grants(
     files: dict[str, str], cores: int, tmp_path: Path
 ) -> None:
-    """On a machine that claims 64, whose files of a control group lie in another folder."""
+    """On a machine that claims 64."""
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
-    claim = (
-        "import builtins, pathlib\n"
-        "os.cpu_count = lambda: 64\n"
-        "os.sched_getaffinity = lambda _: set(range(64))\n"
-        f"there = lambda path: str(path).replace({str(QUOTAS)!r}, {str(tmp_path)!r})\n"
-        "exists, reading = os.path.exists, open\n"
-        "os.path.exists = lambda path: exists(there(path))\n"
-        "builtins.open = lambda path, *rest, **more: reading(there(path), *rest, **more)\n"
-    )
-    assert counted(claim) == cores
+    claim = "os.cpu_count = lambda: 64\nos.sched_getaffinity = lambda _: set(range(64))\n"
+    assert counted(claim + elsewhere(tmp_path)) == cores

@@ -7,7 +7,7 @@ def available_cores() -> int:
     What it is bound to counts, and what a container grants it: more processes than that would only
     hold each other up.
     """
-    from joblib import cpu_count  # here: its import takes 70 ms, and not every stage asks
+    from joblib import cpu_count  # here: its import takes up to 70 ms, and not all ask
 
     cores: int = cpu_count()
     return cores

@@ -89,9 +89,10 @@ def decode_all(
     """
     from tqdm import tqdm
 
-    number = available_cores() if workers is None else workers
     if os.name != "posix" or (workers is None and len(sizes) < FEW):
         number = 1
+    else:
+        number = available_cores() if workers is None else workers
     tasks = _tasks(offsets, sizes, settings)
     done: Iterator[tuple[int, list[Failure]]]
     if number == 1:
