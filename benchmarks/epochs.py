@@ -33,7 +33,7 @@ def epoch_timer(settings: dict[str, Any], kernels: str) -> Callable[[], float]:
     plotted = settings.pop("plotted", False)
     changes: dict[str, Any] = {"numerics": kernels, "epochs": 10_000, "schedule": "constant"}
     if not settings.pop("augmented"):
-        changes["augmentation"] = dict.fromkeys(AUGMENTATION_AMOUNTS, 0.0)
+        changes["augmentation"] = dict.fromkeys(AUGMENTATION_AMOUNTS, 0)
     training = make_training(**changes, **settings)
     checkpoint = CheckpointFile(CHECKPOINTS, uuid4().hex)
     atexit.register(checkpoint.remove)
@@ -58,17 +58,18 @@ def augmentation_timer() -> Callable[[], float]:
 
     from image_pipeline.augmentation import augment
     from image_pipeline.params import read_params
-    from image_pipeline.training import BLOCK_IMAGES
+    from image_pipeline.training import BLOCK_BYTES
 
     params = read_params().train.augmentation
     rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (BLOCK_IMAGES, 1, 28, 28), dtype=np.uint8)
+    count = BLOCK_BYTES // (4 * INPUTS)
+    images = rng.integers(0, 256, (count, 1, 28, 28), dtype=np.uint8)
     space = np.empty(images.shape, np.float32)
 
     def timed() -> float:
         start = time.perf_counter()
-        for _ in range(-(-IMAGES // BLOCK_IMAGES)):
-            augment(images, params, rng, space)
+        for _ in range(-(-IMAGES // count)):
+            augment(images, params, rng, space, (0.1307,))
         return time.perf_counter() - start
 
     return timed

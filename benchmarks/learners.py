@@ -2,16 +2,16 @@
 
     python benchmarks/learners.py NAME --seed 0 --epochs 15 [--until 0.98]
 
-Every learner trains the 784-120-84-10 perceptron (those named `cnn_` this project's convolutional
-network) on the same training split and prints one JSON line per epoch: the seconds of training so
+Every learner trains the 784-120-84-10 perceptron (those named `cnn_` and `resnet_` the networks of
+that name) on the same training split and prints one JSON line per epoch: the seconds of training so
 far (imports, reading the data and scoring left out) and the accuracy on the test split. `--until`
-ends the run at the first epoch that reaches it.
+ends the run at the first epoch that reaches it. The splits are those of the folder data/tensors, or
+of the one that TENSORS names.
 """
 
 import argparse
 import json
 import os
-import shlex
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,7 +20,7 @@ from typing import Any
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
-TENSORS = Path("data/tensors")
+TENSORS = Path(os.environ.get("TENSORS", "data/tensors"))
 RECIPES = Path("recipes")
 HIDDEN = (120, 84)
 THREADS = 2
@@ -29,7 +29,7 @@ Run = Iterator[tuple[float, float]]
 
 
 def ours(recipe: str, **changes: Any) -> Callable[[int, int], Run]:
-    """Return this project's own training with the settings of recipes/`recipe`.txt."""
+    """Return this project's own training with the settings of recipes/`recipe`.yaml."""
 
     def learn(seed: int, epochs: int) -> Run:  # noqa: ARG001 the recipe has its own number
         from image_pipeline import numerics
@@ -56,22 +56,15 @@ def ours(recipe: str, **changes: Any) -> Callable[[int, int], Run]:
 
 
 def read_recipe(name: str) -> dict[str, Any]:
-    """Read recipes/`name`.txt, the arguments of `dvc exp run`, as keys of the block `train`."""
+    """Read the block `train` of recipes/`name`.yaml."""
     from ruamel.yaml import YAML
 
-    settings: dict[str, Any] = {}
-    for argument in shlex.split((RECIPES / f"{name}.txt").read_text()):
-        if argument != "-S":
-            key, value = argument.removeprefix("train.").split("=")
-            block, _, last = key.rpartition(".")
-            target = settings.setdefault(block, {}) if block else settings
-            target[last] = YAML(typ="safe").load(value)
+    settings: dict[str, Any] = YAML(typ="safe").load(RECIPES / f"{name}.yaml")["train"]
     return settings
 
 
 def make_training(**changes: Any) -> Any:
     """Return a `Training` of the committed params with `changes`; call after `numerics.pin`."""
-    from image_pipeline.model_card import ModelCard
     from image_pipeline.params import TrainParams, read_params
     from image_pipeline.tensor_files import read_split
     from image_pipeline.training import Training
@@ -79,15 +72,10 @@ def make_training(**changes: Any) -> Any:
     values = read_params().train.model_dump() | {"checkpoint_every": 0}
     augmentation = values["augmentation"] | changes.pop("augmentation", {})
     params = TrainParams.model_validate(values | changes | {"augmentation": augmentation})
-    train = read_split(TENSORS / "train.safetensors")
-    card = ModelCard(
-        train.shape,
-        tuple(params.hidden_sizes),
-        train.description,
-        params.augmentation,
-        params.blocks,
+    train, validation = (
+        read_split(TENSORS / f"{name}.safetensors") for name in ("train", "validation")
     )
-    return Training(train, read_split(TENSORS / "validation.safetensors"), card, params)
+    return Training(train, validation, params)
 
 
 def public(seed: int, epochs: int) -> Run:

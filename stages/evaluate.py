@@ -28,7 +28,7 @@ def main() -> None:
     from image_pipeline.evaluation import Evaluation
     from image_pipeline.files import together, write_csv, write_csv_parts, write_json
     from image_pipeline.inference import predict
-    from image_pipeline.model import read_model
+    from image_pipeline.model_file import read_model
     from image_pipeline.tensor_files import read_split
 
     model, card = read_model(paths.MODEL)

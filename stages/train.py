@@ -22,37 +22,34 @@ def main() -> None:
     from image_pipeline.checkpoint import CheckpointFile, result_key
     from image_pipeline.files import together, write_json
     from image_pipeline.history import write_history
-    from image_pipeline.model import write_model
-    from image_pipeline.model_card import ModelCard
+    from image_pipeline.model_file import write_model
     from image_pipeline.plotting.curves import LiveCurves, draw_curves
     from image_pipeline.tensor_files import read_split
     from image_pipeline.training import Training
 
     start = time.perf_counter()
     train, validation = read_split(paths.TRAIN_TENSORS), read_split(paths.VALIDATION_TENSORS)
-    card = ModelCard(
-        input_shape=train.shape,
-        hidden_sizes=tuple(params.train.hidden_sizes),
-        data=train.description,
-        augmentation=params.train.augmentation,
-        channels=params.train.blocks,
-    )
-    card.check_sizes(paths.PARAMS)
-    card.check_fits(paths.VALIDATION_TENSORS, validation)
+    training = Training(train, validation, params.train)
+    training.card.check_fits(paths.VALIDATION_TENSORS, validation)
     key = result_key(
-        params.train.model_dump(exclude={"checkpoint_every", "threads"}) | numerics.facts(),
+        params.train.model_dump(exclude={"checkpoint_every", "threads", "model", "optimizer"})
+        | {"model": [params.train.model.name, params.train.model.options]}
+        | {"optimizer": [params.train.optimizer.name, params.train.optimizer.options]}
+        | numerics.facts(),
         data=[paths.TRAIN_TENSORS, paths.VALIDATION_TENSORS],
         scripts=[Path(__file__)],
     )
     checkpoint = CheckpointFile(paths.CHECKPOINTS, key)
-    training = Training(train, validation, card, params.train)
     curves = LiveCurves(paths.CURVES)
     for history in training.run(checkpoint):
         curves.update(history)
 
     last = training.history[-1]
+    why_not = "numerics: fast" if params.train.numerics == "fast" else ", ".join(training.unproved)
+    portable = not why_not and not numerics.why_not_portable([])
     metrics = {
         "epochs": last.epoch,
+        "portable": portable,
         "train": {"loss": last.train_loss, "accuracy": last.train_accuracy},
         "validation": {"loss": last.validation_loss, "accuracy": last.validation_accuracy},
     }
@@ -60,11 +57,12 @@ def main() -> None:
         draw_curves(paths.CURVES, training.history)
         write_history(paths.HISTORY, training.history)
         write_json(paths.TRAIN_METRICS, metrics)
-        write_model(paths.MODEL, training.model, card)
+        write_model(paths.MODEL, training.model, training.card)
     checkpoint.remove()
+    said = "portable" if portable else f"not portable ({why_not or 'this machine, see above'})"
     print(
         f"train: {last.epoch} epochs in {time.perf_counter() - start:.1f} s, validation accuracy "
-        f"{last.validation_accuracy:.2%}; {paths.MODEL}, curves in {paths.CURVES}"
+        f"{last.validation_accuracy:.2%}, {said}; {paths.MODEL}, curves in {paths.CURVES}"
     )
 
 

@@ -67,7 +67,7 @@ class Project:
         return project
 
     def set_params(self, values: Mapping[str, Any]) -> None:
-        """Set dotted keys of params.yaml."""
+        """Set dotted keys of params.yaml, in new blocks where need be."""
         yaml = YAML()
         path = self.root / "params.yaml"
         document = yaml.load(path.read_text(encoding="utf-8"))
@@ -75,7 +75,7 @@ class Project:
             *blocks, last = key.split(".")
             block = document
             for name in blocks:
-                block = block[name]
+                block = block.setdefault(name, {})
             block[last] = value
         with path.open("w", encoding="utf-8") as file:
             yaml.dump(document, file)

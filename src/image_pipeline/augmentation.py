@@ -14,12 +14,14 @@ same bits is checked. SciPy's product is compiled for the x86-64 baseline and ad
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from scipy.sparse import csr_array
 
 from image_pipeline.params import AugmentationParams
 
+BENDING = ("rotation", "scale", "shear", "translation", "elastic")
 CONTROL_POINTS = 7  # of the elastic field, each way: one bend or so per quarter of the image
 TAPS = ((0, 0), (0, 1), (1, 0), (1, 1))  # row and column offsets of the four neighbours
 
@@ -150,29 +152,109 @@ def augment(
     params: AugmentationParams,
     rng: np.random.Generator,
     out: np.ndarray | None = None,
+    mean: Sequence[float] = (),
 ) -> np.ndarray:
-    """Change each image by a random affine map that up to `group_size` images share.
-
-    Image `i` belongs to group `i modulo the number of groups`, so that neighbours differ. The
-    groups are worked on one by one: each stays in the processor's cache from uint8 to float32.
+    """Change images at random: mirror, crop and cut out each by itself, then bend groups of them.
 
     Args:
         images: uint8 `[N, C, H, W]`.
-        params: the largest change of each kind, and the group size.
-        rng: advanced by the draws of each group.
+        params: which changes, and how large; `custom` is not applied here.
+        rng: advanced by the draws of the groups, then by those of the images.
         out: float32 `[N, C, H, W]` to write to; a new array if None.
+        mean: of the training images, per channel, in units of a full pixel; what is cut out has it.
 
     Returns:
         float32 `[N, C, H, W]` with values 0 to 255.
     """
-    count, channels, height, width = images.shape
     if out is None:
         out = np.empty(images.shape, np.float32)
+    bent = any(getattr(params, amount) for amount in BENDING)
+    sampling = _draw_sampling(images.shape, params, rng) if bent else None
+    if params.horizontal_flip:
+        images = flip(images, params.horizontal_flip, rng)
+    if params.crop_padding:
+        images = crop(images, params.crop_padding, rng)
+    if params.cutout:
+        images = cut_out(images, params.cutout, mean, rng)
+    if sampling is None:
+        out[...] = images
+    else:
+        _bend(images, *sampling, out)
+    return out
+
+
+def flip(images: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
+    """Mirror each image, left to right, with the probability `share`; uint8 `[N, C, H, W]`."""
+    mirrored = np.flatnonzero(rng.random(len(images)) < share)
+    changed = images.copy()
+    changed[mirrored] = images[mirrored, :, :, ::-1]
+    return changed
+
+
+def crop(images: np.ndarray, padding: int, rng: np.random.Generator) -> np.ndarray:
+    """Move each image by up to `padding` pixels each way, and black in; uint8 `[N, C, H, W]`."""
+    _, _, height, width = images.shape
+    moves = rng.integers(-padding, padding, (len(images), 2), endpoint=True)
+    moved = np.zeros_like(images)
+    # Images that move alike are moved together.
+    order = np.lexsort(moves.T)
+    ends = np.flatnonzero(np.any(np.diff(moves[order], axis=0), axis=1)) + 1
+    for alike in np.split(order, ends):
+        down, right = (int(move) for move in moves[alike[0]])
+        if abs(down) >= height or abs(right) >= width:
+            continue
+        to_rows, from_rows = _overlap(down, height)
+        to_columns, from_columns = _overlap(right, width)
+        moved[alike, :, to_rows, to_columns] = images[alike, :, from_rows, from_columns]
+    return moved
+
+
+def _overlap(move: int, side: int) -> tuple[slice, slice]:
+    """Return where what is moved comes to lie, and where it was."""
+    return slice(max(0, move), side + min(0, move)), slice(max(0, -move), side - max(0, move))
+
+
+def cut_out(
+    images: np.ndarray, side: int, mean: Sequence[float], rng: np.random.Generator
+) -> np.ndarray:
+    """Fill a square around a random pixel of each image with the mean; uint8 `[N, C, H, W]`.
+
+    Source: DeVries and Taylor, "Improved Regularization of Convolutional Neural Networks with
+    Cutout" (2017).
+    """
+    count, _, height, width = images.shape
+    fill = np.rint(255 * np.array(mean)).astype(np.uint8)[None, :, None, None]
+
+    def hit(length: int) -> np.ndarray:
+        start = rng.integers(0, length, count)[:, None] - side // 2
+        pixel = np.arange(length)
+        hit: np.ndarray = (pixel >= start) & (pixel < start + side)
+        return hit
+
+    rows, columns = hit(height), hit(width)
+    inside = rows[:, None, :, None] & columns[:, None, None, :]
+    return np.where(inside, fill, images)
+
+
+def _draw_sampling(
+    shape: tuple[int, ...], params: AugmentationParams, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw a map for each group of images; return its `sampling_taps`."""
+    count, _, height, width = shape
     groups = -(-count // params.group_size)
     maps = draw_affines(params, groups, (height, width), rng)
     displacements = draw_displacements(params, groups, (height, width), rng)
-    pixels, weights = sampling_taps(maps, (height, width), displacements)
-    area = height * width
+    return sampling_taps(maps, (height, width), displacements)
+
+
+def _bend(images: np.ndarray, pixels: np.ndarray, weights: np.ndarray, out: np.ndarray) -> None:
+    """Change each image by its group's map.
+
+    Image `i` belongs to group `i modulo the number of groups`, so that neighbours differ. The
+    groups are worked on one by one: each stays in the processor's cache from uint8 to float32.
+    """
+    _, channels, height, width = images.shape
+    groups, area = len(pixels), height * width
     starts = np.arange(0, area * len(TAPS) + 1, len(TAPS), dtype=np.int32)
     matrix = csr_array((weights[0].ravel(), pixels[0].ravel(), starts), shape=(area, area))
     for group in range(groups):
@@ -180,4 +262,3 @@ def augment(
         members = images[group::groups].reshape(-1, area)  # [images of the group * C, H*W]
         changed = matrix @ members.T.astype(np.float32, order="C")  # [H*W, images * C]
         out[group::groups] = changed.T.reshape(-1, channels, height, width)
-    return out

@@ -1,4 +1,6 @@
-"""How many processor cores there are to compute on."""
+"""What there is to compute on."""
+
+DEVICE = "cpu"  # of networks and images; only this one is tested and promised
 
 
 def available_cores() -> int:

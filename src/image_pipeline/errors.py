@@ -17,6 +17,12 @@ class ParamsError(PipelineError):
     exit_code = 2
 
 
+class NetworkError(PipelineError):
+    """A network that there is not, or that its options, images or file do not make."""
+
+    exit_code = 2
+
+
 class DownloadError(PipelineError):
     """A file that no mirror delivered whole and unaltered."""
 

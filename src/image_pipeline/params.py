@@ -6,12 +6,21 @@ whole file is checked whichever stage reads it: a typing mistake in `train:` is 
 download starts.
 """
 
+import math
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from reprlib import Repr
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+)
 from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError
@@ -23,18 +32,19 @@ from image_pipeline.paths import PARAMS
 MAX_BYTES = 1 << 16  # the reader takes a second for so much
 MOST_PROBLEMS = 5  # shown at once
 MAX_SEED = 2**32 - 1
-MAX_HIDDEN_LAYERS = 16
-MAX_BLOCKS = 8
+MAX_OPTIONS = 64  # of a network or an optimizer, and values in one of them
 
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 
 
+CLASS_NAME = r"^[A-Za-z][A-Za-z0-9]*$"
 URL = r"^(https?://[!-~]+)?$"
 SHA256 = r"^([0-9a-f]{64})?$"
 TEXTS = {
     URL: "an http(s) address, or empty",
     SHA256: "64 hexadecimal digits in lower case, or empty",
+    CLASS_NAME: "the name of a class of torch.optim",
 }
 
 
@@ -43,6 +53,45 @@ def _no_truth(value: object) -> object:
     if isinstance(value, (bool, float)):
         raise ValueError("not an integer")
     return value
+
+
+def _files(folder: str) -> list[str]:
+    """Return the names that a key may have that names a file in a folder of this package."""
+    return sorted(path.stem for path in (Path(__file__).parent / folder).glob("[a-z]*.py"))
+
+
+def _name_of_a_file(folder: str, name: str) -> str:
+    if name not in _files(folder):
+        raise ValueError(f"it must be {' or '.join(_files(folder))}")
+    return name
+
+
+def _options(block: object) -> object:
+    """Refuse what cannot be the keyword arguments of a constructor."""
+
+    def fits(value: object, depth: int) -> bool:
+        if isinstance(value, list):
+            return depth > 0 and len(value) <= MAX_OPTIONS and all(fits(v, depth - 1) for v in value)
+        return isinstance(value, (str, bool, int)) or (
+            isinstance(value, float) and math.isfinite(value)
+        )
+
+    fitting = isinstance(block, dict) and len(block) <= MAX_OPTIONS
+    if not fitting or not all(
+        isinstance(key, str) and key.isidentifier() and fits(value, 2)
+        for key, value in block.items()  # type: ignore[attr-defined]
+    ):
+        raise ValueError(
+            f"it must be a block of at most {MAX_OPTIONS} options, each a word, a number, true, "
+            "false, or a list of these"
+        )
+    return block
+
+
+def _none_or_two(values: list[float]) -> list[float]:
+    if len(values) == 1:
+        raise ValueError("it must be empty or two values")
+    return values
 
 
 class _Block(BaseModel):
@@ -61,7 +110,16 @@ class DownloadParams(_Block):
     """Which data set."""
 
     dataset: Literal[
-        "mnist", "fashion_mnist", "kmnist", "emnist", "qmnist", "usps", "digits", "folder"
+        "mnist",
+        "fashion_mnist",
+        "kmnist",
+        "emnist",
+        "qmnist",
+        "usps",
+        "cifar10",
+        "cifar100",
+        "digits",
+        "folder",
     ]
     folder: DownloadFolderParams
 
@@ -85,11 +143,24 @@ class TensorizeParams(_Block):
     folder: TensorizeFolderParams
 
 
-AUGMENTATION_AMOUNTS = ("rotation", "scale", "shear", "translation", "elastic")
+AUGMENTATION_AMOUNTS = (
+    "rotation",
+    "scale",
+    "shear",
+    "translation",
+    "elastic",
+    "horizontal_flip",
+    "crop_padding",
+    "cutout",
+)
+NO_CUSTOM = "none"  # of `train.augmentation.custom`
 
 
 class AugmentationParams(_Block):
-    """Largest random change of a training image, drawn evenly from minus to plus the value."""
+    """Random changes of the training images.
+
+    The first five are the largest change, drawn evenly from minus to plus the value.
+    """
 
     rotation: Annotated[float, Field(ge=0, le=180)]
     scale: Annotated[float, Field(ge=0, le=0.9)]
@@ -97,11 +168,42 @@ class AugmentationParams(_Block):
     translation: Annotated[float, Field(ge=0, le=1)]
     elastic: Annotated[float, Field(ge=0, le=1)]
     group_size: Annotated[int, Field(ge=1, le=4096)]
+    horizontal_flip: Annotated[float, Field(ge=0, le=1)]
+    crop_padding: Annotated[int, Field(ge=0, le=256)]
+    cutout: Annotated[int, Field(ge=0, le=1024)]
+    custom: Annotated[str, AfterValidator(partial(_name_of_a_file, "augmentations"))]
 
     @property
     def enabled(self) -> bool:
         """Whether any image is changed at all."""
-        return any(getattr(self, amount) for amount in AUGMENTATION_AMOUNTS)
+        changed = any(getattr(self, amount) for amount in AUGMENTATION_AMOUNTS)
+        return changed or self.custom != NO_CUSTOM
+
+
+class _Choice(BaseModel):
+    """A name, and blocks of options by name; those of names that are not chosen are left alone."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True, allow_inf_nan=False)
+    __pydantic_extra__: dict[str, Annotated[Any, AfterValidator(_options)]]
+
+    name: str
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options of what is chosen; none where it has no block."""
+        return dict((self.__pydantic_extra__ or {}).get(self.name, {}))
+
+
+class ModelParams(_Choice):
+    """Which network, and its constructor's keyword arguments."""
+
+    name: Annotated[str, AfterValidator(partial(_name_of_a_file, "models"))]
+
+
+class OptimizerParams(_Choice):
+    """Which class of torch.optim, and its keyword arguments beside the learning rate."""
+
+    name: Annotated[str, Field(pattern=CLASS_NAME, max_length=64)]
 
 
 class TrainParams(_Block):
@@ -110,50 +212,19 @@ class TrainParams(_Block):
     seed: Seed
     numerics: Literal["portable", "fast"]
     threads: Annotated[int, Field(ge=1, le=64)]
-    recipe: Literal["tuned", "plain"]
-    model: Literal["mlp", "cnn"]
-    channels: Annotated[
-        list[Annotated[int, Field(ge=1, le=4096)]],
-        Field(min_length=1, max_length=MAX_BLOCKS),
-    ]
-    hidden_sizes: Annotated[
-        list[Annotated[int, Field(ge=1, le=65536)]],
-        Field(min_length=0, max_length=MAX_HIDDEN_LAYERS),
-    ]
+    model: ModelParams
     epochs: Annotated[int, Field(ge=1, le=10_000)]
     batch_size: Annotated[int, Field(ge=1, le=1_000_000)]
+    optimizer: OptimizerParams
     learning_rate: Annotated[float, Field(gt=0, le=10)]
-    beta2: Annotated[float, Field(ge=0, lt=1)]
     schedule: Literal["one_cycle", "constant"]
     warmup_fraction: Fraction
+    momentum_cycle: Annotated[
+        list[Annotated[float, Field(ge=0, lt=1)]], Field(max_length=2), AfterValidator(_none_or_two)
+    ]
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
     augmentation: AugmentationParams
     checkpoint_every: Annotated[int, Field(ge=0, le=10_000)]
-
-    @model_validator(mode="after")
-    def _plain_recipe(self) -> "TrainParams":
-        """Settle what `recipe: plain` stands for, so that no reader needs to ask for the recipe.
-
-        Source: the public project Image-Classification-with-MNIST (Adam at a constant 1e-3, batches
-        of 100, nothing else).
-        """
-        if self.recipe == "plain":
-            unchanged = dict.fromkeys(AUGMENTATION_AMOUNTS, 0.0)
-            settled = {
-                "batch_size": 100,
-                "learning_rate": 1e-3,
-                "beta2": 0.999,
-                "schedule": "constant",
-                "label_smoothing": 0.0,
-                "augmentation": self.augmentation.model_copy(update=unchanged),
-            }
-            self.__dict__.update(settled)
-        return self
-
-    @property
-    def blocks(self) -> tuple[int, ...]:
-        """Filters of each convolution block of the model; none where it is the perceptron."""
-        return tuple(self.channels) if self.model == "cnn" else ()
 
 
 class EvaluateParams(_Block):
@@ -233,6 +304,8 @@ def _parse(path: Path) -> object:
 def _describe(item: ErrorDetails) -> str:
     key = one_line(".".join(str(part) for part in item["loc"]), 80)
     match item["type"]:
+        case "value_error" if str(item["ctx"]["error"]).startswith("it must"):
+            return f"{key}: {_shown(item['input'])} is not allowed: {item['ctx']['error']}"
         case "extra_forbidden" | "invalid_key":
             return f"{key}: unknown key; remove it or correct its spelling"
         case "missing":

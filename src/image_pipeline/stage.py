@@ -142,8 +142,8 @@ def _wait_for_turn(name: str) -> IO[bytes] | None:
 def _out_of_memory(error: BaseException) -> str:
     detail = str(error).strip().split("\n")[0] or type(error).__name__
     return (
-        "out of memory: close other programs, or lower batch_size, channels or hidden_sizes in "
-        f"{PARAMS} ({detail})"
+        "out of memory: close other programs, or lower train.batch_size or the sizes in "
+        f"train.model of {PARAMS} ({detail})"
     )
 
 

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from typing import NoReturn, Self
 
 import numpy as np
+import torch
 from numpy.typing import DTypeLike
 
 from image_pipeline.errors import WorkerError
@@ -35,6 +36,12 @@ def shared_array(shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
     count = int(np.prod(shape))
     memory = mmap.mmap(-1, max(1, count * np.dtype(dtype).itemsize))
     return np.frombuffer(memory, dtype, count).reshape(shape)
+
+
+def shared_tensor(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    """Return a tensor of zeros that processes forked later see and change, too."""
+    like = torch.empty(0, dtype=dtype).numpy().dtype
+    return torch.from_numpy(shared_array(shape, like))
 
 
 class Workers:

@@ -7,6 +7,13 @@ import grimp
 
 PACKAGE = "image_pipeline"
 SOURCE = Path("src")  # relative: pytest runs in the project's root
+# Of these folders a stage loads the one file that params.yaml names.
+CHOSEN = {
+    "src/image_pipeline/models/__init__.py": "src/image_pipeline/models/${train.model.name}.py",
+    "src/image_pipeline/augmentations/__init__.py": (
+        "src/image_pipeline/augmentations/${train.augmentation.custom}.py"
+    ),
+}
 DATASETS_TABLE = SOURCE / PACKAGE / "datasets" / "__init__.py"
 
 
@@ -18,7 +25,7 @@ def stage_names() -> set[str]:
 def imported_files(stage: str) -> set[str]:
     """Return the files of the package that a stage imports, directly or not, and its own script.
 
-    Imports inside functions count too.
+    Imports inside functions count too, and what is loaded by a name in params.yaml.
     """
     script = Path("stages") / f"{stage}.py"
     graph = grimp.build_graph(PACKAGE, cache_dir=None)
@@ -27,7 +34,8 @@ def imported_files(stage: str) -> set[str]:
     parents = {
         name.rsplit(".", depth)[0] for name in modules for depth in range(1, name.count(".") + 1)
     }
-    return {script.as_posix(), *(_file_of(module) for module in modules | parents)}
+    files = {script.as_posix(), *(_file_of(module) for module in modules | parents)}
+    return files | {chosen for loader, chosen in CHOSEN.items() if loader in files}
 
 
 def params_read(stage: str) -> set[str]:

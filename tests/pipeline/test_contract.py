@@ -23,7 +23,10 @@ def test_stages_scripts_and_params_carry_the_same_names() -> None:
 
 @pytest.mark.parametrize("name", STAGES)
 def test_code_deps_are_the_modules_the_stage_imports(name: str) -> None:
-    declared = {dep for dep in STAGES[name]["deps"] if dep.endswith(".py")}
+    declared = {dep for dep in STAGES[name]["deps"] if dep.startswith(("src/", "stages/"))}
+    for folder in [dep for dep in declared if (ROOT / dep).is_dir()]:
+        declared |= {path.relative_to(ROOT).as_posix() for path in (ROOT / folder).glob("*.py")}
+        declared.remove(folder)
     assert declared == imported_files(name)
 
 

@@ -126,7 +126,7 @@ def test_a_limit_of_file_size_under_dvc_and_the_way_back(
     finished: tuple[Project, dict[str, str]],
 ) -> None:
     project, before = finished
-    project.set_params({"train.hidden_sizes": [300]})
+    project.set_params({"train.model.mlp.hidden_sizes": [300]})
     # In units of 1024 bytes: a model of 0.9 MB does not fit, everything else does.
     done = project.run("bash", "-c", "ulimit -f 600; exec dvc repro", check=False)
     project.run("git", "checkout", "--quiet", "params.yaml")
@@ -151,11 +151,11 @@ def test_a_limit_of_file_size_under_dvc_and_the_way_back(
             {
                 "train.learning_rate": 10.0,
                 "train.schedule": "constant",
-                "train.hidden_sizes": [128] * 16,
+                "train.model.mlp.hidden_sizes": [128] * 16,
             },
             "the loss is ",
         ),
-        ({"train.batch_size": 1_000_000, "train.hidden_sizes": [65536, 16384]}, "out of memory: "),
+        ({"train.model.mlp.hidden_sizes": [65536, 16384]}, "out of memory: "),
     ],
     ids=["divergence", "memory"],
 )

@@ -11,7 +11,7 @@ from kill_harness import QUICK, Command, wait_until
 
 from project import Project, require
 
-PARAMS = {**QUICK, "train.epochs": 8, "train.hidden_sizes": [16]}
+PARAMS = {**QUICK, "train.epochs": 8, "train.model.mlp.hidden_sizes": [16]}
 RESULTS = (
     "models/model.safetensors",
     "metrics/train.json",
@@ -181,7 +181,7 @@ def test_a_killed_convolutional_network_goes_on(
     after_kill: tuple[Project, dict[str, bytes], Path],
 ) -> None:
     project, perceptron, _ = after_kill
-    cnn = {"train.model": "cnn", "train.channels": [4, 4], "train.checkpoint_every": 1}
+    cnn = {"train.model.name": "cnn", "train.model.cnn.filters": [4, 4], "train.checkpoint_every": 1}
     project.set_params(cnn)
     project.stage("train")
     whole = results(project)

@@ -18,7 +18,11 @@ from project import OUTPUT_FOLDERS, Project, require
 
 STAGES = ("download", "tensorize", "train", "evaluate", "plot")
 PROCESSORS = ("EPYC-Rome", "Haswell")  # AMD's and Intel's, both without AVX-512
-CNN = {"train.model": "cnn", "train.channels": [4, 8], "train.hidden_sizes": [], "train.epochs": 2}
+CNN = {
+    "train.model.name": "cnn",
+    "train.model.cnn": {"filters": [4, 8], "hidden_sizes": []},
+    "train.epochs": 2,
+}
 
 # Runs a stage's script twice in one process: it is stopped when its first checkpoint is on the
 # disk, and goes on from there. `image_pipeline.files` imports neither numpy nor torch, so the
@@ -136,7 +140,7 @@ def test_one_core_and_eight_claimed_threads(
     assert wide.hashes() == finished.hashes()
 
 
-@pytest.mark.parametrize("network", [{}, {"train.model": "cnn", "train.batch_size": 300}])
+@pytest.mark.parametrize("network", [{}, {"train.model.name": "cnn", "train.batch_size": 300}])
 def test_one_process_and_several(
     network: dict[str, object], finished: Project, tmp_path: Path
 ) -> None:

@@ -54,7 +54,7 @@ def test_two_trainings_by_hand(undisturbed: tuple[Project, Undisturbed]) -> None
 def test_queued_experiments_side_by_side(undisturbed: tuple[Project, Undisturbed]) -> None:
     project, _ = undisturbed
     project.commit("a good run")
-    names = {"wide": "train.hidden_sizes=[32]", "other": "train.seed=7"}
+    names = {"wide": "train.model.mlp.hidden_sizes=[32]", "other": "train.seed=7"}
     for name, change in names.items():
         project.run("dvc", "exp", "run", "--queue", "--name", name, "-S", change)
     project.run("dvc", "queue", "start", "--jobs", "2")

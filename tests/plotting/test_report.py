@@ -10,19 +10,21 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from image_pipeline import paths
+from image_pipeline import models, paths
 from image_pipeline.data_report import SPLITS
 from image_pipeline.errors import DataError, PipelineError
-from image_pipeline.model import build_model, read_model, write_model
+from image_pipeline.model_file import read_model, write_model
 from image_pipeline.model_card import ModelCard
-from image_pipeline.params import AugmentationParams, PlotParams
+from image_pipeline.params import PlotParams, read_params
 from image_pipeline.plotting import report
 from image_pipeline.plotting.report import _read_table, draw_report
 from image_pipeline.tensor_files import Description, writing_split
+from project import ROOT
 
 quick = settings(derandomize=True, deadline=None, max_examples=150, database=None)
 REMEDY = "; run `dvc repro --force evaluate` to make it anew"
 DATA = Description("toy", ("cat", "dog", "fox"), (0.5,), (0.25,))
+AUGMENTATION = read_params(ROOT / "params.yaml").train.augmentation
 PARAMS = PlotParams(dpi=50, mistakes=2, samples=2, seed=0)
 PREDICTIONS = "actual,predicted,confidence\ncat,cat,0.9\nfox,dog,0.8\ndog,dog,0.7\nfox,fox,0.6\n"
 CLASSES = "class,images,precision,recall,f1\ncat,1,1,1,1.0\ndog,1,0.5,1,0.7\nfox,2,1,0.5,0.7\n"
@@ -40,21 +42,23 @@ COLUMNS = ["actual", "predicted", "confidence"]
 def write_inputs(
     images: tuple[int, ...] = (4, 1, 2, 3),
     data: Description = DATA,
-    hidden_sizes: tuple[int, ...] = (4,),
-    channels: tuple[int, ...] = (),
+    network: str = "mlp",
+    options: dict[str, Any] | None = None,
     shape: tuple[int, int, int] = (1, 2, 3),
 ) -> None:
     """Write what the stage reads, into the current folder."""
+    options = {"hidden_sizes": [4]} if options is None else options
+    model = models.build(network, options, shape, len(DATA.class_names))
     card = ModelCard(
+        network=network,
+        source=models.source_hash(network),
         input_shape=shape,
-        hidden_sizes=hidden_sizes,
         data=DATA,
-        augmentation=AugmentationParams(
-            rotation=5.0, scale=0.0, shear=0.0, translation=0.0, elastic=0.0, group_size=2
-        ),
-        channels=channels,
+        augmentation=AUGMENTATION,
+        options=options,
+        first_layer=models.first_layer(model, shape),
     )
-    write_model(paths.MODEL, build_model(card), card)
+    write_model(paths.MODEL, model, card)
     pixels = np.zeros(images, np.uint8)
     labels = np.zeros(images[0], np.int64)
     for path in (paths.TRAIN_TENSORS, paths.TEST_TENSORS):
@@ -103,26 +107,37 @@ def test_right_inputs_become_eight_pictures(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("hidden_sizes", "channels", "units"),
-    [((), (), 3), ((7,), (), 7), ((), (5, 2), 5), ((7,), (4,), 4)],
+    ("network", "options", "shape"),
+    [
+        ("mlp", {"hidden_sizes": []}, (3, 1, 13, 14)),
+        ("mlp", {"hidden_sizes": [7]}, (7, 1, 13, 14)),
+        ("cnn", {"filters": [5, 2], "hidden_sizes": []}, (5, 1, 5, 5)),
+    ],
 )
 def test_what_sees_the_images_first_is_drawn(
-    hidden_sizes: tuple[int, ...],
-    channels: tuple[int, ...],
-    units: int,
+    network: str,
+    options: dict[str, Any],
+    shape: tuple[int, ...],
     folder: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     drawn: list[np.ndarray] = []
     monkeypatch.setattr(report, "draw_first_layer", lambda _, weights, __: drawn.append(weights))
-    write_inputs((4, 1, 13, 14), hidden_sizes=hidden_sizes, channels=channels, shape=(1, 13, 14))
+    write_inputs((4, 1, 13, 14), network=network, options=options, shape=(1, 13, 14))
     draw_report(PARAMS)
-    assert drawn[0].shape == (units, 1, *((5, 5) if channels else (13, 14)))
+    assert drawn[0].shape == shape
     model, _ = read_model(folder / paths.MODEL)
-    [first, *_] = [
-        tensor for name, tensor in sorted(model.state_dict().items()) if name.endswith("weight")
-    ]
-    assert np.array_equal(drawn[0].ravel(), first.numpy().ravel())
+    first = next(model.parameters())
+    assert np.array_equal(drawn[0].ravel(), first.detach().contiguous().numpy().ravel())
+
+
+def test_where_nothing_sees_the_images_first_the_picture_says_so(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(models, "first_layer", lambda *_: None)
+    write_inputs()
+    assert "first_layer.png" in draw_report(PARAMS)
+    assert (folder / "plots/first_layer.png").stat().st_size > 1000
 
 
 BAD_TABLES: dict[str, tuple[Path, str | bytes, str]] = {
@@ -271,7 +286,6 @@ def test_other_classes_than_the_models(folder: Path) -> None:
         (torch.zeros(4, 6, dtype=torch.float64), "its first layer is not float32 and finite"),
         (torch.zeros(4, 6, dtype=torch.bfloat16), "its header or a value in it is unusable"),
         (torch.zeros(4, 7), "its first layer does not fit its card"),
-        (torch.zeros(5, 6), "its first layer does not fit its card"),
         (torch.zeros(6), "its first layer does not fit its card"),
     ],
 )

@@ -75,12 +75,17 @@ def draw_classes(
     save_figure(path, figure, dpi)
 
 
-def draw_first_layer(path: Path, weights: np.ndarray, dpi: int) -> None:
+def draw_first_layer(path: Path, weights: np.ndarray | None, dpi: int) -> None:
     """Draw each unit's weights `[units, C, H, W]` as an image, red above 0 and blue below.
 
     Units are those of the first dense layer, or the filters of the first convolution. Several
-    channels are drawn as their mean.
+    channels are drawn as their mean. None says that no layer looks at the pixels so.
     """
+    if weights is None:
+        figure = new_figure(5, 1)
+        figure.suptitle("First layer: nothing to show, it is neither dense\nnor a convolution")
+        save_figure(path, figure, dpi)
+        return
     units = weights.mean(axis=1)
     cells = _Grid(
         len(units), f"First layer: the weights of its {len(units)} units", columns=20, inches=0.6

@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from image_pipeline import paths
+from image_pipeline import augmentations, paths
 from image_pipeline.augmentation import augment
 from image_pipeline.data_report import BALANCE_COLUMNS, SPLITS, leak_in_words
 from image_pipeline.errors import DataError, one_line
 from image_pipeline.files import together
-from image_pipeline.model_card import KERNEL, REMEDY, ModelCard
+from image_pipeline.model_card import REMEDY, ModelCard
 from image_pipeline.params import PlotParams
 from image_pipeline.plotting.balance import draw_class_balance
 from image_pipeline.plotting.classification import (
@@ -125,7 +125,10 @@ def _draw_samples(path: Path, card: ModelCard, params: PlotParams) -> None:
     if card.augmentation.enabled:
         # Each with a draw of its own, so that the picture shows the range of the changes.
         apart = card.augmentation.model_copy(update={"group_size": 1})
-        images = augment(images, apart, rng)
+        images = augment(images, apart, rng, None, card.data.mean)
+        if apart.custom != "none":
+            own_seed = (params.seed, len(images))
+            images = augmentations.apply(augmentations.load(apart.custom), images, own_seed)
         what += ", augmented"
     names = short_names(card.data.class_names)
     captions = [names[label] for label in sample.labels]
@@ -211,20 +214,18 @@ def _check_tables(
         raise _bad(paths.RELIABILITY, "it counts no images")
 
 
-def _read_first_layer(path: Path) -> tuple[ModelCard, np.ndarray]:
-    """Read the card and the weights `[units, C, H, W]` of what looks at the images first."""
+def _read_first_layer(path: Path) -> tuple[ModelCard, np.ndarray | None]:
+    """Read the card and the weights `[units, C, H, W]` of what looks at the images first, if any."""
     with open_tensors(path, "numpy", "train") as file:
         card = ModelCard.from_metadata(path, file.metadata())
-        inputs, units = card.layer_sizes[:2]
-        name = "hidden.0.weight" if card.hidden_sizes else "output.weight"
-        stored: tuple[int, ...] = (units, inputs)
-        shape = (units, *card.input_shape)
-        if card.channels:
-            name = "convolutions.0.weight"
-            stored = shape = (card.channels[0], card.input_shape[0], KERNEL, KERNEL)
-        weights = np.asarray(file.get_tensor(name))
-    if weights.shape != stored:
+        if card.first_layer is None:
+            return card, None
+        weights = np.asarray(file.get_tensor(card.first_layer))
+    channels, height, width = card.input_shape
+    if weights.shape[1:] == (channels * height * width,):
+        weights = weights.reshape(-1, *card.input_shape)
+    if weights.ndim != 4 or weights.shape[1] != channels or 0 in weights.shape:
         raise DataError(f"{path}: its first layer does not fit its card; {REMEDY}")
     if weights.dtype != np.float32 or not np.isfinite(weights).all():
         raise DataError(f"{path}: its first layer is not float32 and finite throughout; {REMEDY}")
-    return card, weights.reshape(shape)
+    return card, weights

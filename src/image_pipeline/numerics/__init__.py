@@ -7,17 +7,21 @@ import the rest after.
 
 What `portable` sets, and why:
 
-- Matrix products are NumPy's (see `dense` and `convolution`), on OpenBLAS with its Haswell (AVX2)
-  kernels, which run on every processor since 2013, Intel's and AMD's, whatever it could do beyond.
-  Torch's own library (MKL) has no such setting: `MKL_CBWR=AVX2` is ignored on AMD, and `COMPATIBLE`
-  costs two to three times the time.
-- Torch's own kernels are held to their AVX2 build.
+- Matrix products are NumPy's (see `kernels`), on OpenBLAS with its Haswell (AVX2) kernels, which
+  run on every processor since 2013, Intel's and AMD's, whatever it could do beyond. Torch's own
+  library (MKL) has no such setting: `MKL_CBWR=AVX2` is ignored on AMD, and `COMPATIBLE` costs two
+  to three times the time.
+- Torch's own kernels are held to their AVX2 build, and so are oneDNN's, which compute convolutions.
+- The shortcut of attention layers in evaluation is switched off: what it is made of is hidden in
+  one operation, so that no kernel in it could be replaced.
 - Every library gets one thread. Where more cores are to be had, several processes compute, each on
   images of its own (see `training`): threads that share a product wait for each other after each,
   and on a busy machine that makes it ten times slower.
 
-`fast` lets the libraries choose their kernels: the bits are then this machine's own. One choice is
-corrected: Zen 4 computes an AVX-512 instruction as two halves (AMD, "Software Optimization Guide
+`portability` tells of a step which of its operations are not known to give the same bits.
+
+`fast` lets the libraries choose their kernels: the bits are then this machine's own. Two choices
+are corrected. On AMD's processors, matrix products are NumPy's there, too: MKL neglects them. Zen 4 computes an AVX-512 instruction as two halves (AMD, "Software Optimization Guide
 for the AMD Zen4 Microarchitecture"). The AVX2 kernels are the faster ones there, by an eighth for
 the product of the first layer, by three quarters for the softmax of ten classes.
 """
@@ -35,6 +39,7 @@ Numerics = Literal["portable", "fast"]
 AVX2_KERNELS = {"OPENBLAS_CORETYPE": "Haswell", "ATEN_CPU_CAPABILITY": "avx2"}
 PINNED_ENVIRONMENT = {
     **AVX2_KERNELS,
+    "ONEDNN_MAX_CPU_ISA": "AVX2",
     "MKL_CBWR": "COMPATIBLE",  # for the vector functions that torch takes from MKL
 }
 
@@ -70,8 +75,14 @@ def pin(numerics: Numerics) -> None:
     _keep_freed_memory()
     threadpool_limits(1, user_api="blas")
     torch.set_num_threads(1)
+    from image_pipeline.numerics import kernels  # imports both
+
     if numerics == "fast":
+        if processor.get("vendor_id") == "AuthenticAMD":
+            kernels.install(products_only=True)
         return
+    kernels.install()
+    torch.backends.mha.set_fastpath_enabled(False)
     # The same as use_deterministic_algorithms(True), which imports the compiler: a second a stage.
     torch.set_deterministic_debug_mode("error")
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

@@ -1,0 +1,300 @@
+"""The kernels against references in float64, NumPy's own functions and PyTorch's rules."""
+
+import math
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from image_pipeline.numerics import kernels
+
+NAN = math.nan
+
+
+@pytest.fixture(autouse=True, scope="module")
+def installed() -> Iterator[None]:
+    kernels.install()
+    kernels.install()  # a second time changes nothing
+    yield
+
+
+def values(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    generator = torch.Generator().manual_seed(7)
+    return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
+
+
+def assert_close(actual: Tensor, expected: Tensor, dtype: torch.dtype = torch.float32) -> None:
+    assert actual.dtype is dtype
+    torch.testing.assert_close(actual.double(), expected.double(), rtol=1e-2, atol=2e-2) if (
+        dtype.itemsize == 2
+    ) else torch.testing.assert_close(actual.double(), expected.double(), rtol=1e-5, atol=1e-5)
+    assert actual.shape == expected.shape
+
+
+def product_in_double(a: Tensor, b: Tensor) -> Tensor:
+    """Without a kernel of products: one by one, then summed."""
+    return (a.double().unsqueeze(-1) * b.double().unsqueeze(-3)).sum(-2)
+
+
+def test_products_are_numpys() -> None:
+    a, b = values(65, 33), values(33, 17)
+    expected = np.matmul(a.numpy(), b.numpy())
+    assert np.array_equal(torch.mm(a, b).numpy(), expected)
+    assert np.array_equal((a.requires_grad_() @ b).detach().numpy(), expected)
+    assert np.array_equal(torch.mv(a, b[:, 0]).detach().numpy(), a.detach().numpy() @ b[:, 0].numpy())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+def test_every_product_against_sums_in_double(dtype: torch.dtype) -> None:
+    a, b, c = values(9, 17, dtype=dtype), values(17, 5, dtype=dtype), values(9, 5, dtype=dtype)
+    batch = product_in_double(a.expand(3, 9, 17), b.expand(3, 17, 5))
+    plain, added = product_in_double(a, b), 0.5 * c.double() + 2 * product_in_double(a, b)
+    assert_close(torch.mm(a, b), plain, dtype)
+    assert_close(torch.mm(b.t(), a.t()), plain.t(), dtype)
+    assert_close(torch.bmm(a.expand(3, 9, 17), b.expand(3, 17, 5)), batch, dtype)
+    assert_close(torch.addmm(c, a, b, beta=0.5, alpha=2), added, dtype)
+    assert_close(torch.addmm(c[0], a, b), c[0].double() + plain, dtype)
+    assert_close(torch.addmm(c[:, :1], a, b), c[:, :1].double() + plain, dtype)
+    assert_close(torch.addmm(c[0, 0], a, b), c[0, 0].double() + plain, dtype)
+    assert_close(torch.baddbmm(c, a[None], b[None], beta=0.5, alpha=2), added[None], dtype)
+    assert_close(torch.addbmm(c, a[None], b[None], beta=0.5, alpha=2), added, dtype)
+    assert_close(torch.mv(a, b[:, 1]), plain[:, 1], dtype)
+    assert_close(torch.addmv(c[:, 1], a, b[:, 1], beta=0.5, alpha=2), added[:, 1], dtype)
+    assert_close(torch.addmv(c[0, 1], a, b[:, 1]), c[0, 1].double() + plain[:, 1], dtype)
+    assert_close(torch.dot(a[2], b[:, 1]), plain[2, 1], dtype)
+    assert_close(torch.vdot(a[2], b[:, 1]), plain[2, 1], dtype)
+
+
+def test_factors_of_any_layout() -> None:
+    a, b = values(9, 17), values(17, 5)
+    wide = values(18, 40)
+    for x in (a, a.t().contiguous().t(), wide[::2, ::2][:, :17], a[:1].expand(9, 17), a[:, :1].expand(9, 17)):
+        assert_close(torch.mm(x, b), product_in_double(x, b))
+    cube = values(17, 9, 3).permute(2, 1, 0)
+    assert_close(torch.bmm(cube, b.expand(3, 17, 5)), product_in_double(cube, b.expand(3, 17, 5)))
+    turned = values(3, 5, 17).transpose(1, 2)
+    assert_close(torch.bmm(cube, turned), product_in_double(cube, turned))
+
+
+def test_empty_products() -> None:
+    assert torch.mm(values(3, 0), values(0, 2)).equal(torch.zeros(3, 2))
+    assert torch.mm(values(0, 3), values(3, 2)).shape == (0, 2)
+    assert torch.bmm(values(0, 3, 4), values(0, 4, 2)).shape == (0, 3, 2)
+    assert torch.addmm(torch.ones(2), values(3, 0), values(0, 2)).equal(torch.ones(3, 2))
+    assert torch.dot(values(0), values(0)).equal(torch.tensor(0.0))
+    assert torch.mv(values(3, 0), values(0)).equal(torch.zeros(3))
+
+
+def test_beta_of_zero_ignores_what_it_is_added_to() -> None:
+    a, b, nan = values(2, 3), values(3, 2), torch.full((2, 2), NAN)
+    assert torch.addmm(nan, a, b, beta=0).equal(torch.mm(a, b))
+    assert torch.baddbmm(nan, a[None], b[None], beta=0).equal(torch.mm(a, b)[None])
+    assert torch.addmv(nan[0], a, b[:, 0], beta=0).equal(torch.mv(a, b[:, 0]))
+    assert torch.addmm(nan, a, b, beta=0.5).isnan().all()
+
+
+def test_infinity_and_overflow_are_results_without_a_warning() -> None:
+    large, infinite = torch.full((2, 2), 3e38), torch.full((2, 2), math.inf)
+    assert torch.mm(large, large).equal(infinite)
+    assert torch.mm(infinite, torch.zeros(2, 2)).isnan().all()
+    assert torch.addmm(-infinite, infinite, torch.ones(2, 2)).isnan().all()
+
+
+def test_out_takes_the_result_and_its_shape() -> None:
+    a, b, c = values(4, 3), values(3, 2), values(4, 2)
+    for out in (torch.empty(0), torch.empty(4, 2), torch.empty(2, 4).t()):
+        assert torch.mm(a, b, out=out) is out
+        assert out.equal(torch.mm(a, b))
+        torch.addmm(c, a, b, out=out)
+        assert out.equal(torch.addmm(c, a, b))
+    with pytest.warns(UserWarning, match=r"was resized since it had shape \[5\]"):
+        assert torch.mv(a, b[:, 0], out=torch.empty(5)).equal(torch.mv(a, b[:, 0]))
+    square = values(3, 3)
+    expected = square @ square
+    assert torch.mm(square, square, out=square).equal(expected)
+    with pytest.raises(RuntimeError, match="dtype"):
+        torch.mm(a, b, out=torch.empty(4, 2, dtype=torch.float64))
+
+
+def test_in_place() -> None:
+    a, b, c = values(4, 3), values(3, 2), values(4, 2)
+    assert c.clone().addmm_(a, b, beta=0.5).equal(torch.addmm(c, a, b, beta=0.5))
+    assert c.t().clone().t().addmm_(a, b).equal(torch.addmm(c, a, b))
+    assert c[None].clone().baddbmm_(a[None], b[None]).equal(torch.addmm(c, a, b)[None])
+    assert c[:, 0].clone().addmv_(a, b[:, 0]).equal(torch.addmv(c[:, 0], a, b[:, 0]))
+    with pytest.raises(RuntimeError):
+        torch.zeros(2).addmm_(a, b)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (lambda: torch.mm(values(2, 3), values(2, 3)), "shapes cannot be multiplied"),
+        (lambda: torch.mm(values(2, 3), values(3, 2).double()), "same dtype"),
+        (lambda: torch.mm(values(3), values(3, 2)), "matri"),
+        (lambda: torch.mm(values(1, 2, 3), values(1, 3, 2)), "matri"),
+        (lambda: torch.bmm(values(2, 3, 4), values(3, 4, 2)), "batch"),
+        (lambda: torch.addmm(values(5), values(2, 3), values(3, 2)), "expand|size"),
+        (lambda: torch.addmm(values(5), values(2, 3), values(3, 2), beta=0), "expand|size"),
+        (lambda: torch.addmm(values(2).double(), values(2, 3), values(3, 2)), "dtype"),
+        (lambda: torch.dot(values(3), values(4)), "inconsistent tensor size"),
+        (lambda: torch.addmv(values(2), values(2, 3), values(2)), "size mismatch|mat"),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_pytorchs_words(
+    wrong: Callable[[], Tensor], message: str
+) -> None:
+    with pytest.raises(RuntimeError, match=message):
+        wrong()
+
+
+def test_integers_and_complex_numbers() -> None:
+    whole = torch.tensor([[1, 2], [3, 4]])
+    assert (whole @ whole).tolist() == [[7, 10], [15, 22]]
+    a = torch.complex(values(3, 3), values(3, 3))
+    expected = a.numpy() @ a.conj().resolve_conj().numpy().T
+    assert np.allclose((a @ a.mH).numpy(), expected, atol=1e-5)
+    negated = a.conj().imag  # marked as negated, but not written so
+    assert torch.mm(negated, values(3, 3)).equal(torch.mm(-a.imag, values(3, 3)))
+
+
+def test_derivatives() -> None:
+    def draw(*shape: int) -> Tensor:
+        return values(*shape, dtype=torch.float64).requires_grad_()
+
+    a, b, c = draw(4, 3), draw(3, 2), draw(2)
+    check = torch.autograd.gradcheck
+    assert check(torch.mm, (a, b))
+    assert check(torch.bmm, (draw(2, 4, 3), draw(2, 3, 2)))
+    assert check(lambda *x: torch.addmm(*x, beta=0.5, alpha=2), (c, a, b))
+    assert check(torch.baddbmm, (draw(2, 4, 2), draw(2, 4, 3), draw(2, 3, 2)))
+    assert check(torch.addmv, (draw(4), a, draw(3)))
+    assert check(torch.mv, (a, draw(3)))
+    assert check(torch.dot, (draw(3), draw(3)))
+    assert check(torch.nn.functional.linear, (draw(5, 4, 3), draw(2, 3), c))
+    positive = values(9, dtype=torch.float64).abs().add(0.1).requires_grad_()
+    assert check(torch.sqrt, positive)
+    assert check(lambda x: x**0.5, positive)
+    assert check(lambda x: x**1.5, positive)
+
+
+# --- Square roots ---
+
+
+def test_square_roots_are_the_nearest_floats() -> None:
+    x = values(5003).abs()
+    expected = torch.from_numpy(np.sqrt(x.double().numpy()).astype(np.float32))
+    assert torch.sqrt(x).equal(expected)
+    assert (x**0.5).equal(expected)
+    assert x.clone().sqrt_().equal(expected)
+    assert x.clone().pow_(0.5).equal(expected)
+    assert torch.pow(x, 0.5, out=torch.empty(0)).equal(expected)
+    assert torch.sqrt(x.expand(2, 5003)[:, ::3]).equal(expected.expand(2, 5003)[:, ::3])
+    assert torch._foreach_sqrt([x])[0].equal(expected)
+
+
+def test_square_roots_at_the_edges() -> None:
+    x = torch.tensor([0.0, -0.0, math.inf, -1.0, NAN, 1e-45])
+    root = torch.sqrt(x)
+    assert root[:3].tolist() == [0.0, 0.0, math.inf]
+    assert root[1].signbit()
+    assert root[3:5].isnan().all()
+    assert root[5].item() == pytest.approx(math.sqrt(1.401298464324817e-45))
+
+
+def test_square_roots_keep_pytorchs_types() -> None:
+    assert torch.sqrt(torch.tensor([4, 9])).equal(torch.tensor([2.0, 3.0]))
+    assert (torch.tensor([4, 9]) ** 0.5).equal(torch.tensor([2.0, 3.0]))
+    assert torch.sqrt(torch.tensor(True)).equal(torch.tensor(1.0))
+    for dtype in (torch.float64, torch.float16, torch.bfloat16):
+        assert torch.sqrt(torch.tensor([4.0], dtype=dtype)).equal(torch.tensor([2.0], dtype=dtype))
+    assert torch.sqrt(torch.tensor([-4 + 0j])).equal(torch.tensor([2j]))
+    double = torch.empty(1, dtype=torch.float64)
+    assert torch.sqrt(torch.tensor([2.0]), out=double).item() == math.sqrt(2) or double.item() == (
+        np.float32(math.sqrt(2)).item()
+    )
+    with pytest.raises(RuntimeError, match="can't be cast"):
+        torch.tensor([4]).sqrt_()
+    with pytest.raises(RuntimeError, match="can't be cast"):
+        torch.sqrt(torch.tensor([4.0]), out=torch.empty(1, dtype=torch.int64))
+
+
+def test_square_roots_keep_the_layout() -> None:
+    x = values(2, 3, 4, 5).abs().to(memory_format=torch.channels_last)
+    assert torch.sqrt(x).is_contiguous(memory_format=torch.channels_last)
+
+
+def test_other_powers_are_pytorchs() -> None:
+    x = torch.tensor([1.0, 2.0, 3.0])
+    assert (x**2).tolist() == [1, 4, 9]
+    assert x.clone().pow_(3).tolist() == [1, 8, 27]
+    assert torch.pow(x, -1, out=torch.empty(3)).equal(1 / x)
+    assert (torch.tensor([2, 3]) ** 2).tolist() == [4, 9]
+
+
+# --- Draws ---
+
+
+def generator(seed: int = 3) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bool, torch.int64])
+def test_bernoulli_draws(dtype: torch.dtype) -> None:
+    draws = torch.empty(1000, 100, dtype=dtype).bernoulli_(0.3, generator=generator())
+    assert draws.unique().tolist() == [0, 1]
+    assert draws.double().mean().item() == pytest.approx(0.3, abs=0.005)  # deviates by 0.0015
+    assert draws.double().mean(0).std().item() == pytest.approx(math.sqrt(0.21 / 1000), rel=0.3)
+    assert draws.equal(torch.empty(1000, 100, dtype=dtype).bernoulli_(0.3, generator=generator()))
+    assert not draws.equal(torch.empty_like(draws).bernoulli_(0.3, generator=generator(4)))
+
+
+def test_bernoulli_draws_come_from_uniform_ones() -> None:
+    torch.manual_seed(5)
+    drawn = torch.empty(1000).bernoulli_(0.3)
+    torch.manual_seed(5)
+    assert drawn.equal((torch.rand(1000) < 0.3).float())
+
+
+def test_bernoulli_at_the_ends() -> None:
+    assert torch.empty(1000).bernoulli_(0).equal(torch.zeros(1000))
+    assert torch.empty(1000).bernoulli_(1).equal(torch.ones(1000))
+    with pytest.raises(RuntimeError, match="p to be in"):
+        torch.empty(3).bernoulli_(1.1)
+    turned = torch.zeros(4, 6).t()[:, ::2]
+    assert turned.bernoulli_(1.0).equal(torch.ones(6, 2))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
+def test_exponential_draws(dtype: torch.dtype) -> None:
+    draws = torch.empty(1000, 100, dtype=dtype).exponential_(2, generator=generator())
+    assert draws.min() >= 0 if dtype is torch.float16 else draws.min() > 0
+    assert draws.double().mean().item() == pytest.approx(0.5, abs=0.008)  # deviates by 0.0016
+    assert draws.double().std().item() == pytest.approx(0.5, abs=0.02)
+    assert (draws > 1).double().mean().item() == pytest.approx(math.exp(-2), abs=0.006)
+    assert draws.equal(torch.empty(1000, 100, dtype=dtype).exponential_(2, generator=generator()))
+
+
+def test_exponential_draws_are_never_zero() -> None:
+    class Zeros(torch.Tensor):
+        pass
+
+    least = torch.finfo(torch.float32).eps / 2
+    torch.manual_seed(5)
+    draws = torch.empty(1 << 22).exponential_()
+    assert draws.min() >= least
+    with pytest.raises(RuntimeError, match="lambda"):
+        torch.empty(3).exponential_(0)
+
+
+def test_draws_of_others_are_made_of_these() -> None:
+    torch.manual_seed(5)
+    dropped = torch.nn.functional.dropout(torch.ones(1000), 0.3)
+    torch.manual_seed(5)
+    assert dropped.equal((torch.rand(1000) < 0.7).float() / 0.7)
+    torch.manual_seed(5)
+    drawn = torch.multinomial(torch.ones(10), 10)
+    torch.manual_seed(5)
+    assert drawn.equal(torch.empty(10).exponential_().argsort())

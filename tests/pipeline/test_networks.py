@@ -1,0 +1,248 @@
+"""Networks of one's own, dropped in as one file: they train, resume, and give the same bits.
+
+None of these is part of the project, and each holds layers that no other one here has.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from project import Project, require
+
+PROCESSORS = ("EPYC-Rome", "EPYC-Milan", "Haswell", "Skylake-Client")
+EIGHT_PROCESSORS = """
+import os
+os.cpu_count = os.process_cpu_count = lambda: 8
+os.sched_getaffinity = lambda pid: set(range(8))
+"""
+# Lanes of a sixteenth of the usual size, so that these small batches are shared by processes.
+SMALL_LANES = """
+import image_pipeline.lanes as lanes
+lanes.LANE_BYTES, lanes.LEAST_IMAGES = 1 << 16, 8
+import runpy, sys
+sys.argv = ["stages/train.py"]
+"""
+
+HEAD = '''
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+'''
+# Residual blocks, batch norm, dropout, depthwise convolution, GELU, layer norm, attention.
+HYBRID = '''
+class Block(nn.Module):
+    def __init__(self, width: int, rate: float) -> None:
+        super().__init__()
+        self.depthwise = nn.Conv2d(width, width, 3, padding=1, groups=width, bias=False)
+        self.norm = nn.BatchNorm2d(width)
+        self.pointwise = nn.Conv2d(width, width, 1)
+        self.drop = nn.Dropout2d(rate)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = functional.gelu(self.norm(self.depthwise(x)))
+        return x + self.drop(self.pointwise(y))
+
+
+class Model(nn.Module):
+    def __init__(self, shape, classes, *, width: int = 16, rate: float = 0.1) -> None:
+        super().__init__()
+        rates = torch.linspace(0, rate, 2).tolist()
+        self.stem = nn.Conv2d(shape[0], width, 4, 4)
+        self.blocks = nn.Sequential(*(Block(width, share) for share in rates))
+        self.norm = nn.LayerNorm(width)
+        self.attention = nn.MultiheadAttention(width, 2, dropout=rate, batch_first=True)
+        self.head = nn.Linear(width, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.blocks(self.stem(images)).flatten(2).transpose(1, 2)
+        y = self.norm(x)
+        x = x + self.attention(y, y, y, need_weights=False)[0]
+        return self.head(x.mean(1))
+'''
+# Rows of the image as a sequence; instance and group norm; stochastic depth by Python's own dice.
+RECURRENT = '''
+import random
+
+
+class Model(nn.Module):
+    def __init__(self, shape, classes, *, units: int = 12) -> None:
+        super().__init__()
+        self.norm = nn.InstanceNorm2d(shape[0], affine=True, track_running_stats=True)
+        self.rows = nn.GRU(shape[0] * shape[2], units, batch_first=True, bidirectional=True)
+        self.group = nn.GroupNorm(4, 2 * units)
+        self.head = nn.utils.parametrizations.weight_norm(nn.Linear(2 * units, classes))
+
+    def forward(self, images: Tensor) -> Tensor:
+        rows = self.norm(images).transpose(1, 2).flatten(2)
+        states, _ = self.rows(rows)
+        found = self.group(states.mean(1))
+        if self.training and random.random() < 0.2:
+            found = found * 0.5
+        return self.head(functional.silu(found))
+'''
+# A library's network, with its own batch norm, squeeze and excitation, and hard swish.
+TORCHVISION = '''
+from torchvision.models import mobilenet_v3_small
+
+
+class Model(nn.Module):
+    def __init__(self, shape, classes) -> None:
+        super().__init__()
+        self.layers = mobilenet_v3_small(num_classes=classes, width_mult=0.25, dropout=0.2)
+
+    def forward(self, images: Tensor) -> Tensor:
+        images = functional.interpolate(images, size=32, mode="bilinear")
+        return self.layers(images.expand(-1, 3, -1, -1))
+'''
+NETWORKS = {"hybrid": HYBRID, "recurrent": RECURRENT, "torchvision_net": TORCHVISION}
+# An operation that no test has proved to be the same everywhere.
+UNPROVED = '''
+class Warped(nn.Module):
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.special.bessel_j0(images)
+
+
+class Model(nn.Module):
+    def __init__(self, shape, classes) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(Warped(), nn.Flatten(), nn.LazyLinear(classes))
+        self.register_buffer("before", torch.zeros(1, *shape))
+
+    def forward(self, images: Tensor) -> Tensor:
+        with torch.no_grad():
+            warped = self.layers[0](self.before)
+        return self.layers[1:](images + warped)
+'''
+
+
+def params_of(name: str) -> dict[str, object]:
+    """Return params that choose a network, and an optimizer that is not the committed one."""
+    return {
+        "download.dataset": "digits",
+        "train.model.name": name,
+        "train.optimizer.name": "SGD",
+        "train.optimizer.SGD": {"momentum": 0.9, "nesterov": True, "weight_decay": 5e-4},
+        "train.learning_rate": 0.05,
+        "train.epochs": 2,
+        "train.batch_size": 200,
+        "train.augmentation.horizontal_flip": 0.5,
+        "train.augmentation.crop_padding": 2,
+        "train.augmentation.cutout": 4,
+    }
+
+
+@pytest.fixture(scope="module")
+def tensors(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """Return a project that has all networks in it, and the tensors to learn from."""
+    project = Project(tmp_path_factory.mktemp("networks") / "project", {"download.dataset": "digits"})
+    for name, code in {**NETWORKS, "unproved": UNPROVED}.items():
+        path = project.root / "src" / "image_pipeline" / "models" / f"{name}.py"
+        path.write_text(f'"""A network that this project does not know."""\n{HEAD}{code}')
+    for stage in ("download", "tensorize"):
+        project.stage(stage)
+    return project
+
+
+def train_and_judge(
+    project: Project, prefix: tuple[str, ...] = (), env: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """Train and evaluate a copy; return the hashes of all outputs."""
+    script = SMALL_LANES + 'runpy.run_path("stages/train.py", run_name="__main__")\n'
+    done = project.run(*prefix, sys.executable, "-c", script, env=env, timeout=900)
+    assert "WARNING" not in done.stderr
+    assert ", portable; models/model.safetensors" in done.stdout
+    project.stage("evaluate", prefix=prefix, env=env, timeout=900)
+    assert json.loads((project.root / "metrics/train.json").read_text())["portable"] is True
+    return {name: digest for name, digest in project.hashes().items() if "data/" not in name}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_same_bits_everywhere(name: str, tensors: Project, tmp_path: Path) -> None:
+    """On two cores, on one, on eight that are claimed, and on four emulated processors."""
+    require(shutil.which("qemu-x86_64"), "qemu-x86_64")
+    require(shutil.which("taskset"), "taskset")
+    site = tmp_path / "site"
+    site.mkdir()
+    (site / "sitecustomize.py").write_text(EIGHT_PROCESSORS)
+    places: dict[str, tuple[str, ...]] = {"native": (), "narrow": ("taskset", "-c", "0")}
+    places |= {"wide": (), **{cpu: ("qemu-x86_64", "-cpu", cpu) for cpu in PROCESSORS}}
+
+    def run_in(place: str) -> dict[str, str]:
+        project = tensors.copy_to(tmp_path / place)
+        project.set_params(params_of(name))
+        path = [str(project.root / "src"), *([str(site)] if place == "wide" else [])]
+        return train_and_judge(project, places[place], {"PYTHONPATH": os.pathsep.join(path)})
+
+    with ThreadPoolExecutor(2) as pool:
+        found = dict(zip(places, pool.map(run_in, places), strict=True))
+    for place, hashes in found.items():
+        assert hashes == found["native"], place
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_killed_and_resumed(name: str, tensors: Project, tmp_path: Path) -> None:
+    whole, killed = tensors.copy_to(tmp_path / "whole"), tensors.copy_to(tmp_path / "killed")
+    for project in (whole, killed):
+        project.set_params(params_of(name) | {"train.epochs": 6})
+    whole.stage("train")
+
+    process = subprocess.Popen(
+        [sys.executable, "stages/train.py"], cwd=killed.root, env=killed.environment()
+    )
+    while not list((killed.root / "checkpoints").glob("*.checkpoint")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    resumed = killed.stage("train")
+    assert "train: going on after epoch " in resumed.stdout
+    assert killed.hashes() == whole.hashes()
+
+
+def test_an_operation_that_is_not_proved_is_named_once(tensors: Project, tmp_path: Path) -> None:
+    project = tensors.copy_to(tmp_path / "copy")
+    project.set_params(params_of("unproved"))
+    done = project.stage("train")
+    [line] = [line for line in done.stderr.splitlines() if "WARNING" in line]
+    assert "aten.special_bessel_j0.default" in line
+    assert "layer `layers.0`" in line
+    assert "not portable (aten.special_bessel_j0.default)" in done.stdout.splitlines()[-1]
+    assert json.loads((project.root / "metrics/train.json").read_text())["portable"] is False
+
+
+def test_one_network_never_retrains_another(make_project: Callable[..., Project]) -> None:
+    project = make_project("project", {"download.dataset": "digits", "train.epochs": 1})
+    project.run("dvc", "repro")
+    models = project.root / "src" / "image_pipeline" / "models"
+    with (models / "cnn.py").open("a") as file:
+        file.write("# a change\n")
+    done = project.run("dvc", "repro")
+    assert "Data and pipelines are up to date." in done.stdout
+
+    # A new network, without a block of options.
+    (models / "fresh.py").write_text(f'"""New."""\n{HEAD}{HYBRID}')
+    project.commit("a new network")
+    done = project.run("dvc", "exp", "run", "-S", "train.model.name=fresh")
+    assert "Running stage 'train'" in done.stdout
+    project.run("dvc", "exp", "run", "-S", "+train.model.fresh.width=8")
+
+    # Its file changes behind the model's back.
+    with (models / "fresh.py").open("a") as file:
+        file.write("# a change\n")
+    done = project.stage("evaluate", check=False)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == (
+        "evaluate: error: models/model.safetensors: the network it was trained with, `fresh`, has "
+        "changed since or is gone (src/image_pipeline/models/fresh.py); run `dvc repro` to train "
+        "anew"
+    )
