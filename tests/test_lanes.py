@@ -42,11 +42,11 @@ def test_lanes_part_a_batch_evenly(images: int, lanes: int) -> None:
 def test_blocks_by_hand() -> None:
     assert [blocks_of(process, 2, 8) for process in range(2)] == [[(0, 4)], [(4, 4)]]
     assert [blocks_of(process, 3, 8) for process in range(3)] == [
-        [(0, 2)],
-        [(2, 2), (4, 1)],
-        [(5, 1), (6, 2)],
+        [(0, 2), (2, 1)],
+        [(3, 1), (4, 2)],
+        [(6, 2)],
     ]
-    assert [blocks_of(process, 2, 1) for process in range(2)] == [[], [(0, 1)]]
+    assert [blocks_of(process, 3, 2) for process in range(3)] == [[(0, 1)], [(1, 1)], []]
 
 
 def tree(lanes: list[Tensor]) -> Tensor:

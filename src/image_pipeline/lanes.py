@@ -36,9 +36,10 @@ def images_of(lane: int, lanes: int, images: int) -> slice:
 def blocks_of(process: int, processes: int, lanes: int) -> list[Block]:
     """Return the lanes that a process computes, as few aligned blocks as possible.
 
-    Processes hold as many lanes each, where the number divides.
+    Processes hold as many lanes each, where the number divides, and the first process the first
+    lane in any case.
     """
-    first, end = process * lanes // processes, (process + 1) * lanes // processes
+    first, end = (-(-number * lanes // processes) for number in (process, process + 1))
     blocks = []
     while first < end:
         count = first & -first or lanes  # the largest block that may begin here

@@ -260,7 +260,15 @@ def read_params(path: Path = PARAMS) -> Params:
         ParamsError: with one line that names the file, every wrong key with its value, and what is
             allowed.
     """
-    raw = _parse(path)
+    return check_params(_parse(path), path)
+
+
+def check_params(raw: object, path: Path) -> Params:
+    """Return the settings that were read from `path` as plain values.
+
+    Raises:
+        ParamsError: as `read_params` does.
+    """
     try:
         return Params.model_validate(raw)
     except ValidationError as error:

@@ -1,10 +1,11 @@
 """The kernels against references in float64, NumPy's own functions and PyTorch's rules."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import pytest
+import scipy.special
 import torch
 from torch import Tensor
 
@@ -14,10 +15,9 @@ NAN = math.nan
 
 
 @pytest.fixture(autouse=True, scope="module")
-def installed() -> Iterator[None]:
+def installed() -> None:
     kernels.install()
     kernels.install()  # a second time changes nothing
-    yield
 
 
 def values(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -43,7 +43,9 @@ def test_products_are_numpys() -> None:
     expected = np.matmul(a.numpy(), b.numpy())
     assert np.array_equal(torch.mm(a, b).numpy(), expected)
     assert np.array_equal((a.requires_grad_() @ b).detach().numpy(), expected)
-    assert np.array_equal(torch.mv(a, b[:, 0]).detach().numpy(), a.detach().numpy() @ b[:, 0].numpy())
+    assert np.array_equal(
+        torch.mv(a, b[:, 0]).detach().numpy(), a.detach().numpy() @ b[:, 0].numpy()
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
@@ -70,7 +72,13 @@ def test_every_product_against_sums_in_double(dtype: torch.dtype) -> None:
 def test_factors_of_any_layout() -> None:
     a, b = values(9, 17), values(17, 5)
     wide = values(18, 40)
-    for x in (a, a.t().contiguous().t(), wide[::2, ::2][:, :17], a[:1].expand(9, 17), a[:, :1].expand(9, 17)):
+    for x in (
+        a,
+        a.t().contiguous().t(),
+        wide[::2, ::2][:, :17],
+        a[:1].expand(9, 17),
+        a[:, :1].expand(9, 17),
+    ):
         assert_close(torch.mm(x, b), product_in_double(x, b))
     cube = values(17, 9, 3).permute(2, 1, 0)
     assert_close(torch.bmm(cube, b.expand(3, 17, 5)), product_in_double(cube, b.expand(3, 17, 5)))
@@ -241,7 +249,9 @@ def generator(seed: int = 3) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bool, torch.int64])
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.float64, torch.float16, torch.bool, torch.int64]
+)
 def test_bernoulli_draws(dtype: torch.dtype) -> None:
     draws = torch.empty(1000, 100, dtype=dtype).bernoulli_(0.3, generator=generator())
     assert draws.unique().tolist() == [0, 1]
@@ -278,9 +288,6 @@ def test_exponential_draws(dtype: torch.dtype) -> None:
 
 
 def test_exponential_draws_are_never_zero() -> None:
-    class Zeros(torch.Tensor):
-        pass
-
     least = torch.finfo(torch.float32).eps / 2
     torch.manual_seed(5)
     draws = torch.empty(1 << 22).exponential_()
@@ -298,3 +305,61 @@ def test_draws_of_others_are_made_of_these() -> None:
     drawn = torch.multinomial(torch.ones(10), 10)
     torch.manual_seed(5)
     assert drawn.equal(torch.empty(10).exponential_().argsort())
+
+
+# --- Functions that PyTorch would take from MKL ---
+
+FUNCTIONS: dict[str, tuple[Callable[[np.ndarray], np.ndarray], float, float]] = {
+    "exp": (np.exp, -80, 80),
+    "log": (np.log, 1e-9, 30),
+    "log2": (np.log2, 1e-9, 30),
+    "log10": (np.log10, 1e-9, 30),
+    "sin": (np.sin, -20, 20),
+    "cos": (np.cos, -20, 20),
+    "tan": (np.tan, -20, 20),
+    "asin": (np.arcsin, -1, 1),
+    "acos": (np.arccos, -1, 1),
+    "atan": (np.arctan, -9, 9),
+    "tanh": (np.tanh, -9, 9),
+    "erf": (scipy.special.erf, -4, 4),
+    "erfc": (scipy.special.erfc, -4, 8),
+    "erfinv": (scipy.special.erfinv, -0.9999, 0.9999),
+}
+EDGES = torch.tensor([0.0, -0.0, math.inf, -math.inf, NAN, 1, -1, 2, -2, 1e-30, -1e-30, 700, -700])
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_functions_within_a_few_units_of_the_last_place(name: str) -> None:
+    reference, low, high = FUNCTIONS[name]
+    x = np.random.default_rng(0).uniform(low, high, 20_001)
+    x[1::2] *= np.random.default_rng(1).uniform(0, 1, 10_000) ** 8  # many near zero
+    x[1::2] += 1e-9 * (low > 0)
+    for type_, units in ((np.float32, 3), (np.float64, 2000 if "erf" in name else 4)):
+        exact = reference(x.astype(type_).astype(np.float64))
+        computed = getattr(torch, name)(torch.from_numpy(x.astype(type_))).numpy()
+        assert computed.dtype == type_
+        assert np.abs(computed - exact).max() < units * np.spacing(
+            np.abs(exact).max().astype(type_)
+        )
+        assert (np.abs(computed - exact) / np.spacing(np.abs(exact.astype(type_)))).max() < units
+    expected = kernels._torchs_own(name, EDGES)  # MKL's
+    torch.testing.assert_close(getattr(torch, name)(EDGES), expected, equal_nan=True)
+    assert (
+        getattr(EDGES.clone(), f"{name}_")().signbit().equal(getattr(torch, name)(EDGES).signbit())
+    )
+
+
+def test_functions_keep_pytorchs_rules() -> None:
+    whole = torch.tensor([0, 1])
+    assert torch.exp(whole).equal(torch.exp(whole.float()))
+    assert torch.cos(whole.bool()).dtype is torch.float32
+    half = torch.tensor([0.5], dtype=torch.bfloat16)
+    assert torch.tanh(half).dtype is torch.bfloat16
+    out = torch.empty(0)
+    assert torch.log(values(5).abs(), out=out) is out
+    assert out.equal(torch.log(values(5).abs()))
+    with pytest.raises(RuntimeError, match="can't be cast"):
+        whole.exp_()
+    turned = values(4, 6).t()[::2]
+    assert torch.sin(turned).equal(torch.sin(turned.contiguous()))
+    assert torch.exp(torch.tensor([1j])).dtype is torch.complex64

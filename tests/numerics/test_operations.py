@@ -64,7 +64,7 @@ def test_every_entry_is_seen_by_its_evidence(native: list[dict[str, Any]]) -> No
 
 
 def test_the_list_is_what_the_cases_show(native: list[dict[str, Any]]) -> None:
-    import cases
+    from numerics import cases
 
     assert OPERATIONS.read_text(encoding="utf-8") == cases.to_list(native)
 

@@ -114,6 +114,39 @@ print(torch.get_num_threads(), torch.are_deterministic_algorithms_enabled())
     assert done.stderr == ""
 
 
+REPLACED = """
+from image_pipeline.numerics import kernels
+print("mm" in kernels._torchs, "sqrt" in kernels._torchs, torch.backends.mha.get_fastpath_enabled())
+"""
+
+
+def test_portable_replaces_kernels() -> None:
+    done = run_python(pin() + FACTS + REPLACED)
+    assert done.stdout.splitlines()[-1] == "True True False"
+
+
+@pytest.mark.parametrize(("vendor", "products"), [("AuthenticAMD", True), ("GenuineIntel", False)])
+def test_fast_replaces_matrix_products_on_amd(tmp_path: Path, vendor: str, products: bool) -> None:
+    """Whose processors MKL neglects; elsewhere it is the quicker one."""
+    (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nvendor_id\t: {vendor}\nflags\t\t: avx2\n")
+    script = f"""
+from pathlib import Path
+from image_pipeline import numerics
+numerics.CPU_FACTS = Path({str(tmp_path / "cpuinfo")!r})
+numerics.pin("fast")
+import torch
+"""
+    assert run_python(script + REPLACED).stdout == f"{products} False True\n"
+
+
+def test_onednn_computes_with_its_avx2_kernels() -> None:
+    require(platform.machine() == "x86_64", "an x86-64 processor")
+    script = pin() + "import torch; torch.nn.Conv2d(3, 8, 3)(torch.rand(4, 3, 9, 9))"
+    told = run_python(script, {"ONEDNN_VERBOSE": "1", "ONEDNN_MAX_CPU_ISA": "ALL"}).stdout
+    assert "AVX2" in told.replace("avx2", "AVX2")
+    assert "avx512" not in told.lower().replace("avx512_core_", "avx512")
+
+
 def test_a_second_pin_of_one_process_is_quiet() -> None:
     assert run_python(pin() + pin() + FACTS).stderr == ""
 

@@ -1,7 +1,7 @@
 """What the check of a step tells of operations that are not on the list."""
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -65,7 +65,7 @@ def test_an_unproved_operation_and_its_derivative_are_named_with_their_layer() -
 
 
 @pytest.fixture
-def emptied(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+def emptied(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     """Take an operation off the list."""
 
     def take_off(name: str) -> None:
@@ -73,7 +73,7 @@ def emptied(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
         del proofs[name]
         monkeypatch.setattr(portability, "read_operations", lambda: proofs)
 
-    yield take_off
+    return take_off
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_unusual_layers() -> None:
 
 def test_nothing_is_left_behind() -> None:
     class Fails(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
+        def forward(self, _: Tensor) -> Tensor:
             raise ValueError("it failed")
 
     check = PortabilityCheck()

@@ -26,7 +26,9 @@ os.sched_getaffinity = lambda pid: set(range(8))
 """
 # Lanes of a sixteenth of the usual size, so that these small batches are shared by processes.
 SMALL_LANES = """
-import image_pipeline.lanes as lanes
+from image_pipeline import numerics
+numerics.pin("portable")
+from image_pipeline import lanes
 lanes.LANE_BYTES, lanes.LEAST_IMAGES = 1 << 16, 8
 import runpy, sys
 sys.argv = ["stages/train.py"]

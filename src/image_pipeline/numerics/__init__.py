@@ -18,12 +18,13 @@ What `portable` sets, and why:
   images of its own (see `training`): threads that share a product wait for each other after each,
   and on a busy machine that makes it ten times slower.
 
-`portability` tells of a step which of its operations are not known to give the same bits.
+`portability` tells which operations of a step are not known to give the same bits.
 
 `fast` lets the libraries choose their kernels: the bits are then this machine's own. Two choices
-are corrected. On AMD's processors, matrix products are NumPy's there, too: MKL neglects them. Zen 4 computes an AVX-512 instruction as two halves (AMD, "Software Optimization Guide
-for the AMD Zen4 Microarchitecture"). The AVX2 kernels are the faster ones there, by an eighth for
-the product of the first layer, by three quarters for the softmax of ten classes.
+are corrected. On AMD's processors, which MKL neglects, matrix products are NumPy's there, too. And
+Zen 4 computes an AVX-512 instruction as two halves (AMD, "Software Optimization Guide for the AMD
+Zen4 Microarchitecture"): the AVX2 kernels are the faster ones there, by an eighth for the product
+of the first layer, by three quarters for the softmax of ten classes.
 """
 
 import ctypes
@@ -65,8 +66,8 @@ def pin(numerics: Numerics) -> None:
         if _has_avx2(processor):  # else the AVX2 kernels would kill the process
             os.environ.update(PINNED_ENVIRONMENT)
     elif _halves_avx512(processor):
-        for name, kernels in AVX2_KERNELS.items():
-            os.environ.setdefault(name, kernels)
+        for name, value in AVX2_KERNELS.items():
+            os.environ.setdefault(name, value)
     os.environ["OPENBLAS_NUM_THREADS"] = "1"  # else it starts them, before the limit below
 
     import torch

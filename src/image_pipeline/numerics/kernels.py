@@ -30,14 +30,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-Kernel = Callable[..., Any]
+Kernel = Callable[..., Tensor]
 
 _CPU = torch._C.DispatchKeySet(torch._C.DispatchKey.CPU)
 _FLOAT, _DOUBLE = torch.float32, torch.float64
 _HALVES = (torch.float16, torch.bfloat16)  # computed in float32: NumPy has no quick product of them
 
 _library: torch.library.Library | None = None  # what it registers lasts as long as it lives
-_torchs: dict[str, Kernel] = {}  # what is replaced
+_torchs: dict[str, Callable[..., Any]] = {}  # what is replaced
 
 
 def install(*, products_only: bool = False) -> None:
@@ -54,9 +54,10 @@ def install(*, products_only: bool = False) -> None:
             _library.impl(name, kernel, "CPU")
 
 
-def _torchs_own(name: str, *arguments: Any, **named: Any) -> Any:
+def _torchs_own(name: str, *arguments: Any, **named: Any) -> Tensor:
     """Compute with the kernel that was replaced."""
-    return _torchs[name](_CPU, *arguments, **named)
+    result: Tensor = _torchs[name](_CPU, *arguments, **named)
+    return result
 
 
 # --- Matrix products ---
@@ -143,7 +144,7 @@ def _into(out: Tensor, result: Tensor) -> Tensor:
     return out.copy_(result)
 
 
-def _product(name: str, sum_of_product: Kernel) -> dict[str, Kernel]:
+def _product(name: str, sum_of_product: Callable[..., Tensor | None]) -> dict[str, Kernel]:
     """Return the kernels of `name`, a product."""
 
     @_quietly
@@ -161,7 +162,7 @@ def _product(name: str, sum_of_product: Kernel) -> dict[str, Kernel]:
     return {name: functional, f"{name}.out": with_out}
 
 
-def _added_product(name: str, sum_of_product: Kernel) -> dict[str, Kernel]:
+def _added_product(name: str, sum_of_product: Callable[..., Tensor | None]) -> dict[str, Kernel]:
     """Return the kernels of `name`, a product that is added to something."""
 
     @_quietly
@@ -344,18 +345,21 @@ FUNCTIONS = {
 
 
 def pow_(values: Tensor, exponent: Any) -> Tensor:
+    """Compute a root as such, other powers as PyTorch does, in place."""
     if exponent == 0.5:
         return FUNCTIONS["sqrt_"](values)
     return _torchs_own("pow_.Scalar", values, exponent)
 
 
 def pow_of_tensor(values: Tensor, exponent: Any) -> Tensor:
+    """Compute a root as such, other powers as PyTorch does."""
     if exponent == 0.5:
         return FUNCTIONS["sqrt"](values)
     return _torchs_own("pow.Tensor_Scalar", values, exponent)
 
 
 def pow_out(values: Tensor, exponent: Any, *, out: Tensor) -> Tensor:
+    """Compute a root as such, other powers as PyTorch does, into `out`."""
     if exponent == 0.5:
         return FUNCTIONS["sqrt.out"](values, out=out)
     return _torchs_own("pow.Tensor_Scalar_out", values, exponent, out=out)
@@ -374,6 +378,7 @@ def _uniform(values: Tensor, generator: torch.Generator | None) -> Tensor:
 def bernoulli_(
     values: Tensor, p: float = 0.5, *, generator: torch.Generator | None = None
 ) -> Tensor:
+    """Fill with ones, drawn with a probability of `p`, and zeros."""
     if not 0 <= p <= 1:
         return _torchs_own("bernoulli_.float", values, p, generator=generator)
     draws = _uniform(values, generator).lt_(p)
@@ -383,6 +388,7 @@ def bernoulli_(
 def exponential_(
     values: Tensor, rate: float = 1.0, *, generator: torch.Generator | None = None
 ) -> Tensor:
+    """Fill with draws from the exponential distribution."""
     if not rate > 0 or not values.dtype.is_floating_point:
         return _torchs_own("exponential_", values, rate, generator=generator)
     draws = _uniform(values, generator)

@@ -78,7 +78,7 @@ def _tensors(value: Any) -> Iterator[Tensor]:
         yield from _tensors(list(value.values()))
 
 
-class Operations(TorchDispatchMode):
+class Operations(TorchDispatchMode):  # type: ignore[misc,unused-ignore]
     """Shows every operation to a function, after it was computed as it would have been.
 
     Those that are made of others are not operations here, but the others are. (Autograd takes them
@@ -91,12 +91,16 @@ class Operations(TorchDispatchMode):
         Args:
             show: is given the operation, its arguments, its named arguments, and its result.
         """
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._show = show
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # nothing is compiled here, and to skip it imports the compiler: a second
 
     def __torch_dispatch__(
         self, func: OpOverload, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:  # noqa: D102
+    ) -> Any:
         kwargs = kwargs or {}
         if func.namespace in ("prim", "profiler"):
             return func(*args, **kwargs)
@@ -159,7 +163,7 @@ class PortabilityCheck:
             register_optimizer_step_pre_hook(self._optimizer_starts),
             register_optimizer_step_post_hook(self._optimizer_ends),
         ]
-        self._operations.__enter__()
+        self._operations.__enter__()  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(
@@ -168,7 +172,7 @@ class PortabilityCheck:
         exc_value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._operations.__exit__(exc_type, exc_value, traceback)
+        self._operations.__exit__(exc_type, exc_value, traceback)  # type: ignore[no-untyped-call]
         for hook in self._hooks:
             hook.remove()
 
@@ -196,7 +200,7 @@ class PortabilityCheck:
         """Return what the operation that is computed now belongs to."""
         if self._scopes:
             return self._scopes[-1].layer
-        node = torch._C._current_autograd_node()
+        node: Any = torch._C._current_autograd_node()  # None outside of the way back
         if node is None:
             return self._outside
         number = node._sequence_nr()

@@ -1,0 +1,36 @@
+"""The project's commands beside DVC's own: `python -m image_pipeline`, or `image-pipeline`."""
+
+import argparse
+import sys
+
+from image_pipeline import recipes
+from image_pipeline.errors import PipelineError
+
+COMMANDS = {"recipe": recipes}
+
+
+def main() -> int:
+    """Run the command that is asked for; return its exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m image_pipeline", description="The project's commands beside DVC's own."
+    )
+    subparsers = parser.add_subparsers(dest="command", required=True)
+    for name, module in COMMANDS.items():
+        doc = module.__doc__ or ""
+        command = subparsers.add_parser(
+            name,
+            help=doc.splitlines()[0],
+            description=doc,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        module.add_arguments(command)
+    arguments = parser.parse_args()
+    try:
+        return COMMANDS[arguments.command].run(arguments)
+    except PipelineError as error:
+        print(f"{arguments.command}: error: {error}", file=sys.stderr)
+        return error.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

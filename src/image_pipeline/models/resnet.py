@@ -1,0 +1,94 @@
+"""A residual network for photographs: narrow where images are large, wide where they are small.
+
+Sources: He, Zhang, Ren and Sun, "Deep Residual Learning for Image Recognition" (2015): the
+shortcut around a convolution. Ioffe and Szegedy, "Batch Normalization" (2015). Page, "How to Train
+Your ResNet" (2018): few blocks, the shortcut after the block's activation, max-pooling over the
+whole image before the only dense layer, logits scaled down. Jordan, "94% on CIFAR-10 in 3.29
+Seconds on a Single GPU" (2024): pooling between the block's convolution and its normalisation, a
+2x2 stem, GELU, few filters in the first block.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+LARGEST_SIDE = 64  # pixels of the first block's images; larger ones are halved before it
+
+
+class Block(nn.Module):
+    """A convolution that widens, after which the image is halved, and a residual one."""
+
+    def __init__(self, before: int, after: int, pool: int) -> None:
+        super().__init__()
+        self.widen = nn.Conv2d(before, after, 3, padding=1, bias=False)
+        self.pool = nn.MaxPool2d(pool)
+        self.widen_norm = nn.BatchNorm2d(after)
+        self.residual = nn.Conv2d(after, after, 3, padding=1, bias=False)
+        self.residual_norm = nn.BatchNorm2d(after)
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Map `[B, before, height, width]` to `[B, after, height // pool, width // pool]`."""
+        # Pooled before it is normalised: the pooled image is a quarter of the work.
+        values = functional.gelu(self.widen_norm(self.pool(self.widen(values))))
+        return values + functional.gelu(self.residual_norm(self.residual(values)))
+
+
+class Model(nn.Module):
+    """A stem, blocks that each halve the image, the largest value of each filter, a dense layer.
+
+    Args:
+        shape: channels, height and width of an image.
+        classes: how many logits there are for an image.
+        stem_filters: of the stem: a 2x2 convolution, and before it, as long as a side is longer
+            than 64 pixels, a 3x3 convolution that halves the image.
+        filters: of each block.
+        logit_scale: by which the logits are multiplied: below 1, the network is slower to be sure.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        classes: int,
+        *,
+        stem_filters: int = 24,
+        filters: Sequence[int] = (32, 128, 128),
+        logit_scale: float = 0.125,
+    ) -> None:
+        super().__init__()
+        channels, height, width = shape
+        stem: list[nn.Module] = []
+        while max(height, width) > LARGEST_SIDE:
+            stem += [
+                nn.Conv2d(channels, stem_filters, 3, 2, 1, bias=False),
+                nn.BatchNorm2d(stem_filters),
+                nn.GELU(),
+            ]
+            channels, height, width = stem_filters, (height + 1) // 2, (width + 1) // 2
+        stem += [
+            nn.Conv2d(channels, stem_filters, 2, bias=False),
+            nn.BatchNorm2d(stem_filters),
+            nn.GELU(),
+        ]
+        channels, side = stem_filters, min(height, width) - 1
+        blocks: list[nn.Module] = []
+        for after in filters:
+            pool = 2 if side > 1 else 1  # a single pixel cannot be halved
+            blocks.append(Block(channels, after, pool))
+            channels, side = after, side // pool
+        self.stem = nn.Sequential(*stem)
+        self.blocks = nn.Sequential(*blocks)
+        self.output = nn.Linear(channels, classes)
+        self.logit_scale = logit_scale
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images float32 `[B, C, H, W]` to logits float32 `[B, classes]`."""
+        values = self.stem(
+            images.to(memory_format=torch.channels_last)
+        )  # [B, stem_filters, height - 1, width - 1]
+        values = self.blocks(values)  # [B, filters[-1], height, width]: 3 x 3 for images of 32 x 32
+        values = values.amax(dim=(2, 3))  # [B, filters[-1]]
+        logits: Tensor = self.output(values) * self.logit_scale
+        return logits
