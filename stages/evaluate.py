@@ -3,6 +3,8 @@
 Always computed with portable numerics: a model trained with fast ones is judged like any other.
 """
 
+import sys
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from image_pipeline.stage import run_stage
@@ -29,6 +31,7 @@ def main() -> None:
     from image_pipeline.files import together, write_csv, write_csv_parts, write_json
     from image_pipeline.inference import predict
     from image_pipeline.model_file import read_model
+    from image_pipeline.numerics.portability import PortabilityCheck
     from image_pipeline.tensor_files import read_split
 
     model, card = read_model(paths.MODEL)
@@ -38,8 +41,12 @@ def main() -> None:
 
     def rows() -> "Iterator[pd.DataFrame]":
         batches = predict(model, test, card.data, params.evaluate.batch_size)
+        with PortabilityCheck() as check:
+            first = next(batches)
+        for line in check.warnings():
+            print(line, file=sys.stderr)
         with tqdm(total=len(test.labels), desc="evaluate", unit="image", unit_scale=True) as bar:
-            for logits, labels in batches:
+            for logits, labels in chain([first], batches):
                 probabilities = torch.softmax(logits.double(), dim=1)
                 yield evaluation.add(probabilities.numpy(), labels.numpy())
                 bar.update(len(labels))

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from ruamel.yaml import YAML
 
+from image_pipeline import augmentations
 from image_pipeline.datasets import DATASETS
 from image_pipeline.datasets.emnist import CLASS_NAMES
 from image_pipeline.errors import DataError
@@ -22,7 +23,7 @@ from published import md5
 
 PAGE = ROOT / "docs" / "data-sets.md"
 TEXT = PAGE.read_text(encoding="utf-8")
-EXAMPLE, *LINES = re.findall(r"^ *```python\n(.*?)^ *```$", TEXT, re.MULTILINE | re.DOTALL)
+EXAMPLE, *LINES, CHANGE = re.findall(r"^ *```python\n(.*?)^ *```$", TEXT, re.MULTILINE | re.DOTALL)
 COUNTS = {"train": 20, "test": 6}
 
 
@@ -95,6 +96,21 @@ def test_the_example_is_in_the_projects_style(leaves: ModuleType) -> None:
         subprocess.run(["ruff", *command, *config, leaves.__file__], check=True)
 
 
+def test_the_example_of_a_change_changes_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "brightness.py").write_text(CHANGE)
+    monkeypatch.setattr(augmentations, "__path__", [str(tmp_path)])
+    function = augmentations.load("brightness")
+    images = np.full((5, 3, 4, 4), 100, np.float32)
+    changed = augmentations.apply(function, images, (0, 1))
+    assert changed.shape == images.shape
+    assert 66 < changed.min() < changed.max() < 134
+    assert len(np.unique(changed)) == 5
+    assert np.array_equal(augmentations.apply(function, images, (0, 1)), changed)
+    assert not np.array_equal(augmentations.apply(function, images, (0, 2)), changed)
+
+
 def test_the_line_of_emnist_is_the_tables() -> None:
     table = (ROOT / "src" / "image_pipeline" / "datasets" / "__init__.py").read_text()
     assert LINES[1].strip() in table
@@ -103,7 +119,7 @@ def test_the_line_of_emnist_is_the_tables() -> None:
 def rows(header: str) -> list[str]:
     """Return the first cell of each row of the table with this first cell of its header."""
     table = TEXT.split(f"| {header} |")[1].split("\n\n")[0]
-    return re.findall(r"^\| `([a-z_]+)` \|", table, re.MULTILINE)
+    return re.findall(r"^\| `([a-z0-9_]+)` \|", table, re.MULTILINE)
 
 
 def test_its_tables_have_each_data_set_and_each_split() -> None:
@@ -112,8 +128,11 @@ def test_its_tables_have_each_data_set_and_each_split() -> None:
     assert tuple(CLASS_NAMES) == get_args(TensorizeParams.model_fields["emnist_split"].annotation)
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/data-sets.md"])
-def test_the_settings_it_shows_are_allowed(page: str) -> None:
+@pytest.mark.parametrize("page", ["README.md", "docs/data-sets.md", "docs/networks.md"])
+def test_the_settings_it_shows_are_allowed(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The files that the pages show in whole, which are one's own to add.
+    files = {"models": ["mlp", "cnn", "mixer"], "augmentations": ["none", "brightness"]}
+    monkeypatch.setattr("image_pipeline.params._files", files.__getitem__)
     shown = re.findall(r"-S ([a-z0-9_.]+)=([^\s`]+)", (ROOT / page).read_text(encoding="utf-8"))
     assert shown
     for key, value in shown:
@@ -130,7 +149,7 @@ def test_the_settings_it_shows_are_allowed(page: str) -> None:
 def test_the_readme_names_each_data_set() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     listed = readme.split("Other images come by name: ")[1].split(". ")[0]
-    assert re.findall("`([a-z_]+)`", listed) == list(DATASETS)
+    assert re.findall("`([a-z0-9_]+)`", listed) == list(DATASETS)
 
 
 def test_every_file_it_links_exists() -> None:

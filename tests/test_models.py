@@ -20,7 +20,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shown = models.names()
     monkeypatch.setattr(models, "FOLDER", tmp_path)
     for name in shown:
-        (tmp_path / f"{name}.py").write_bytes((Path(models.__path__[1]) / f"{name}.py").read_bytes())
+        (tmp_path / f"{name}.py").write_bytes(
+            (Path(models.__path__[1]) / f"{name}.py").read_bytes()
+        )
     return tmp_path
 
 
@@ -114,7 +116,10 @@ def test_a_new_network_is_one_file(folder: Path) -> None:
     ("options", "said"),
     [
         ({"widht": 3}, "train.model.odd.widht: unknown option; the network takes width, rate"),
-        ({"width": "3"}, "train.model.odd.width: 3 is not allowed: input should be a valid integer"),
+        (
+            {"width": "3"},
+            "train.model.odd.width: 3 is not allowed: input should be a valid integer",
+        ),
         ({"width": True}, "train.model.odd.width: True is not allowed: input should be a valid"),
         ({"width": -3}, "train.model.odd: the network refuses these options for 2 classes and"),
     ],

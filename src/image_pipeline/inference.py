@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from image_pipeline.cores import DEVICE
 from image_pipeline.tensor_files import Description, Split
 
-BATCH_BYTES = 1 << 22  # of a batch's images as float32, at most: the layers' values are many times it
+BATCH_BYTES = (
+    1 << 22
+)  # of a batch's images as float32, at most: the layers' values are many times it
 
 
 def normalise(

@@ -86,5 +86,6 @@ def _rebuild(path: Path, card: ModelCard, found: dict[str, tuple[int, ...]]) -> 
 def tensors_of(model: nn.Module) -> dict[str, Tensor]:
     """Return all weights and buffers by name, also the buffers that a `state_dict` leaves out."""
     return {
-        name: tensor.detach() for name, tensor in (*model.named_parameters(), *model.named_buffers())
+        name: tensor.detach()
+        for name, tensor in (*model.named_parameters(), *model.named_buffers())
     }

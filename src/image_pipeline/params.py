@@ -71,7 +71,9 @@ def _options(block: object) -> object:
 
     def fits(value: object, depth: int) -> bool:
         if isinstance(value, list):
-            return depth > 0 and len(value) <= MAX_OPTIONS and all(fits(v, depth - 1) for v in value)
+            return (
+                depth > 0 and len(value) <= MAX_OPTIONS and all(fits(v, depth - 1) for v in value)
+            )
         return isinstance(value, (str, bool, int)) or (
             isinstance(value, float) and math.isfinite(value)
         )
@@ -220,7 +222,9 @@ class TrainParams(_Block):
     schedule: Literal["one_cycle", "constant"]
     warmup_fraction: Fraction
     momentum_cycle: Annotated[
-        list[Annotated[float, Field(ge=0, lt=1)]], Field(max_length=2), AfterValidator(_none_or_two)
+        list[Annotated[float, Field(ge=0, lt=1)]],
+        Field(min_length=0, max_length=2),
+        AfterValidator(_none_or_two),
     ]
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
     augmentation: AugmentationParams

@@ -201,4 +201,3 @@ def _run_dvc(arguments: list[str]) -> int:
         return process.wait()
     finally:
         signal.signal(signal.SIGINT, before)
-

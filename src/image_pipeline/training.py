@@ -39,7 +39,9 @@ from image_pipeline.randomness import Use, seed_everything, stream
 from image_pipeline.tensor_files import Split
 from image_pipeline.workers import Steps, Workers, shared_array, shared_tensor
 
-BLOCK_BYTES = 1 << 24  # of images made ready at once as float32: enough to amortise, few for a cache
+BLOCK_BYTES = (
+    1 << 24
+)  # of images made ready at once as float32: enough to amortise, few for a cache
 CACHED_BYTES = 1 << 20  # of images normalised at once, still in the cache from first to last step
 INFERENCE_BATCH = 1000
 CACHE_LINE = 16  # float32 values; no two weights share one

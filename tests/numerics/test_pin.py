@@ -143,8 +143,7 @@ def test_onednn_computes_with_its_avx2_kernels() -> None:
     require(platform.machine() == "x86_64", "an x86-64 processor")
     script = pin() + "import torch; torch.nn.Conv2d(3, 8, 3)(torch.rand(4, 3, 9, 9))"
     told = run_python(script, {"ONEDNN_VERBOSE": "1", "ONEDNN_MAX_CPU_ISA": "ALL"}).stdout
-    assert "AVX2" in told.replace("avx2", "AVX2")
-    assert "avx512" not in told.lower().replace("avx512_core_", "avx512")
+    assert "isa:Intel AVX2\n" in told
 
 
 def test_a_second_pin_of_one_process_is_quiet() -> None:

@@ -181,7 +181,11 @@ def test_a_killed_convolutional_network_goes_on(
     after_kill: tuple[Project, dict[str, bytes], Path],
 ) -> None:
     project, perceptron, _ = after_kill
-    cnn = {"train.model.name": "cnn", "train.model.cnn.filters": [4, 4], "train.checkpoint_every": 1}
+    cnn = {
+        "train.model.name": "cnn",
+        "train.model.cnn.filters": [4, 4],
+        "train.checkpoint_every": 1,
+    }
     project.set_params(cnn)
     project.stage("train")
     whole = results(project)

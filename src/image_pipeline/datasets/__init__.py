@@ -7,6 +7,7 @@ of the block `download`, `read` those of `tensorize`.
 from collections.abc import Callable
 
 from image_pipeline.datasets.base import Dataset
+from image_pipeline.datasets.cifar import CIFAR10, CIFAR100
 from image_pipeline.datasets.digits import Digits
 from image_pipeline.datasets.emnist import Emnist
 from image_pipeline.datasets.folder import Folder
@@ -22,6 +23,8 @@ DATASETS: dict[str, Callable[[Params], Dataset]] = {
     "emnist": lambda params: Emnist(params.tensorize.emnist_split),
     "qmnist": lambda _: Qmnist(),
     "usps": lambda _: Usps(),
+    "cifar10": lambda _: CIFAR10,
+    "cifar100": lambda _: CIFAR100,
     "digits": lambda _: Digits(),
     "folder": lambda params: Folder(
         params.download.folder, params.tensorize.folder, params.tensorize.seed

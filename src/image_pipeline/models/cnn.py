@@ -42,7 +42,8 @@ class Model(nn.Module):
             if min(height, width) < 1:
                 raise ValueError(f"filters: such images are large enough for {number} blocks only")
         self.convolutions = nn.ModuleList(
-            nn.Conv2d(before, after, KERNEL, STRIDE) for before, after in pairwise([channels, *filters])
+            nn.Conv2d(before, after, KERNEL, STRIDE)
+            for before, after in pairwise([channels, *filters])
         )
         features = ([channels, *filters])[-1] * height * width
         sizes = [features, *hidden_sizes]

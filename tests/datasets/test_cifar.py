@@ -1,0 +1,151 @@
+"""The binary versions of CIFAR-10 and CIFAR-100, in small."""
+
+import dataclasses
+import io
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from image_pipeline.datasets.cifar import CIFAR10, CIFAR100, Cifar
+from image_pipeline.errors import DataError, DownloadError
+from image_pipeline.tensor_files import read_split
+from image_pipeline.tensorize import tensorize
+from published import REMEDY, md5, whole
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (80, 3, 32, 32), np.uint8)
+NAMES = {"cifar10": CIFAR10.class_names, "cifar100": CIFAR100.class_names}
+
+
+def archive(files: dict[str, bytes]) -> bytes:
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w:gz") as tar:
+        for name, data in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return content.getvalue()
+
+
+def cifar10_files() -> dict[str, bytes]:
+    """Return five files of 12 images and one of 20, not in the order of their names."""
+    files = {}
+    for number in (4, 2, 1, 5, 3):
+        part = range((number - 1) * 12, number * 12)
+        records = [bytes([index % 10]) + IMAGES[index].tobytes() for index in part]
+        files[f"cifar-10-batches-bin/data_batch_{number}.bin"] = b"".join(records)
+    records = [bytes([index % 10]) + IMAGES[index].tobytes() for index in range(60, 80)]
+    files["cifar-10-batches-bin/test_batch.bin"] = b"".join(records)
+    files["cifar-10-batches-bin/batches.meta.txt"] = "\n".join((*NAMES["cifar10"], "\n")).encode()
+    return files
+
+
+def cifar100_files() -> dict[str, bytes]:
+    """Return a coarse label, 99, before each finer one."""
+    records = [bytes([99, index]) + IMAGES[index].tobytes() for index in range(80)]
+    return {
+        "cifar-100-binary/coarse_label_names.txt": b"fish\n",
+        "cifar-100-binary/fine_label_names.txt": "\n".join(NAMES["cifar100"]).encode(),
+        "cifar-100-binary/test.bin": b"".join(records[60:]),
+        "cifar-100-binary/train.bin": b"".join(records[:60]),
+    }
+
+
+def with_archive(dataset: Cifar, content: bytes, folder: Path) -> Cifar:
+    """Write the archive to a folder; return the data set that knows its checksum."""
+    folder.mkdir(exist_ok=True)
+    path = folder / dataset._archive.name
+    path.write_bytes(content)
+    file = dataclasses.replace(
+        dataset._archive, md5=md5(path), sha256=None, size=len(content), timeout=None
+    )
+    return Cifar(
+        file,
+        dataset._folder,
+        dataset._names_file,
+        dataset._files,
+        dataset._label_bytes,
+        dataset.class_names,
+    )
+
+
+def test_class_names() -> None:
+    assert (len(set(NAMES["cifar10"])), len(set(NAMES["cifar100"]))) == (10, 100)
+    assert list(NAMES["cifar100"]) == sorted(NAMES["cifar100"])
+
+
+def test_cifar10_is_fetched_and_read(tmp_path: Path) -> None:
+    dataset = with_archive(CIFAR10, archive(cifar10_files()), tmp_path / "mirror")
+    dataset.fetch(tmp_path / "raw", str(tmp_path / "mirror"))
+    train, test = dataset.read(tmp_path / "raw")
+    assert train.shape == (3, 32, 32)
+    assert np.array_equal(whole(train), IMAGES[:60])
+    assert np.array_equal(whole(test), IMAGES[60:])
+    assert train.labels.tolist() == [index % 10 for index in range(60)]
+    assert test.labels.tolist() == [index % 10 for index in range(60, 80)]
+
+
+def test_cifar100_has_the_finer_labels(tmp_path: Path) -> None:
+    dataset = with_archive(CIFAR100, archive(cifar100_files()), tmp_path / "raw")
+    train, test = dataset.read(tmp_path / "raw")
+    assert train.labels.tolist() == list(range(60))
+    assert test.labels.tolist() == list(range(60, 80))
+    assert np.array_equal(whole(test), IMAGES[60:])
+
+
+def test_it_goes_through_tensorize(tmp_path: Path) -> None:
+    dataset = with_archive(CIFAR10, archive(cifar10_files()), tmp_path / "raw")
+    paths = [tmp_path / f"{name}.safetensors" for name in ("train", "validation", "test")]
+    reports = [tmp_path / "data.json", tmp_path / "class_balance.csv"]
+    report = tensorize(dataset, "cifar10", tmp_path / "raw", 0.25, 0, *paths, *reports)
+    assert report["images"] == {"train": 40, "validation": 20, "test": 20}
+    assert len(read_split(paths[0]).description.mean) == 3
+
+
+def test_another_file_is_not_taken(tmp_path: Path) -> None:
+    dataset = with_archive(CIFAR10, archive(cifar10_files()), tmp_path / "mirror")
+    path = tmp_path / "mirror" / "cifar-10-binary.tar.gz"
+    path.write_bytes(path.read_bytes()[:-1] + b"!")
+    with pytest.raises(DownloadError, match="its checksum is wrong"):
+        dataset.fetch(tmp_path / "raw", str(tmp_path / "mirror"))
+
+
+TEST_BATCH = "cifar-10-batches-bin/test_batch.bin"
+BAD = {
+    "torn": (archive(cifar10_files())[:20_000], "not a whole tar.gz file ("),
+    "no archive": (b"<html>", "not a whole tar.gz file ("),
+    "no test images": (
+        archive({key: value for key, value in cifar10_files().items() if key != TEST_BATCH}),
+        "it has no file cifar-10-batches-bin/test_batch.bin",
+    ),
+    "half an image": (
+        archive(cifar10_files() | {TEST_BATCH: bytes(3073 + 100)}),
+        "test_batch.bin has 3173 bytes, which are no records of 3073",
+    ),
+    "a label too high": (
+        archive(cifar10_files() | {TEST_BATCH: bytes([10]) + bytes(3072)}),
+        "test_batch.bin: the label 10 is not one of 0 to 9",
+    ),
+    "other classes": (
+        archive(cifar10_files() | {"cifar-10-batches-bin/batches.meta.txt": b"cat dog"}),
+        "batches.meta.txt has other classes",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_archives(name: str, tmp_path: Path) -> None:
+    content, cause = BAD[name]
+    dataset = with_archive(CIFAR10, content, tmp_path / "raw")
+    with pytest.raises(DataError) as caught:
+        dataset.read(tmp_path / "raw")
+    message = str(caught.value)
+    assert message.startswith(f"{tmp_path / 'raw' / 'cifar-10-binary.tar.gz'}: ")
+    assert cause in message
+    assert message.endswith(REMEDY)
+
+
+def test_no_archive_at_all(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="not found; run `dvc repro --force download`"):
+        CIFAR10.read(tmp_path)
