@@ -9,15 +9,22 @@ import torch
 from torch.nn import functional
 
 from image_pipeline.augmentation import (
+    BENDING,
     CONTROL_POINTS,
     augment,
+    crop,
+    cut_out,
     draw_affines,
     draw_displacements,
+    flip,
 )
-from image_pipeline.params import AUGMENTATION_AMOUNTS, AugmentationParams
+from image_pipeline.params import AUGMENTATION_AMOUNTS, AugmentationParams, read_params
+from project import ROOT
 
-NOTHING = {**dict.fromkeys(AUGMENTATION_AMOUNTS, 0.0), "group_size": 4}
-EVERYTHING = {
+COMMITTED = read_params(ROOT / "params.yaml").train.augmentation
+NOTHING: dict[str, Any] = {**dict.fromkeys(AUGMENTATION_AMOUNTS, 0), "group_size": 4, "custom": "none"}
+EVERYTHING: dict[str, Any] = {
+    **NOTHING,
     "rotation": 30.0,
     "scale": 0.2,
     "shear": 15.0,
@@ -211,3 +218,62 @@ def test_values_stay_between_black_and_white() -> None:
     changed = augment(images, params(**EVERYTHING), np.random.default_rng(0))
     assert changed.min() >= 0
     assert changed.max() <= 255.001
+
+
+def test_flips_are_mirror_images_of_some() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (400, 3, 4, 5), np.uint8)
+    flipped = flip(images, 0.25, np.random.default_rng(1))
+    mirrored = np.array(
+        [np.array_equal(one, other[:, :, ::-1]) for one, other in zip(flipped, images, strict=True)]
+    )
+    assert np.array_equal(flipped[~mirrored], images[~mirrored])
+    assert 70 < mirrored.sum() < 130
+    assert np.array_equal(flip(images, 1.0, np.random.default_rng(1)), images[..., ::-1])
+
+
+@pytest.mark.parametrize("padding", [1, 2])
+def test_a_crop_is_a_window_of_the_padded_image(padding: int) -> None:
+    images = np.random.default_rng(0).integers(1, 256, (300, 2, 6, 5), np.uint8)
+    cropped = crop(images, padding, np.random.default_rng(1))
+    padded = np.pad(images, ((0, 0), (0, 0), (padding, padding), (padding, padding)))
+    seen = set()
+    for one, other in zip(cropped, padded, strict=True):
+        windows = {
+            (down, right)
+            for down in range(2 * padding + 1)
+            for right in range(2 * padding + 1)
+            if np.array_equal(one, other[:, down : down + 6, right : right + 5])
+        }
+        assert windows
+        seen |= windows
+    assert len(seen) == (2 * padding + 1) ** 2
+
+
+def test_cut_out_fills_a_square_with_the_mean() -> None:
+    images = np.full((500, 2, 8, 9), 255, np.uint8)
+    cut = cut_out(images, 3, (0.2, 0.6), np.random.default_rng(0))
+    areas = set()
+    for image in cut:
+        assert set(np.unique(image[0])) == {51, 255}
+        rows, columns = np.nonzero(image[0] == 51)
+        height, width = np.ptp(rows) + 1, np.ptp(columns) + 1
+        assert len(rows) == height * width  # a whole rectangle: a square, or what is left at edges
+        assert np.array_equal(image[1] == 153, image[0] == 51)
+        areas.add((int(height), int(width)))
+    assert areas == {(height, width) for height in (2, 3) for width in (2, 3)}
+
+
+def test_all_changes_follow_from_the_generator_alone() -> None:
+    """Each has its draws; affine and elastic ones come first, so that they are as they were."""
+    images = np.random.default_rng(0).integers(0, 256, (20, 3, 8, 8), np.uint8)
+    params = COMMITTED.model_copy(
+        update={"horizontal_flip": 0.5, "crop_padding": 2, "cutout": 3, "group_size": 4}
+    )
+    one, same, other = (
+        augment(images, params, np.random.default_rng(seed), None, (0.5,) * 3) for seed in (0, 0, 1)
+    )
+    assert np.array_equal(one, same)
+    assert not np.array_equal(one, other)
+    flat = params.model_copy(update=dict.fromkeys(BENDING, 0.0) | {"cutout": 0, "crop_padding": 0})
+    assert flat.enabled
+    assert set(np.unique(augment(images, flat, np.random.default_rng(0)))) <= set(range(256))

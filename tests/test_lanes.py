@@ -1,4 +1,4 @@
-"""Lanes: a batch alone decides them, and their sums are taken in one order by whoever holds them."""
+"""Lanes: a batch alone decides them, and whoever holds them adds them up in one order."""
 
 from itertools import pairwise
 

@@ -21,8 +21,8 @@ from torch import Tensor
 from image_pipeline import models
 from image_pipeline.checkpoint import CheckpointFile
 from image_pipeline.errors import DataError, PipelineError
-from image_pipeline.model_file import read_model, write_model
 from image_pipeline.model_card import ModelCard
+from image_pipeline.model_file import read_model, write_model
 from image_pipeline.params import read_params
 from image_pipeline.tensor_files import METADATA_KEY, Description, Split
 from project import ROOT
@@ -141,7 +141,7 @@ def test_files_that_are_something_else(name: str, file: Path) -> None:
 
 
 @pytest.mark.parametrize("card", [{"source": "0" * 64}, {"network": "rnn"}])
-def test_a_network_that_has_changed_since(card: dict[str, str], file: Path) -> None:
+def test_a_network_that_has_changed_since(card: dict[str, Any], file: Path) -> None:
     file.write_bytes(model(**card))
     name = card.get("network", "mlp")
     assert refusal(file) == (

@@ -33,7 +33,7 @@ def keys(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldI
             yield prefix + name, field
 
 
-# Keys whose values are not a number within bounds, a word of a few, or a text: tested by themselves.
+# Keys whose values are no number within bounds, no word of a few, no text: tested by themselves.
 APART = {
     "train.model.name",
     "train.optimizer.name",

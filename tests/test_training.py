@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from image_pipeline import lanes, models, training
 from image_pipeline.checkpoint import CheckpointFile
 from image_pipeline.errors import DivergenceError, ParamsError
+from image_pipeline.models import mlp
 from image_pipeline.params import AUGMENTATION_AMOUNTS, TrainParams, read_params
 from image_pipeline.tensor_files import Description, Split
 from image_pipeline.training import Training
@@ -23,7 +25,7 @@ FLAT = {**COMMITTED.augmentation.model_dump(), **dict.fromkeys(AUGMENTATION_AMOU
 MLP = {"name": "mlp", "mlp": {"hidden_sizes": [6]}}
 CNN = {"name": "cnn", "cnn": {"filters": [3], "hidden_sizes": []}}
 SMALL = {"model": MLP, "epochs": 4, "batch_size": 8, "warmup_fraction": 0.25}
-PLAIN = {
+PLAIN: dict[str, Any] = {
     "learning_rate": 1e-3,
     "batch_size": 100,
     "schedule": "constant",
@@ -53,6 +55,7 @@ class Layers(nn.Module):
             nn.Flatten(),
             nn.LazyLinear(classes),
         )
+        self.seen: Tensor
         self.register_buffer("seen", torch.zeros(()), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -65,7 +68,7 @@ class Layers(nn.Module):
 @pytest.fixture
 def own_network(monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
     """Let `Layers` be the network of a name; return the params that choose it."""
-    monkeypatch.setattr(models.import_module("image_pipeline.models.mlp"), "Model", Layers)
+    monkeypatch.setattr(mlp, "Model", Layers)
     return {"name": "mlp", "mlp": {}}
 
 
@@ -89,7 +92,7 @@ def make_params(**changes: object) -> TrainParams:
     return TrainParams.model_validate(COMMITTED.model_dump() | SMALL | changes)
 
 
-def make_training(images: int = 30, **changes: object) -> Training:
+def make_training(images: int = 30, **changes: Any) -> Training:
     return Training(make_split(images, seed=0), make_split(9, seed=1), make_params(**changes))
 
 
@@ -179,8 +182,9 @@ def batches(run: Training, epoch: int) -> list[tuple[Tensor, Tensor]]:
 
 @pytest.mark.parametrize("block_bytes", [1, 2000, 1 << 24])
 @pytest.mark.parametrize("batch_size", [1, 8, 29, 30, 1000])
+@pytest.mark.usefixtures("small_lanes")
 def test_every_image_is_seen_once_per_epoch_with_its_label(
-    batch_size: int, block_bytes: int, monkeypatch: pytest.MonkeyPatch, small_lanes: None
+    batch_size: int, block_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(training, "BLOCK_BYTES", block_bytes)
     run = make_training(
@@ -220,18 +224,18 @@ def bits(run: Training) -> dict[str, bytes]:
     ],
     ids=lambda optimizer: optimizer["name"],
 )
+@pytest.mark.usefixtures("small_lanes")
 def test_a_resumed_run_ends_in_the_same_bits(
     optimizer: dict[str, object],
     stop: int,
     own_network: dict[str, object],
     checkpoint: CheckpointFile,
     tmp_path: Path,
-    small_lanes: None,
 ) -> None:
-    settings = {"model": own_network, "optimizer": optimizer, "learning_rate": 0.01}
+    settings: dict[str, Any] = {"model": own_network, "optimizer": optimizer, "learning_rate": 0.01}
     whole = make_training(**settings)
     list(whole.run(CheckpointFile(tmp_path / "other", "k" * 64)))
-    assert whole.model.seen.item() > 0
+    assert whole.model.get_buffer("seen").item() > 0
 
     stopped = make_training(**settings)
     for history in stopped.run(checkpoint):
@@ -281,8 +285,8 @@ def test_the_first_epochs_figures_by_hand(
     monkeypatch.setattr(run.optimizer, "step", lambda: None)
     probabilities = (0.5, 0.3, 0.2)
     with torch.no_grad():
-        run.model.output.weight.zero_()
-        run.model.output.bias.copy_(torch.log(torch.tensor(probabilities)))
+        run.model.get_parameter("output.weight").zero_()
+        run.model.get_parameter("output.bias").copy_(torch.log(torch.tensor(probabilities)))
     [[record]] = run.run(checkpoint)
 
     def figures(labels: Tensor, smoothing: float) -> tuple[float, float]:
@@ -352,15 +356,16 @@ def test_the_public_recipe_is_adam_without_anything_else(checkpoint: CheckpointF
         torch.tensor(sorted(expected)).sort(0)[0],
         atol=1e-5,
     )
-    before = run.model.output.bias.detach().clone()
+    before = run.model.get_parameter("output.bias").detach().clone()
     list(run.run(checkpoint))
-    moved = (run.model.output.bias.detach() - before).abs()
+    moved = (run.model.get_parameter("output.bias").detach() - before).abs()
     assert moved.tolist() == pytest.approx([1e-3] * 3, rel=1e-2)
 
 
-def test_a_step_is_that_of_an_ordinary_loop(checkpoint: CheckpointFile, small_lanes: None) -> None:
+@pytest.mark.usefixtures("small_lanes")
+def test_a_step_is_that_of_an_ordinary_loop(checkpoint: CheckpointFile) -> None:
     """Cut into four lanes or not, weights follow the batch's gradient, but for the rounding."""
-    changes = PLAIN | {"batch_size": 8, "optimizer": {"name": "SGD"}, "threads": 1}
+    changes: dict[str, Any] = PLAIN | {"batch_size": 8, "optimizer": {"name": "SGD"}, "threads": 1}
     run = make_training(images=8, epochs=1, **changes)
     assert run.lanes == 4
     model = models.build("mlp", {"hidden_sizes": [6]}, (1, 5, 6), 3)
@@ -376,12 +381,12 @@ def test_a_step_is_that_of_an_ordinary_loop(checkpoint: CheckpointFile, small_la
 
 
 @pytest.mark.parametrize("network", ["cnn", "own"])
+@pytest.mark.usefixtures("small_lanes")
 def test_the_number_of_processes_changes_no_bit(
     network: str,
     own_network: dict[str, object],
     checkpoint: CheckpointFile,
     monkeypatch: pytest.MonkeyPatch,
-    small_lanes: None,
 ) -> None:
     """Four lanes; the last batch has six images, in two lanes, so that some processes have none.
 
@@ -402,16 +407,16 @@ def test_the_number_of_processes_changes_no_bit(
     assert all(result == results[0] for result in results)
 
 
+@pytest.mark.usefixtures("small_lanes")
 def test_the_first_lane_owns_the_buffers(
     own_network: dict[str, object],
     checkpoint: CheckpointFile,
-    small_lanes: None,
 ) -> None:
-    """Four steps an epoch: three of 8 images in 4 lanes, one of 6 in 2; lane 0 has 2, 2, 2 and 3."""
+    """Steps of 8, 8, 8 and 6 images, in 4, 4, 4 and 2 lanes: lane 0 has 2, 2, 2 and 3."""
     run = make_training(epochs=1, model=own_network)
     list(run.run(checkpoint))
-    assert run.model.seen.item() == 2 + 2 + 2 + 3
-    assert run.model.layers[1].num_batches_tracked.item() == 4
+    assert run.model.get_buffer("seen").item() == 2 + 2 + 2 + 3
+    assert run.model.get_buffer("layers.1.num_batches_tracked").item() == 4
 
 
 def test_random_layers_draw_anew_for_each_step_and_lane() -> None:
@@ -425,11 +430,9 @@ def test_random_layers_draw_anew_for_each_step_and_lane() -> None:
 def test_weights_that_take_no_part_and_frozen_ones(
     checkpoint: CheckpointFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mlp = models.import_module("image_pipeline.models.mlp")
-
-    class Partly(mlp.Model):  # type: ignore[name-defined, misc]
-        def __init__(self, *arguments: object) -> None:
-            super().__init__(*arguments)
+    class Partly(mlp.Model):
+        def __init__(self, shape: tuple[int, int, int], classes: int) -> None:
+            super().__init__(shape, classes)
             self.unused = nn.Parameter(torch.ones(3))
             self.hidden[0].requires_grad_(False)
 
@@ -468,14 +471,15 @@ def test_weights_that_take_no_part_and_frozen_ones(
         ),
     ],
 )
-def test_mistakes_in_params_end_in_one_line(changes: dict[str, object], said: str) -> None:
+def test_mistakes_in_params_end_in_one_line(changes: dict[str, Any], said: str) -> None:
     with pytest.raises(ParamsError) as caught:
         make_training(**changes)
     assert str(caught.value).startswith(said)
 
 
+@pytest.mark.usefixtures("small_lanes")
 def test_a_run_that_is_left_leaves_no_process(
-    checkpoint: CheckpointFile, monkeypatch: pytest.MonkeyPatch, small_lanes: None
+    checkpoint: CheckpointFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(training, "available_cores", lambda: 8)
     run = make_training(threads=2).run(checkpoint)

@@ -26,10 +26,11 @@ def main() -> int:
         module.add_arguments(command)
     arguments = parser.parse_args()
     try:
-        return COMMANDS[arguments.command].run(arguments)
+        status: int = COMMANDS[arguments.command].run(arguments)
     except PipelineError as error:
         print(f"{arguments.command}: error: {error}", file=sys.stderr)
         return error.exit_code
+    return status
 
 
 if __name__ == "__main__":

@@ -198,9 +198,9 @@ def crop(images: np.ndarray, padding: int, rng: np.random.Generator) -> np.ndarr
     moved = np.zeros_like(images)
     # Images that move alike are moved together.
     order = np.lexsort(moves.T)
-    ends = np.flatnonzero(np.any(np.diff(moves[order], axis=0), axis=1)) + 1
-    for alike in np.split(order, ends):
-        down, right = (int(move) for move in moves[alike[0]])
+    changes = np.any(np.diff(moves[order], axis=0), axis=1)
+    for alike in np.split(order, np.flatnonzero(changes) + 1):
+        down, right = (int(move) for move in np.atleast_1d(moves[alike[0]]))
         if abs(down) >= height or abs(right) >= width:
             continue
         to_rows, from_rows = _overlap(down, height)
@@ -226,7 +226,7 @@ def cut_out(
     fill = np.rint(255 * np.array(mean)).astype(np.uint8)[None, :, None, None]
 
     def hit(length: int) -> np.ndarray:
-        start = rng.integers(0, length, count)[:, None] - side // 2
+        start = rng.integers(0, length, (count, 1)) - side // 2
         pixel = np.arange(length)
         hit: np.ndarray = (pixel >= start) & (pixel < start + side)
         return hit

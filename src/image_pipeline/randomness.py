@@ -34,5 +34,5 @@ def seed_everything(seed: int) -> None:
         seed: 0 to 2**64 - 1.
     """
     torch.default_generator.manual_seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002 - a network may draw from it
+    np.random.seed(seed % 2**32)
     random.seed(seed)

@@ -20,7 +20,7 @@ from ruamel.yaml.error import YAMLError
 from image_pipeline import paths
 from image_pipeline.errors import ParamsError, one_line
 from image_pipeline.files import write_bytes
-from image_pipeline.params import TrainParams, check_params, read_params
+from image_pipeline.params import AugmentationParams, TrainParams, check_params, read_params
 
 FOLDER = Path("recipes")
 BACKUP = Path("params.yaml.bak")
@@ -118,9 +118,7 @@ def _keys(values: object, before: tuple[str, ...] = ()) -> set[str]:
 
 def _expected_keys(recipe: object) -> set[str]:
     keys = {f"{block}.{key}" for block, keys in OF_THE_DATA.items() for key in keys}
-    augmentation = TrainParams.model_fields["augmentation"].annotation
-    assert augmentation is not None  # it is a block
-    keys |= {f"train.augmentation.{key}" for key in augmentation.model_fields}
+    keys |= {f"train.augmentation.{key}" for key in AugmentationParams.model_fields}
     apart = {"augmentation", *CHOICES, *CHANGES_NO_BIT}
     keys |= {f"train.{key}" for key in TrainParams.model_fields.keys() - apart}
     for choice in CHOICES:

@@ -49,7 +49,7 @@ CACHE_LINE = 16  # float32 values; no two weights share one
 
 @dataclass(frozen=True)
 class Batch:
-    """What a step needs: how many images, in how many lanes, and what a process's lanes are made of.
+    """What a step needs: how many images, in how many lanes, and what the lanes are made of.
 
     Attributes:
         pieces: by lane, its images, labels and seed in this batch and then in those after it.
@@ -381,7 +381,7 @@ class Training:
             }
 
     def _update(self, lanes: int) -> None:
-        """Take a step by the gradients of all lanes; the buffers become what lane 0 made of them."""
+        """Take a step by the gradients of all lanes; what lane 0 made of the buffers stays."""
         sums = {
             block: total
             for process, totals in enumerate(self._sums)

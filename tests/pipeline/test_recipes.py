@@ -2,11 +2,12 @@
 
 import json
 from collections.abc import Callable
+from typing import Any
 
-import pandas as pd
 import pytest
 from ruamel.yaml import YAML
 
+from image_pipeline import recipes
 from project import ROOT, SMALL, Project
 
 LEARNING = SMALL | {"train.epochs": 20, "train.batch_size": 32, "train.checkpoint_every": 0}
@@ -50,41 +51,15 @@ def test_numbers_of_threads(train: Callable[..., Project], numerics: str, thread
     assert accuracy(project) > 0.2
 
 
-def test_the_plain_recipe_is_another_run(train: Callable[..., Project]) -> None:
-    tuned, plain = train("tuned", epochs=5), train("plain", epochs=5, recipe="plain")
-    # What it settles is settled whatever the keys say; what it leaves open still counts.
-    same = train("same", epochs=5, recipe="plain", learning_rate=1.0, label_smoothing=0.5)
-    history = [pd.read_csv(p.root / "plots" / "history.csv") for p in (tuned, plain, same)]
-    assert not history[0].equals(history[1])
-    assert history[1].equals(history[2])
-    assert len(history[1]) == 5
-    assert accuracy(plain) > 0.2
-
-
 @pytest.mark.parametrize("numerics", ["portable", "fast"])
-@pytest.mark.parametrize("channels", [[4], [4, 8]])
-def test_the_convolutional_network_learns(
-    train: Callable[..., Project], numerics: str, channels: list[int]
-) -> None:
-    project = train("project", model="cnn", channels=channels, numerics=numerics, epochs=12)
+@pytest.mark.parametrize("name", ["cnn", "resnet"])
+def test_the_other_networks_learn(train: Callable[..., Project], numerics: str, name: str) -> None:
+    project = train("project", numerics=numerics, epochs=8, **{"model.name": name})
     assert accuracy(project) > 0.9
     for stage in ("evaluate", "plot"):
         assert "WARNING" not in project.stage(stage).stderr
     metrics = json.loads((project.root / "metrics" / "test.json").read_text())
     assert metrics["accuracy"] > 0.85
-
-
-def test_too_many_blocks_for_the_images(train: Callable[..., Project]) -> None:
-    project = train("project", epochs=1)
-    before = model(project)
-    project.set_params({"train.model": "cnn", "train.channels": [8, 8, 8]})
-    done = project.stage("train", check=False)
-    assert done.returncode == 2
-    assert done.stderr.splitlines()[-1] == (
-        "train: error: params.yaml: train.channels: 3 convolution blocks need images of at least "
-        "29x29 pixels, these have 28x28; take 2 at most, or set train.model to mlp"
-    )
-    assert model(project) == before
 
 
 def test_a_diverging_run_leaves_the_last_model(train: Callable[..., Project]) -> None:
@@ -95,7 +70,7 @@ def test_a_diverging_run_leaves_the_last_model(train: Callable[..., Project]) ->
         {
             "train.learning_rate": 10.0,
             "train.schedule": "constant",
-            "train.hidden_sizes": [512] * 16,
+            "train.model.mlp.hidden_sizes": [512] * 16,
             "train.batch_size": 256,
         }
     )
@@ -108,22 +83,76 @@ def test_a_diverging_run_leaves_the_last_model(train: Callable[..., Project]) ->
     assert model(project) == before
 
 
-@pytest.mark.parametrize("recipe", sorted(path.name for path in (ROOT / "recipes").iterdir()))
-def test_a_recipe_is_run_as_the_readme_says(
-    recipe: str, make_project: Callable[..., Project]
+# What makes a run of any recipe short.
+SHORT = ("download.dataset=digits", "train.epochs=1", "train.batch_size=64")
+
+
+def as_run(project: Project) -> dict[str, Any]:
+    """Return the training settings of the last run, as DVC locked them."""
+    locked = YAML(typ="safe").load(project.root / "dvc.lock")["stages"]["train"]["params"]
+    settings: dict[str, Any] = locked["params.yaml"]["train"]
+    return settings
+
+
+def test_recipes_give_the_same_whatever_ran_before(make_project: Callable[..., Project]) -> None:
+    """All of them, one after another in one project, with changes left behind in between."""
+    project = make_project("project", {})
+    extra = [word for setting in SHORT for word in ("-S", setting)]
+    names = recipes.names()
+    assert {"best", "cnn_best", "cnn_quick", "plain", "quick_97_5", "quick_98_0"} < set(names)
+    for name in (*names, names[0]):
+        leak = ("-S", "train.seed=7", "-S", "train.augmentation.rotation=45")
+        project.run("dvc", "exp", "run", *leak, *extra, "-S", "+train.model.cnn.filters=[2]")
+        project.run("git", "checkout", "--quiet", "dvc.lock", "metrics", "plots")
+        done = project.run("python", "-m", "image_pipeline", "recipe", name, *extra)
+        said = done.stdout.splitlines()[-1]
+        assert said.startswith(f"recipe: {name} -S download.dataset=digits ")
+        assert "final test accuracy " in said
+        expected = YAML(typ="safe").load(ROOT / "recipes" / f"{name}.yaml")["train"]
+        expected |= {"epochs": 1, "batch_size": 64, "threads": 8, "checkpoint_every": 1}
+        assert as_run(project) == expected
+    assert "could not" not in project.run("dvc", "exp", "show").stderr
+
+
+def test_changes_that_a_recipe_overwrites_are_kept(make_project: Callable[..., Project]) -> None:
+    project = make_project("project", {"download.dataset": "digits"})
+    extra = [word for setting in SHORT for word in ("-S", setting)]
+    project.set_params({"train.learning_rate": 0.00123})
+    done = project.run("python", "-m", "image_pipeline", "recipe", "plain", *extra)
+    assert "recipe: your changes of params.yaml are kept in params.yaml.bak" in done.stdout
+    kept = YAML(typ="safe").load(project.root / "params.yaml.bak")
+    assert kept["train"]["learning_rate"] == 0.00123
+    text = (project.root / "params.yaml").read_text()
+    assert "# at its peak; above 0, to 10" in text  # comments stay
+    assert "params.yaml.bak" not in project.git_status()
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "said"),
+    [
+        ("bset", ("", ""), "there is no recipe `bset` in "),
+        ("best", ("  epochs: 400\n", ""), "recipes/best.yaml: train.epochs: missing; a recipe "),
+        ("best", ("  epochs:", "  depth: 3\n  epochs:"), "train.depth: not a key that a recipe"),
+        ("best", ("  epochs: 400", "  epochs: many"), "best.yaml: train.epochs: 'many' is not al"),
+        ("best", ("train:", "train: ["), "recipes/best.yaml: not valid YAML: "),
+    ],
+)
+def test_recipes_that_cannot_be_run(
+    name: str, change: tuple[str, str], said: str, make_project: Callable[..., Project]
 ) -> None:
-    command = f"dvc exp run $(cat recipes/{recipe})"
-    assert command in (ROOT / "README.md").read_text()
-    project = make_project("project", SMALL)
-    project.run("sh", "-c", f"{command} -S train.epochs=2 -S train.batch_size=64")
-    changed = YAML(typ="safe").load(project.root / "params.yaml")
-    for argument in (ROOT / "recipes" / recipe).read_text().split():
-        if argument == "-S":
-            continue
-        key, value = argument.split("=")
-        if key not in ("train.epochs", "train.batch_size"):
-            found = changed
-            for part in key.split("."):
-                found = found[part]
-            assert found == YAML(typ="safe").load(value)
-    assert len(pd.read_csv(project.root / "plots" / "history.csv")) == 2
+    project = make_project("project", {})
+    path = project.root / "recipes" / "best.yaml"
+    path.write_text(path.read_text().replace(*change, 1))
+    before = (project.root / "params.yaml").read_bytes()
+    done = project.run("python", "-m", "image_pipeline", "recipe", name, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("recipe: error: ")
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert (project.root / "params.yaml").read_bytes() == before
+
+
+@pytest.mark.parametrize("name", recipes.names())
+def test_the_readme_tells_how_to_run_each_recipe(name: str) -> None:
+    assert f"python -m image_pipeline recipe {name} " in (ROOT / "README.md").read_text()
+    assert recipes.headline(name)

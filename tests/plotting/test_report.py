@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from image_pipeline import models, paths
 from image_pipeline.data_report import SPLITS
 from image_pipeline.errors import DataError, PipelineError
-from image_pipeline.model_file import read_model, write_model
 from image_pipeline.model_card import ModelCard
+from image_pipeline.model_file import read_model, write_model
 from image_pipeline.params import PlotParams, read_params
 from image_pipeline.plotting import report
 from image_pipeline.plotting.report import _read_table, draw_report

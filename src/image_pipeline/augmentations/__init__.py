@@ -33,7 +33,7 @@ def apply(function: Change, images: np.ndarray, seed: tuple[int, ...]) -> np.nda
     number = int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0])
     seed_everything(number)
     generator = torch.Generator().manual_seed(number)
-    changed = function(torch.from_numpy(images), generator).numpy()
+    changed: np.ndarray = function(torch.from_numpy(images), generator).numpy()
     if changed.shape != images.shape or changed.dtype != np.float32:
         raise ParamsError(
             f"{PARAMS}: train.augmentation.custom: it made {changed.dtype} {changed.shape} of "

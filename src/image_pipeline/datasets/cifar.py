@@ -4,9 +4,9 @@ In their binary versions, which are plain records, where the others are pickles,
 they are read. An image is 1,024 bytes each of red, green and blue, row by row, after its label: one
 byte, or two, of which the second is the finer one. The archives are read as they are.
 
-Source: Krizhevsky, "Learning Multiple Layers of Features from Tiny Images" (2009). torchvision knows
-the address and the checksums of the pickles only; those of the binary versions are their author's
-(cs.toronto.edu/~kriz/cifar.html).
+Source: Krizhevsky, "Learning Multiple Layers of Features from Tiny Images" (2009). torchvision
+knows the address and the checksums of the pickles only; those of the binary versions are their
+author's (cs.toronto.edu/~kriz/cifar.html).
 """
 
 import tarfile
@@ -134,6 +134,18 @@ def _opened(path: Path, folder: str, name: str) -> Iterator[tuple[IO[bytes], int
         raise DataError(f"{path}: cannot be read ({error.strerror}); {REMEDY}") from None
 
 
+CIFAR100_NAMES = """
+apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus
+butterfly camel can castle caterpillar cattle chair chimpanzee clock cloud cockroach
+couch crab crocodile cup dinosaur dolphin elephant flatfish forest fox girl hamster
+house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster man maple_tree
+motorcycle mountain mouse mushroom oak_tree orange orchid otter palm_tree pear
+pickup_truck pine_tree plain plate poppy porcupine possum rabbit raccoon ray road rocket
+rose sea seal shark shrew skunk skyscraper snail snake spider squirrel streetcar
+sunflower sweet_pepper table tank telephone television tiger tractor train trout tulip
+turtle wardrobe whale willow_tree wolf woman worm
+"""
+
 CIFAR10 = Cifar(
     RemoteFile(
         "cifar-10-binary.tar.gz",
@@ -170,15 +182,5 @@ CIFAR100 = Cifar(
     "fine_label_names.txt",
     (["train.bin"], ["test.bin"]),
     2,
-    tuple(
-        "apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus "
-        "butterfly camel can castle caterpillar cattle chair chimpanzee clock cloud cockroach "
-        "couch crab crocodile cup dinosaur dolphin elephant flatfish forest fox girl hamster "
-        "house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster man maple_tree "
-        "motorcycle mountain mouse mushroom oak_tree orange orchid otter palm_tree pear "
-        "pickup_truck pine_tree plain plate poppy porcupine possum rabbit raccoon ray road rocket "
-        "rose sea seal shark shrew skunk skyscraper snail snake spider squirrel streetcar "
-        "sunflower sweet_pepper table tank telephone television tiger tractor train trout tulip "
-        "turtle wardrobe whale willow_tree wolf woman worm".split()
-    ),
+    tuple(CIFAR100_NAMES.split()),
 )

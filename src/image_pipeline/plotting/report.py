@@ -215,7 +215,7 @@ def _check_tables(
 
 
 def _read_first_layer(path: Path) -> tuple[ModelCard, np.ndarray | None]:
-    """Read the card and the weights `[units, C, H, W]` of what looks at the images first, if any."""
+    """Read the card and the weights `[units, C, H, W]` of what sees the images first, if any."""
     with open_tensors(path, "numpy", "train") as file:
         card = ModelCard.from_metadata(path, file.metadata())
         if card.first_layer is None:
