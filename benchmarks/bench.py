@@ -10,6 +10,7 @@ table. Ratios are medians of ratios pair by pair; peers that are not installed a
 import argparse
 import importlib.util
 import json
+import os
 import shutil
 import statistics
 import subprocess
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from decode import write_images
-from processes import Measured, clone_project, measure, set_params
+from processes import Measured, clone_project, measure, set_params, use_photographs
 from report import ROOT, Figures, publish
 from safetensors.numpy import load_file
 from tqdm import tqdm
@@ -35,12 +36,14 @@ TARGETS = {"97_5": 0.975, "98_0": 0.98}
 PEER_EPOCHS = 15
 STAGES = ("download", "tensorize", "train", "evaluate", "plot")
 BEST_SEEDS = 5
+PHOTOGRAPHS = 9_216  # enough to tell how many there are in a second
 
 
-def worker(script: str, *arguments: str) -> list[Any]:
+def worker(script: str, *arguments: str, **environment: str) -> list[Any]:
     """Run a benchmark script; return what it printed, one JSON value per line."""
     command = [sys.executable, f"benchmarks/{script}.py", *arguments]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    env = os.environ | environment
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"{' '.join(command)} failed:\n{done.stderr[-3000:]}")
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
@@ -266,12 +269,56 @@ def measure_cnn(quick_seeds: int, best_seeds: int) -> Figures:
     return figures
 
 
+def measure_photographs(repeats: int) -> Figures:
+    """Train the residual network on CIFAR-10 once, and measure its speed beside a plain loop.
+
+    The photographs are those of the folder that CIFAR10_IMAGES names (train/ and test/ above the
+    classes), or of cifar-10-binary.tar.gz in the folder that DATASET_MIRROR names.
+    """
+    folder, mirror_folder = (os.environ.get(name) for name in ("CIFAR10_IMAGES", "DATASET_MIRROR"))
+    archive = Path(mirror_folder or "") / "cifar-10-binary.tar.gz"
+    if not folder and not archive.is_file():
+        print("bench: no photographs: set CIFAR10_IMAGES, or DATASET_MIRROR to a folder with them")
+        return {}
+    figures: Figures = {}
+    with tempfile.TemporaryDirectory() as temporary:
+        clone = Path(temporary) / "clone"
+        clone_project(clone)
+        set_params(clone, dataset="folder" if folder else "cifar10")
+        if folder:
+            use_photographs(clone, folder)
+        for stage in ("download", "tensorize"):
+            measure([sys.executable, f"stages/{stage}.py"], clone)
+        tensors = str(clone / "data" / "tensors")
+        names = ("fast", "portable", "plain", "plain_with_workers")
+        rates: dict[str, list[float]] = {name: [] for name in names}
+        for _ in tqdm(range(repeats), desc="photographs", unit="round"):
+            for name, values in rates.items():
+                learner, _, beside = name.partition("_with_")
+                few = {"TENSORS": tensors, "IMAGES": str(PHOTOGRAPHS)}
+                run = worker(
+                    "learners", f"resnet_{learner}", "--epochs", "2", **few,
+                    LOADER_WORKERS="2" if beside else "0",
+                )  # fmt: skip
+                values.append(PHOTOGRAPHS / (run[1]["seconds"] - run[0]["seconds"]))
+        best = max(("plain", "plain_with_workers"), key=lambda name: statistics.median(rates[name]))
+        for name in ("fast", "portable"):
+            figures[f"cifar10.{name}_over_plain_loop"] = median_ratio(rates[name], rates[best])
+        for name, values in rates.items():
+            figures[f"cifar10.{name}_images_per_second"] = statistics.median(values)
+        run = worker("learners", "resnet_portable", TENSORS=tensors)
+        figures["cifar10.accuracy"] = run[-1]["accuracy"]
+        figures["cifar10.seconds"] = run[-1]["seconds"]
+    return figures
+
+
 PARTS: dict[str, Callable[[bool, list[str]], Figures]] = {
     "epochs": lambda quick, _: measure_epochs(3 if quick else 9),
     "repro": lambda quick, _: measure_repro(1 if quick else 5),
     "time": lambda quick, peers: measure_time_to_accuracy(1 if quick else 10, peers),
     "best": lambda quick, _: measure_best(1 if quick else BEST_SEEDS),
     "decode": lambda quick, _: measure_decode(20_000 if quick else 200_000, 3 if quick else 5),
+    "photographs": lambda quick, _: measure_photographs(1 if quick else 3),
     "cnn": lambda quick, _: measure_cnn(1 if quick else 5, 1 if quick else 3),
 }
 

@@ -6,7 +6,7 @@ Every learner trains the 784-120-84-10 perceptron (those named `cnn_` and `resne
 that name) on the same training split and prints one JSON line per epoch: the seconds of training so
 far (imports, reading the data and scoring left out) and the accuracy on the test split. `--until`
 ends the run at the first epoch that reaches it. The splits are those of the folder data/tensors, or
-of the one that TENSORS names.
+of the one that TENSORS names; with `--images` only so many are learnt from, and none is scored.
 """
 
 import argparse
@@ -14,6 +14,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
 TENSORS = Path(os.environ.get("TENSORS", "data/tensors"))
 RECIPES = Path("recipes")
+IMAGES = int(os.environ.get("IMAGES", "0"))  # to learn from, where only the time counts
 HIDDEN = (120, 84)
 THREADS = 2
 
@@ -31,7 +33,7 @@ Run = Iterator[tuple[float, float]]
 def ours(recipe: str, **changes: Any) -> Callable[[int, int], Run]:
     """Return this project's own training with the settings of recipes/`recipe`.yaml."""
 
-    def learn(seed: int, epochs: int) -> Run:  # noqa: ARG001 the recipe has its own number
+    def learn(seed: int, epochs: int) -> Run:
         from image_pipeline import numerics
 
         settings = read_recipe(recipe) | {"numerics": "portable"} | changes
@@ -42,14 +44,17 @@ def ours(recipe: str, **changes: Any) -> Callable[[int, int], Run]:
         from image_pipeline.tensor_files import read_split
 
         test = read_split(TENSORS / "test.safetensors")
-        training = make_training(seed=seed, **settings)
+        training = make_training(seed=seed, **settings | ({"epochs": epochs} if IMAGES else {}))
         nowhere = CheckpointFile(Path("checkpoints"), "benchmark")
         spent, start = 0.0, time.perf_counter()
         for _ in training.run(nowhere):
             spent += time.perf_counter() - start
-            batches = predict(training.model, test, training.card.data, 1000)
-            right = sum(int((logits.argmax(1) == labels).sum()) for logits, labels in batches)
-            yield spent, right / len(test.labels)
+            if IMAGES:
+                yield spent, 0.0
+            else:
+                batches = predict(training.model, test, training.card.data, 1000)
+                right = sum(int((logits.argmax(1) == labels).sum()) for logits, labels in batches)
+                yield spent, right / len(test.labels)
             start = time.perf_counter()
 
     return learn
@@ -75,6 +80,9 @@ def make_training(**changes: Any) -> Any:
     train, validation = (
         read_split(TENSORS / f"{name}.safetensors") for name in ("train", "validation")
     )
+    if IMAGES:
+        train = replace(train, images=train.images[:IMAGES], labels=train.labels[:IMAGES])
+        validation = replace(validation, images=validation.images[:1], labels=validation.labels[:1])
     return Training(train, validation, params)
 
 
@@ -108,6 +116,66 @@ def public(seed: int, epochs: int) -> Run:
         with torch.no_grad():
             right = model(test).argmax(1) == torch.from_numpy(labels)
         yield spent, right.double().mean().item()
+
+
+def plain_resnet(seed: int, epochs: int) -> Run:
+    """The same residual network and recipe in a plain loop: DataLoader, torchvision, own kernels.
+
+    Each image is changed by itself, as torchvision does it, by workers beside the loop where that
+    is faster; torch chooses its threads. Scores nothing.
+    """
+    import torch
+    from safetensors.numpy import load_file
+    from torch.nn import functional
+    from torchvision.transforms import v2
+
+    from image_pipeline.models.resnet import Model
+
+    torch.manual_seed(seed)
+    recipe = read_recipe("resnet")
+    tensors = load_file(TENSORS / "train.safetensors")
+    images = torch.from_numpy(tensors["images"][: IMAGES or None])
+    labels = torch.from_numpy(tensors["labels"][: IMAGES or None])
+    changes = recipe["augmentation"]
+    transform = v2.Compose(
+        [
+            v2.RandomHorizontalFlip(changes["horizontal_flip"]),
+            v2.RandomCrop(32, padding=changes["crop_padding"]),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize((0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616)),
+        ]
+    )
+
+    class Photographs(torch.utils.data.Dataset[Any]):
+        def __len__(self) -> int:
+            return len(labels)
+
+        def __getitem__(self, index: int) -> Any:
+            return transform(images[index]), labels[index]
+
+    loader = torch.utils.data.DataLoader(
+        Photographs(),
+        batch_size=recipe["batch_size"],
+        shuffle=True,
+        num_workers=int(os.environ.get("LOADER_WORKERS", "0")),
+    )
+    model = Model((3, 32, 32), 10, **recipe["model"].get("resnet", {}))
+    options = recipe["optimizer"].get(recipe["optimizer"]["name"], {})
+    optimizer = getattr(torch.optim, recipe["optimizer"]["name"])(
+        model.parameters(), lr=recipe["learning_rate"], **options
+    )
+    spent = 0.0
+    for _ in range(epochs):
+        start = time.perf_counter()
+        for batch, targets in loader:
+            loss = functional.cross_entropy(
+                model(batch), targets, label_smoothing=recipe["label_smoothing"]
+            )
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        spent += time.perf_counter() - start
+        yield spent, 0.0
 
 
 def lightning(seed: int, epochs: int) -> Run:
@@ -233,6 +301,9 @@ LEARNERS: dict[str, Callable[[int, int], Run]] = {
     "best": ours("best"),
     "cnn_quick": ours("cnn_quick"),
     "cnn_best": ours("cnn_best"),
+    "resnet_portable": ours("resnet"),
+    "resnet_fast": ours("resnet", numerics="fast"),
+    "resnet_plain": plain_resnet,
     "public": public,
     "lightning": lightning,
     "sklearn": sklearn,

@@ -46,6 +46,16 @@ def set_params(folder: Path, **changes: Any) -> None:
     yaml.dump(params, path)
 
 
+def use_photographs(folder: Path, images: str) -> None:
+    """Set a clone's params to the photographs in a folder, 32 x 32 pixels in colour."""
+    yaml = YAML()
+    path = folder / "params.yaml"
+    params = yaml.load(path.read_text())
+    params["download"]["folder"]["path"] = images
+    params["tensorize"]["folder"] |= {"channels": 3, "image_size": 32}
+    yaml.dump(params, path)
+
+
 def measure(
     command: Sequence[str], folder: Path, environment: Mapping[str, str] | None = None
 ) -> Measured:

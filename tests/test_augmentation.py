@@ -22,7 +22,11 @@ from image_pipeline.params import AUGMENTATION_AMOUNTS, AugmentationParams, read
 from project import ROOT
 
 COMMITTED = read_params(ROOT / "params.yaml").train.augmentation
-NOTHING: dict[str, Any] = {**dict.fromkeys(AUGMENTATION_AMOUNTS, 0), "group_size": 4, "custom": "none"}
+NOTHING: dict[str, Any] = {
+    **dict.fromkeys(AUGMENTATION_AMOUNTS, 0),
+    "group_size": 4,
+    "custom": "none",
+}
 EVERYTHING: dict[str, Any] = {
     **NOTHING,
     "rotation": 30.0,
