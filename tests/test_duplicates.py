@@ -132,3 +132,11 @@ def test_what_is_held_does_not_grow_with_the_images(
     # The least of three: what the test's own process does besides is traced, too.
     few, many = (min(peak(runs) for _ in range(3)) for runs in (8, 80))
     assert many < 1.5 * few
+
+
+def test_a_chunk_may_have_no_image_of_a_split() -> None:
+    """As where photographs are so large that a chunk has a few, all of them for training."""
+    counter = DuplicateCounter(io.BytesIO(), SPLITS)
+    for split, count in ((0, 2), (1, 0)):
+        counter.add(split, np.zeros((count, 3, 4, 4), np.uint8), np.zeros(count, np.uint8))
+    assert counter.count().copies == (1, 0, 0)

@@ -69,8 +69,8 @@ class DuplicateCounter:
         self._bounds: list[np.ndarray] = []  # of each run, uint32 [BUCKETS + 1]: in records
 
     def add(self, split: int, images: np.ndarray, labels: np.ndarray) -> None:
-        """Count in images of any one shape `[n, ...]` and their labels, unsigned `[n]`."""
-        rows = np.ascontiguousarray(images).reshape(len(images), -1)
+        """Count in images of any one shape `[n, ...]`, n from 0, and their labels, unsigned `[n]`."""
+        rows = np.ascontiguousarray(images)
         start = 0
         while start < len(rows):
             end = start + min(len(rows) - start, len(self._run) - self._filled)
