@@ -193,25 +193,25 @@ def flip(images: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarr
 
 def crop(images: np.ndarray, padding: int, rng: np.random.Generator) -> np.ndarray:
     """Move each image by up to `padding` pixels each way, and black in; uint8 `[N, C, H, W]`."""
-    _, _, height, width = images.shape
     moves = rng.integers(-padding, padding, (len(images), 2), endpoint=True)
+    rows, columns = (
+        [_overlap(move, side) for move in range(-padding, padding + 1)] for side in images.shape[2:]
+    )
     moved = np.zeros_like(images)
-    # Images that move alike are moved together.
-    order = np.lexsort(moves.T)
-    changes = np.any(np.diff(moves[order], axis=0), axis=1)
-    for alike in np.split(order, np.flatnonzero(changes) + 1):
-        down, right = (int(move) for move in np.atleast_1d(moves[alike[0]]))
-        if abs(down) >= height or abs(right) >= width:
-            continue
-        to_rows, from_rows = _overlap(down, height)
-        to_columns, from_columns = _overlap(right, width)
-        moved[alike, :, to_rows, to_columns] = images[alike, :, from_rows, from_columns]
+    # Slices, one image after the other: half the time of a gather, or of groups that move alike.
+    for target, source, (down, right) in zip(
+        moved, images, (moves + padding).tolist(), strict=True
+    ):
+        (to_rows, from_rows), (to_columns, from_columns) = rows[down], columns[right]
+        target[:, to_rows, to_columns] = source[:, from_rows, from_columns]
     return moved
 
 
 def _overlap(move: int, side: int) -> tuple[slice, slice]:
-    """Return where what is moved comes to lie, and where it was."""
-    return slice(max(0, move), side + min(0, move)), slice(max(0, -move), side - max(0, move))
+    """Return where what is moved comes to lie, and where it was; empty if it leaves the image."""
+    kept = max(0, side - abs(move))
+    to, start = max(0, move), max(0, -move)
+    return slice(to, to + kept), slice(start, start + kept)
 
 
 def cut_out(
@@ -222,18 +222,13 @@ def cut_out(
     Source: DeVries and Taylor, "Improved Regularization of Convolutional Neural Networks with
     Cutout" (2017).
     """
-    count, _, height, width = images.shape
-    fill = np.rint(255 * np.array(mean)).astype(np.uint8)[None, :, None, None]
-
-    def hit(length: int) -> np.ndarray:
-        start = rng.integers(0, length, (count, 1)) - side // 2
-        pixel = np.arange(length)
-        hit: np.ndarray = (pixel >= start) & (pixel < start + side)
-        return hit
-
-    rows, columns = hit(height), hit(width)
-    inside = rows[:, None, :, None] & columns[:, None, None, :]
-    return np.where(inside, fill, images)
+    fill = np.rint(255 * np.array(mean)).astype(np.uint8)[:, None, None]
+    tops, lefts = (rng.integers(0, length, len(images)) - side // 2 for length in images.shape[2:])
+    cut = images.copy()
+    for image, top, left in zip(cut, tops.tolist(), lefts.tolist(), strict=True):
+        rows, columns = (slice(max(0, start), start + side) for start in (top, left))
+        image[:, rows, columns] = fill
+    return cut
 
 
 def _draw_sampling(

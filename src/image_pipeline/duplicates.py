@@ -69,7 +69,7 @@ class DuplicateCounter:
         self._bounds: list[np.ndarray] = []  # of each run, uint32 [BUCKETS + 1]: in records
 
     def add(self, split: int, images: np.ndarray, labels: np.ndarray) -> None:
-        """Count in images of any one shape `[n, ...]`, n from 0, and their labels, unsigned `[n]`."""
+        """Count in images of one shape `[n, ...]`, of which n may be 0, and their labels `[n]`."""
         rows = np.ascontiguousarray(images)
         start = 0
         while start < len(rows):

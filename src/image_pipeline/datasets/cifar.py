@@ -5,8 +5,8 @@ they are read. An image is 1,024 bytes each of red, green and blue, row by row, 
 byte, or two, of which the second is the finer one. The archives are read as they are.
 
 Source: Krizhevsky, "Learning Multiple Layers of Features from Tiny Images" (2009). torchvision
-knows the address and the checksums of the pickles only; those of the binary versions are their
-author's (cs.toronto.edu/~kriz/cifar.html).
+knows the address and the checksums of the pickles only. The MD5s of the binary versions are their
+author's (cs.toronto.edu/~kriz/cifar.html), the SHA-256s and sizes those in TensorFlow Datasets.
 """
 
 import tarfile
@@ -175,6 +175,7 @@ CIFAR100 = Cifar(
     RemoteFile(
         "cifar-100-binary.tar.gz",
         md5="03b5dce01913d631647c71ecec9e9cb8",
+        sha256="58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec",
         size=168_513_733,
         timeout=ARCHIVE_TIMEOUT,
     ),
