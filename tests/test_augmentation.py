@@ -1,6 +1,7 @@
 """Random affine change, against values worked out by hand and against torch's own sampler."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from image_pipeline import augmentations
 from image_pipeline.augmentation import (
     BENDING,
     CONTROL_POINTS,
@@ -18,6 +20,7 @@ from image_pipeline.augmentation import (
     draw_displacements,
     flip,
 )
+from image_pipeline.errors import ParamsError
 from image_pipeline.params import AUGMENTATION_AMOUNTS, AugmentationParams, read_params
 from project import ROOT
 
@@ -281,3 +284,61 @@ def test_all_changes_follow_from_the_generator_alone() -> None:
     flat = params.model_copy(update=dict.fromkeys(BENDING, 0.0) | {"cutout": 0, "crop_padding": 0})
     assert flat.enabled
     assert set(np.unique(augment(images, flat, np.random.default_rng(0)))) <= set(range(256))
+
+
+def test_a_crop_or_a_square_may_leave_nothing_of_an_image() -> None:
+    images = np.full((5000, 1, 4, 5), 255, np.uint8)
+    cropped = crop(images, 7, np.random.default_rng(0))
+    kept = {int(np.count_nonzero(image)) for image in cropped}
+    assert kept == {rows * columns for rows in range(5) for columns in range(6)}
+    assert not cut_out(images, 10, (0.0,), np.random.default_rng(0)).any()
+
+
+def own_change(code: str, folder: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> np.ndarray:
+    (folder / f"{name}.py").write_text(f"import torch\n\n{code}\n")
+    monkeypatch.setattr(augmentations, "__path__", [str(folder)])
+    images = np.zeros((2, 3, 4, 4), np.float32)
+    return augmentations.apply(augmentations.load(name), images, (0, 1))
+
+
+def test_a_change_of_ones_own_may_draw_from_either_generator(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = "def augment(images, generator):\n    return images + torch.rand(images.shape{})"
+    for number, argument in enumerate(("", ", generator=generator")):
+        draws = [
+            own_change(code.format(argument), tmp_path, monkeypatch, f"own_draws_{number}")
+            for _ in range(2)
+        ]
+        assert np.array_equal(draws[0], draws[1])
+        assert len(np.unique(draws[0])) > 90
+
+
+def test_none_changes_nothing() -> None:
+    images = random_images(2, 3, 4, 4).astype(np.float32)
+    assert np.array_equal(augmentations.apply(augmentations.load("none"), images, (0,)), images)
+
+
+MISTAKES = {
+    "augment = 3": "has no function `augment`",
+    "import not_there_at_all": "cannot be imported: No module named 'not_there_at_all'",
+    "def augment(:": "cannot be imported: invalid syntax (own_mistake_2.py, line 3)",
+    "def augment(images, generator):\n    return images[9]": "fails: index 9 is out of bounds",
+    "def augment(images):\n    return images": "fails: augment() takes 1 positional argument",
+    "def augment(images, generator):\n    return None": "made NoneType of torch.float32",
+    "def augment(images, generator):\n    return images.double()": "made torch.float64 [2, 3, 4",
+    "def augment(images, generator):\n    return images[:, 1:]": "made torch.float32 [2, 2, 4, 4]",
+}
+
+
+@pytest.mark.parametrize(("number", "code"), list(enumerate(MISTAKES)))
+def test_mistakes_in_a_change_of_ones_own(
+    number: int, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ParamsError) as caught:
+        own_change(code, tmp_path, monkeypatch, f"own_mistake_{number}")
+    message = str(caught.value)
+    place = f"src/image_pipeline/augmentations/own_mistake_{number}.py"
+    assert message.startswith(f"params.yaml: train.augmentation.custom: {place} {MISTAKES[code]}")
+    assert "\n" not in message
+    assert ("(line 4)" in message) == ("index 9" in message)

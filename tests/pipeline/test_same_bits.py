@@ -18,11 +18,6 @@ from project import OUTPUT_FOLDERS, Project, require
 
 STAGES = ("download", "tensorize", "train", "evaluate", "plot")
 PROCESSORS = ("EPYC-Rome", "Haswell")  # AMD's and Intel's, both without AVX-512
-CNN = {
-    "train.model.name": "cnn",
-    "train.model.cnn": {"filters": [4, 8], "hidden_sizes": []},
-    "train.epochs": 2,
-}
 
 # Runs a stage's script twice in one process: it is stopped when its first checkpoint is on the
 # disk, and goes on from there. `image_pipeline.files` imports neither numpy nor torch, so the
@@ -185,37 +180,6 @@ def test_emulated_processors(finished: Project, tmp_path: Path) -> None:
     with ThreadPoolExecutor(len(PROCESSORS)) as pool:
         for project in pool.map(run_on, PROCESSORS):
             assert project.hashes() == finished.hashes()
-
-
-def test_a_convolutional_network_everywhere(finished: Project, tmp_path: Path) -> None:
-    """On all cores, on one, on eight that are claimed, and on emulated processors."""
-    require(shutil.which("qemu-x86_64"), "qemu-x86_64")
-    require(shutil.which("taskset"), "taskset")
-    site = tmp_path / "site"
-    site.mkdir()
-    (site / "sitecustomize.py").write_text(EIGHT_PROCESSORS)
-    places: dict[str, list[str]] = {"native": [], "narrow": ["taskset", "-c", "0"], "wide": []}
-    places |= {name: ["qemu-x86_64", "-cpu", name] for name in PROCESSORS}
-
-    def run_in(name: str) -> dict[str, str]:
-        project = _copy_without_results(finished, tmp_path / name)
-        project.set_params(CNN)
-        path = [str(project.root / "src"), *([str(site)] if name == "wide" else [])]
-        env = {"PYTHONPATH": os.pathsep.join(path)}
-        script = STOPPED_AND_RESUMED if name in PROCESSORS else "stages/train.py"
-        flag = ["-c"] if name in PROCESSORS else []
-        done = project.run(*places[name], sys.executable, *flag, script, env=env, timeout=600)
-        assert "WARNING" not in done.stderr
-        assert ("going on after epoch 1" in done.stdout) == (name in PROCESSORS)
-        _run_stages(project, ("evaluate",), places[name], env)
-        return project.hashes()
-
-    with ThreadPoolExecutor(3) as pool:
-        found = dict(zip(places, pool.map(run_in, places), strict=True))
-    for name, hashes in found.items():
-        assert hashes == found["native"], name
-    model = "models/model.safetensors"
-    assert found["native"][model] != finished.hashes()[model]
 
 
 @pytest.mark.parametrize("processor", PROCESSORS)

@@ -58,7 +58,10 @@ def build(
         NetworkError: there is no such network, or it refuses the options or the images.
     """
     path = _file(name)
-    network = getattr(import_module(f"{__name__}.{name}"), "Model", None)
+    try:
+        network = getattr(import_module(f"{__name__}.{name}"), "Model", None)
+    except (ModuleNotFoundError, SyntaxError) as error:
+        raise NetworkError(f"{_shown(path)}: it cannot be imported: {one_line(error)}") from error
     if not (inspect.isclass(network) and issubclass(network, nn.Module)):
         raise NetworkError(f"{_shown(path)}: it has no `class Model(nn.Module)`")
     checked = _check_options(name, network, options)

@@ -45,6 +45,12 @@ class Model(nn.Module):
             than 64 pixels, a 3x3 convolution that halves the image.
         filters: of each block.
         logit_scale: by which the logits are multiplied: below 1, the network is slower to be sure.
+        window: pixels on a side of the part of an image that is looked at in training, anywhere in
+            it, the same for all images of a lane; evaluation sees the whole (Touvron, Vedaldi,
+            Douze and Jegou, "Fixing the train-test resolution discrepancy", 2019). A quarter less
+            work for 28 of 32 pixels. 0 is the whole.
+        mirror: whether, in evaluation, the mirror image is looked at, too, and the mean of both
+            logits taken; for images that mean the same in a mirror.
     """
 
     def __init__(
@@ -53,8 +59,10 @@ class Model(nn.Module):
         classes: int,
         *,
         stem_filters: int = 24,
-        filters: Sequence[int] = (32, 128, 128),
+        filters: Sequence[int] = (48, 128, 256),
         logit_scale: float = 0.125,
+        window: int = 0,
+        mirror: bool = False,
     ) -> None:
         super().__init__()
         channels, height, width = shape
@@ -81,14 +89,28 @@ class Model(nn.Module):
         self.blocks = nn.Sequential(*blocks)
         self.output = nn.Linear(channels, classes)
         self.logit_scale = logit_scale
+        self.window = window
+        self.mirror = mirror
         self.to(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images float32 `[B, C, H, W]` to logits float32 `[B, classes]`."""
-        values = self.stem(
-            images.to(memory_format=torch.channels_last)
-        )  # [B, stem_filters, height - 1, width - 1]
-        values = self.blocks(values)  # [B, filters[-1], height, width]: 3 x 3 for images of 32 x 32
+        images = images.to(memory_format=torch.channels_last)
+        if self.training:
+            return self._logits(self._part(images))
+        logits = self._logits(images)
+        return (logits + self._logits(images.flip(3))) / 2 if self.mirror else logits
+
+    def _part(self, images: Tensor) -> Tensor:
+        height, width = images.shape[2:]
+        if not 0 < self.window < min(height, width):
+            return images
+        top = int(torch.randint(height - self.window + 1, ()))
+        left = int(torch.randint(width - self.window + 1, ()))
+        return images[:, :, top : top + self.window, left : left + self.window]
+
+    def _logits(self, images: Tensor) -> Tensor:
+        values = self.blocks(self.stem(images))  # [B, filters[-1], 3, 3] for 32 x 32 pixels
         values = values.amax(dim=(2, 3))  # [B, filters[-1]]
         logits: Tensor = self.output(values) * self.logit_scale
         return logits
