@@ -1,5 +1,6 @@
 import ast
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -207,7 +208,7 @@ def test_csv_has_the_same_bytes_on_any_platform(
 # What writes a file by itself. `x.savefig` and `torch.save` get a buffer where they are allowed.
 WRITERS = {
     *("write_text", "write_bytes", "savefig", "save_file", "tofile", "savez", "dump", "touch"),
-    *("to_csv", "to_json", "to_parquet", "to_pickle", "copy", "copyfile", "copy2", "move", "save"),
+    *("to_csv", "to_json", "to_parquet", "to_pickle", "copyfile", "copy2", "move", "save"),
 }
 ALLOWED = {
     ("src/image_pipeline/files.py", "table.to_csv(index=False"),  # no path: returns the text
@@ -219,7 +220,8 @@ ALLOWED = {
 
 def test_every_file_that_a_stage_writes_goes_through_this_module() -> None:
     found, used = [], set()
-    sources = [ROOT / name for name in set().union(*map(imported_files, stage_names()))]
+    files = set().union(*map(imported_files, stage_names()))
+    sources = [path for name in files for path in ROOT.glob(re.sub(r"\$\{.*\}", "*", name))]
     assert len(sources) > 20
     for source in sources:
         name = source.relative_to(ROOT).as_posix()

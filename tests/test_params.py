@@ -37,7 +37,6 @@ def keys(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldI
 APART = {
     "train.model.name",
     "train.optimizer.name",
-    "train.momentum_cycle",
     "train.augmentation.custom",
 }
 FIELDS = {key: field for key, field in keys(Params) if key not in APART}
@@ -176,10 +175,6 @@ def edge_values() -> Iterator[tuple[str, str, bool]]:
     for digits, allowed in ((64, True), (63, False), (65, False)):
         yield "download.folder.sha256", "a" * digits, allowed
     yield "download.folder.sha256", "A" * 64, False
-    for good in ("[]", "[0, 0.99]"):
-        yield "train.momentum_cycle", good, True
-    for bad in ("[0.9]", "[0.9, 1]", "[0.9, -0.1]", "[0.1, 0.2, 0.3]", "0.9"):
-        yield "train.momentum_cycle", bad, False
     for key, names in FILES.items():
         yield from ((key, name, True) for name in names)
         yield key, "nothing", False
@@ -400,7 +395,7 @@ def test_large_and_deep_files_end_soon(file: Path) -> None:
     rows = [f"{name}: &{name} [{', '.join(['*' + last] * 9)}]" for last, name in pairwise(names)]
     refusal(file, "a: &a [lol]\n" + "\n".join(rows))  # 9 to the power of 15, written out
     flow = f"[&a [lol], {', '.join(row.partition(': ')[2] for row in rows)}]"
-    for key in ("train.epochs", "train.momentum_cycle", "train.augmentation"):
+    for key in ("train.epochs", "train.max_momentum", "train.augmentation"):
         refusal(file, replaced(key, flow))
     assert "RecursionError" in refusal(file, "[" * 5000)
     assert "RecursionError" in refusal(file, "{a: " * 5000)

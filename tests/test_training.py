@@ -125,7 +125,7 @@ def test_one_cycle_goes_up_and_down_in_straight_lines(
 ) -> None:
     # 4 epochs of ceil(30 / 8) = 4 steps. From a 25th of the peak at step 0 to the peak at step
     # 0.25 * 16 - 1 = 3, and to a 1000th of where it began at the last step, 15.
-    run = make_training(learning_rate=0.01, momentum_cycle=[0.8, 0.9])
+    run = make_training(learning_rate=0.01, base_momentum=0.8, max_momentum=0.9)
     steps = recorded(run, checkpoint, monkeypatch)
     low, high, end = 0.01 / 25, 0.01, 0.01 / 25 / 1000
     up = [low + (high - low) * step / 3 for step in range(4)]

@@ -72,7 +72,6 @@ def build_schedule(
         return None
     steps = max(2, steps)
     warmup = params.warmup_fraction
-    low, high = params.momentum_cycle or (0.0, 0.0)
     return OneCycleLR(
         optimizer,
         max_lr=params.learning_rate,
@@ -83,14 +82,14 @@ def build_schedule(
         # Straight lines: the default's cosine would come from the system's maths library.
         anneal_strategy="linear",
         cycle_momentum=bool(cycled_momentum(params, optimizer)),
-        base_momentum=low,
-        max_momentum=high,
+        base_momentum=params.base_momentum,
+        max_momentum=params.max_momentum,
     )
 
 
 def cycled_momentum(params: TrainParams, optimizer: torch.optim.Optimizer) -> str | None:
-    """Return what `train.momentum_cycle` changes under one_cycle; None where it changes nothing."""
-    if params.schedule != "one_cycle" or not params.momentum_cycle:
+    """Return what `train.cycle_momentum` changes under one_cycle; None where it changes nothing."""
+    if params.schedule != "one_cycle" or not params.cycle_momentum:
         return None
     if "betas" in optimizer.defaults:
         return "beta1"

@@ -90,12 +90,6 @@ def _options(block: object) -> object:
     return block
 
 
-def _none_or_two(values: list[float]) -> list[float]:
-    if len(values) == 1:
-        raise ValueError("it must be empty or two values")
-    return values
-
-
 class _Block(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
@@ -221,11 +215,9 @@ class TrainParams(_Block):
     learning_rate: Annotated[float, Field(gt=0, le=10)]
     schedule: Literal["one_cycle", "constant"]
     warmup_fraction: Fraction
-    momentum_cycle: Annotated[
-        list[Annotated[float, Field(ge=0, lt=1)]],
-        Field(min_length=0, max_length=2),
-        AfterValidator(_none_or_two),
-    ]
+    cycle_momentum: bool
+    base_momentum: Annotated[float, Field(ge=0, lt=1)]
+    max_momentum: Annotated[float, Field(ge=0, lt=1)]
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
     augmentation: AugmentationParams
     checkpoint_every: Annotated[int, Field(ge=0, le=10_000)]
@@ -359,6 +351,8 @@ def _in_words(schema: Mapping[str, Any]) -> str:
     if schema["type"] == "array":
         each = _in_words(schema["items"])
         return f"a list of {schema['minItems']} to {schema['maxItems']} values, each {each}"
+    if schema["type"] == "boolean":
+        return "true or false"
     low, high = schema.get("minimum"), schema.get("maximum")
     above, below = schema.get("exclusiveMinimum"), schema.get("exclusiveMaximum")
     start = f"from {low:g}" if low is not None else f"above {above:g}"

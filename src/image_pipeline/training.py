@@ -199,10 +199,10 @@ class Training:
 
     def _say_what_the_schedule_changes(self) -> None:
         if momentum := cycled_momentum(self.params, self.optimizer):
-            low, high = self.params.momentum_cycle
+            low, high = self.params.base_momentum, self.params.max_momentum
             tqdm.write(
                 f"train: one_cycle changes the learning rate and {self.params.optimizer.name}'s "
-                f"{momentum}, from {high:g} to {low:g} and back (train.momentum_cycle)"
+                f"{momentum}, from {high:g} to {low:g} and back (train.cycle_momentum)"
             )
 
     def _epoch(self, epoch: int, workers: Workers, bar: "tqdm[NoReturn]") -> EpochRecord:

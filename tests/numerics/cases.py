@@ -938,6 +938,9 @@ def draws() -> None:
         torch.rand_like(x),
         torch.randn_like(x),
         torch.randint_like(x, 9),
+        torch.randint(9, (37,)),
+        torch.randint(-3, 9, (37,)),
+        torch.randn(37, 31),
         torch.empty(31, 37).t().bernoulli_(0.2),
         torch.empty(37, 31)[:, ::2].uniform_(),
     )

@@ -270,7 +270,8 @@ BAD_PARAMS = {
         ("  dataset: digits ", "  dataset: cifar "),
         [
             "download.dataset: 'cifar' is not allowed: "
-            "it must be mnist or fashion_mnist or kmnist or emnist or qmnist or usps or digits"
+            "it must be mnist or fashion_mnist or kmnist or emnist or qmnist or usps or cifar10 "
+            "or cifar100 or digits or folder"
         ],
     ),
 }
