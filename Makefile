@@ -16,22 +16,22 @@ help: ## list the targets
 setup: .venv/complete ## make the environment in .venv, each file checked against its hash
 
 # uv installs in seconds what pip takes minutes for; pip itself checks uv's own hash.
-.venv/complete: requirements.lock pyproject.toml src/image_pipeline/plots_page.py
+.venv/complete: requirements.lock requirements-dev.lock pyproject.toml src/image_pipeline/commands/plots_page.py
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
 		|| { echo "Python 3.11 to 3.13 is needed, $(PYTHON) is `$(PYTHON) -V 2>&1`: make setup PYTHON=..."; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	sed -n '/^uv==/,/[^\\]$$/p' requirements.lock > .venv/uv.lock
+	sed -n '/^uv==/,/[^\\]$$/p' requirements-dev.lock > .venv/uv.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r .venv/uv.lock
-	$(BIN)/uv pip sync --quiet --require-hashes --compile-bytecode --python $(BIN)/python requirements.lock
+	$(BIN)/uv pip sync --quiet --require-hashes --compile-bytecode --python $(BIN)/python requirements.lock requirements-dev.lock
 	$(BIN)/uv pip install --quiet --no-deps --no-build-isolation --offline --python $(BIN)/python --editable .
-	$(BIN)/python -m image_pipeline.plots_page
+	$(BIN)/python -m image_pipeline.commands.plots_page
 	@touch $@
 
 repro: setup ## run the committed MNIST pipeline, or what is out of date of it
 	dvc repro
 
 demo: setup ## run the whole pipeline on digits that need no download, in the folder demo/
-	@python -m image_pipeline.demo
+	@python -m image_pipeline.commands.demo
 
 test: setup ## run the tests
 	pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
@@ -56,10 +56,11 @@ lint: setup ## check style and types
 	ruff check .
 	mypy
 
+# What runs, which every stage depends on; what develops, which none does; what `make bench` adds.
+COMPILE = uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest \
+	--generate-hashes --no-emit-index-url --no-header --no-annotate
 lock: setup ## make the lock files anew, with the newest versions that pyproject.toml allows
-	uv pip compile --quiet --upgrade --universal --python-version 3.11 --fork-strategy fewest \
-		--generate-hashes --no-emit-index-url --no-header --no-annotate --group dev \
-		pyproject.toml --output-file requirements.lock
-	uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest \
-		--generate-hashes --no-emit-index-url --no-header --no-annotate --group dev --group bench \
-		--constraint requirements.lock pyproject.toml --output-file benchmarks/requirements.lock
+	$(COMPILE) --upgrade pyproject.toml --output-file requirements.lock
+	$(COMPILE) --upgrade --constraint requirements.lock --group dev --output-file requirements-dev.lock
+	$(COMPILE) --constraint requirements.lock --constraint requirements-dev.lock \
+		--group dev --group bench pyproject.toml --output-file benchmarks/requirements.lock

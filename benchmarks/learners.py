@@ -39,12 +39,14 @@ def ours(recipe: str, **changes: Any) -> Callable[[int, int], Run]:
         settings = read_recipe(recipe) | {"numerics": "portable"} | changes
         numerics.pin(settings["numerics"])
 
-        from image_pipeline.checkpoint import CheckpointFile
-        from image_pipeline.inference import predict
-        from image_pipeline.tensor_files import read_split
+        from image_pipeline.modeling.inference import predict
+        from image_pipeline.tensors.tensor_files import read_split
+        from image_pipeline.training.checkpoint import CheckpointFile
 
         test = read_split(TENSORS / "test.safetensors")
-        training = make_training(seed=seed, **settings | ({"epochs": epochs} if IMAGES else {}))
+        training = make_training(
+            **settings | {"seed": seed} | ({"epochs": epochs} if IMAGES else {})
+        )
         nowhere = CheckpointFile(Path("checkpoints"), "benchmark")
         spent, start = 0.0, time.perf_counter()
         for _ in training.run(nowhere):
@@ -70,11 +72,14 @@ def read_recipe(name: str) -> dict[str, Any]:
 
 def make_training(**changes: Any) -> Any:
     """Return a `Training` of the committed params with `changes`; call after `numerics.pin`."""
-    from image_pipeline.params import TrainParams, read_params
-    from image_pipeline.tensor_files import read_split
-    from image_pipeline.training import Training
+    from image_pipeline.common.params import TrainParams, read_params
+    from image_pipeline.tensors.tensor_files import read_split
+    from image_pipeline.training.loop import Training
 
-    values = read_params().train.model_dump() | {"checkpoint_every": 0}
+    committed = read_params()
+    values = committed.train.model_dump()
+    every = changes.pop("checkpoint_every", 0)
+    machine = committed.machine.model_copy(update={"checkpoint_every": every})
     augmentation = values["augmentation"] | changes.pop("augmentation", {})
     params = TrainParams.model_validate(values | changes | {"augmentation": augmentation})
     train, validation = (
@@ -83,7 +88,7 @@ def make_training(**changes: Any) -> Any:
     if IMAGES:
         train = replace(train, images=train.images[:IMAGES], labels=train.labels[:IMAGES])
         validation = replace(validation, images=validation.images[:1], labels=validation.labels[:1])
-    return Training(train, validation, params)
+    return Training(train, validation, params, machine)
 
 
 def public(seed: int, epochs: int) -> Run:

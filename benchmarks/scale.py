@@ -77,7 +77,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         project = Path(temporary) / "project"
         clone_project(project)
-        set_params(project, dataset="mnist", epochs=1, checkpoint_every=0)
+        set_params(project, dataset="mnist", epochs=1)
         for size in tqdm(sizes, desc="scale", unit="size"):
             runs[size] = run_stages(project, size, REPEATS.get(size, OTHER_REPEATS))
     for stage in STAGES:

@@ -6,14 +6,14 @@ where the bytes come from, never which bytes are accepted.
 
 import os
 
-from image_pipeline.stage import run_stage
+from image_pipeline.common.stage import run_stage
 
 
 def main() -> None:
     # Here, not at the top: run_stage takes care of Ctrl-C and of errors first.
-    from image_pipeline import paths
+    from image_pipeline.common import paths
+    from image_pipeline.common.params import read_params
     from image_pipeline.datasets import DATASETS
-    from image_pipeline.params import read_params
 
     params = read_params()
     dataset = DATASETS[params.download.dataset](params)

@@ -7,7 +7,7 @@ import sys
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from image_pipeline.stage import run_stage
+from image_pipeline.common.stage import run_stage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 
 def main() -> None:
     # Here, not at the top: run_stage takes care of Ctrl-C and of errors first.
-    from image_pipeline import numerics, paths
-    from image_pipeline.params import read_params
+    from image_pipeline import numerics
+    from image_pipeline.common import paths
+    from image_pipeline.common.params import read_params
 
     params = read_params()
     numerics.pin("portable")
@@ -27,12 +28,12 @@ def main() -> None:
     import torch
     from tqdm import tqdm
 
-    from image_pipeline.evaluation import Evaluation
-    from image_pipeline.files import together, write_csv, write_csv_parts, write_json
-    from image_pipeline.inference import predict
-    from image_pipeline.model_file import read_model
+    from image_pipeline.common.files import together, write_csv, write_csv_parts, write_json
+    from image_pipeline.evaluation.metrics import Evaluation
+    from image_pipeline.modeling.inference import predict
+    from image_pipeline.modeling.model_file import read_model
     from image_pipeline.numerics.portability import PortabilityCheck
-    from image_pipeline.tensor_files import read_split
+    from image_pipeline.tensors.tensor_files import read_split
 
     model, card = read_model(paths.MODEL)
     test = read_split(paths.TEST_TENSORS)

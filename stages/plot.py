@@ -1,12 +1,12 @@
 """Draw what a person wants to see of the model and the data as plots/*.png."""
 
-from image_pipeline.stage import run_stage
+from image_pipeline.common.stage import run_stage
 
 
 def main() -> None:
     # Here, not at the top: run_stage takes care of Ctrl-C and of errors first.
-    from image_pipeline import paths
-    from image_pipeline.params import read_params
+    from image_pipeline.common import paths
+    from image_pipeline.common.params import read_params
     from image_pipeline.plotting.report import draw_report
 
     params = read_params()

@@ -7,16 +7,16 @@ metrics/data.json says what is in them; a test split that leaks into the others 
 
 import sys
 
-from image_pipeline.stage import run_stage
+from image_pipeline.common.stage import run_stage
 
 
 def main() -> None:
     # Here, not at the top: run_stage takes care of Ctrl-C and of errors first.
-    from image_pipeline import paths
-    from image_pipeline.data_report import leak_warning
+    from image_pipeline.common import paths
+    from image_pipeline.common.params import read_params
     from image_pipeline.datasets import DATASETS
-    from image_pipeline.params import read_params
-    from image_pipeline.tensorize import tensorize
+    from image_pipeline.tensorizing.data_report import leak_warning
+    from image_pipeline.tensorizing.tensorize import tensorize
 
     params = read_params()
     metrics = tensorize(

@@ -7,32 +7,33 @@ A killed run goes on from its last checkpoint and ends in the same bits.
 import time
 from pathlib import Path
 
-from image_pipeline.stage import run_stage
+from image_pipeline.common.stage import run_stage
 
 
 def main() -> None:
     # Here, not at the top: run_stage takes care of Ctrl-C and of errors first.
-    from image_pipeline import numerics, paths
-    from image_pipeline.params import read_params
+    from image_pipeline import numerics
+    from image_pipeline.common import paths
+    from image_pipeline.common.params import read_params
 
     params = read_params()
     numerics.pin(params.train.numerics)
 
     # After the pin: these import torch and numpy.
-    from image_pipeline.checkpoint import CheckpointFile, result_key
-    from image_pipeline.files import together, write_json
-    from image_pipeline.history import write_history
-    from image_pipeline.model_file import write_model
-    from image_pipeline.plotting.curves import LiveCurves, draw_curves
-    from image_pipeline.tensor_files import read_split
-    from image_pipeline.training import Training
+    from image_pipeline.common.files import together, write_json
+    from image_pipeline.modeling.model_file import write_model
+    from image_pipeline.tensors.tensor_files import read_split
+    from image_pipeline.training.checkpoint import CheckpointFile, result_key
+    from image_pipeline.training.curves import LiveCurves, draw_curves
+    from image_pipeline.training.history import write_history
+    from image_pipeline.training.loop import Training
 
     start = time.perf_counter()
     train, validation = read_split(paths.TRAIN_TENSORS), read_split(paths.VALIDATION_TENSORS)
-    training = Training(train, validation, params.train)
+    training = Training(train, validation, params.train, params.machine)
     training.card.check_fits(paths.VALIDATION_TENSORS, validation)
     key = result_key(
-        params.train.model_dump(exclude={"checkpoint_every", "threads", "model", "optimizer"})
+        params.train.model_dump(exclude={"model", "optimizer"})
         | {"model": [params.train.model.name, params.train.model.options]}
         | {"optimizer": [params.train.optimizer.name, params.train.optimizer.options]}
         | numerics.facts(),

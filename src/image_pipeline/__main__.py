@@ -3,10 +3,10 @@
 import argparse
 import sys
 
-from image_pipeline import recipes
-from image_pipeline.errors import PipelineError
+from image_pipeline.commands import recipe
+from image_pipeline.common.errors import PipelineError
 
-COMMANDS = {"recipe": recipes}
+COMMANDS = {"recipe": recipe}
 
 
 def main() -> int:

@@ -141,7 +141,7 @@ def finished(driver: webdriver.Chrome, tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture(scope="module")
 def shown(driver: webdriver.Chrome, finished: Project) -> Page:
-    finished.run("python", "-m", "image_pipeline.plots_page")
+    finished.run("python", "-m", "image_pipeline.commands.plots_page")
     finished.run("dvc", "plots", "show")
     return Page(driver, finished.root / "dvc_plots/index.html", len(CHARTS))
 
@@ -225,7 +225,7 @@ def test_the_page_of_a_comparison_draws_both_revisions(
     changed = finished.copy_to(tmp_path / "changed")
     changed.set_params({"train.epochs": 2})
     changed.run("dvc", "repro")
-    changed.run("python", "-m", "image_pipeline.plots_page")
+    changed.run("python", "-m", "image_pipeline.commands.plots_page")
     changed.run("dvc", "plots", "diff", "HEAD")
     page = Page(driver, changed.root / "dvc_plots/index.html", len(CHARTS))
     for name in CHARTS:

@@ -2,8 +2,8 @@
 
 from typing import get_args
 
+from image_pipeline.common.params import DownloadParams, read_params
 from image_pipeline.datasets import DATASETS
-from image_pipeline.params import DownloadParams, read_params
 from project import ROOT
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from image_pipeline.common.errors import DataError, DownloadError
 from image_pipeline.datasets.cifar import CIFAR10, CIFAR100, Cifar
-from image_pipeline.errors import DataError, DownloadError
-from image_pipeline.tensor_files import read_split
-from image_pipeline.tensorize import tensorize
+from image_pipeline.tensorizing.tensorize import tensorize
+from image_pipeline.tensors.tensor_files import read_split
 from published import REMEDY, md5, whole
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (80, 3, 32, 32), np.uint8)

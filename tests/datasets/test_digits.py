@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from image_pipeline.common.errors import DataError
 from image_pipeline.datasets.digits import Digits, to_mnist_manner
-from image_pipeline.errors import DataError
 
 
 @pytest.fixture

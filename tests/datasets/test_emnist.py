@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision import datasets as torchvision_datasets
 
+from image_pipeline.common.errors import DataError, DownloadError, PipelineError
 from image_pipeline.datasets.base import CHUNK_BYTES
 from image_pipeline.datasets.emnist import ARCHIVE, CLASS_NAMES, Emnist
-from image_pipeline.errors import DataError, DownloadError, PipelineError
-from image_pipeline.tensor_files import read_split
-from image_pipeline.tensorize import tensorize
+from image_pipeline.tensorizing.tensorize import tensorize
+from image_pipeline.tensors.tensor_files import read_split
 from published import REMEDY, idx, md5, whole
 
 COUNTS = {"train": 150, "test": 70}

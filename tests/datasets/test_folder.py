@@ -20,13 +20,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from image_pipeline.common.errors import DataError, DownloadError, ParamsError, PipelineError
+from image_pipeline.common.params import DownloadFolderParams, TensorizeFolderParams
 from image_pipeline.datasets.base import RawSplit
 from image_pipeline.datasets.folder import Folder
-from image_pipeline.errors import DataError, DownloadError, ParamsError, PipelineError
-from image_pipeline.image_files.decoding import decode_all
-from image_pipeline.image_files.pixels import PixelSettings
-from image_pipeline.params import DownloadFolderParams, TensorizeFolderParams
-from image_pipeline.tensorize import tensorize
+from image_pipeline.datasets.image_files.decoding import decode_all
+from image_pipeline.datasets.image_files.pixels import PixelSettings
+from image_pipeline.tensorizing.tensorize import tensorize
 
 SIZE = 8
 
@@ -404,8 +404,8 @@ def processes_with(word: str) -> list[str]:
 DECODE_FOR_EVER = """
 import itertools, sys
 from pathlib import Path
-from image_pipeline.image_files import decoding
-from image_pipeline.image_files.pixels import PixelSettings
+from image_pipeline.datasets.image_files import decoding
+from image_pipeline.datasets.image_files.pixels import PixelSettings
 
 task = decoding.Task(0, [512], [int(sys.argv[2])])
 with open(sys.argv[1], "rb") as tar, open(sys.argv[1] + ".pixels", "wb") as pixels:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from torchvision import datasets as torchvision_datasets
 
+from image_pipeline.common.errors import DataError, DownloadError
 from image_pipeline.datasets.mnist import FASHION_MNIST, KMNIST, MNIST, Mnist
-from image_pipeline.errors import DataError, DownloadError
 
 FAMILY = {"MNIST": MNIST, "FashionMNIST": FASHION_MNIST, "KMNIST": KMNIST}
 IMAGES = np.random.default_rng(0).integers(0, 256, (12, 28, 28), np.uint8)
@@ -89,7 +89,7 @@ def test_a_file_of_unknown_size_is_bounded(
     mirror: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     publish("FashionMNIST", mirror, monkeypatch)
-    monkeypatch.setattr("image_pipeline.download.MOST_BYTES", 1000)
+    monkeypatch.setattr("image_pipeline.datasets.download.MOST_BYTES", 1000)
     with pytest.raises(DownloadError, match="longer than the expected 1000 bytes"):
         FASHION_MNIST.fetch(tmp_path / "raw", str(mirror))
     assert not list((tmp_path / "raw").iterdir())

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from torchvision import datasets as torchvision_datasets
 
+from image_pipeline.common.errors import DataError, DownloadError
 from image_pipeline.datasets.qmnist import Qmnist
-from image_pipeline.errors import DataError, DownloadError
-from image_pipeline.tensor_files import read_split
-from image_pipeline.tensorize import tensorize
+from image_pipeline.tensorizing.tensorize import tensorize
+from image_pipeline.tensors.tensor_files import read_split
 from published import REMEDY, idx, md5, whole
 
 COUNTS = {"train": 40, "test": 25}

@@ -7,10 +7,10 @@ import grimp
 
 PACKAGE = "image_pipeline"
 SOURCE = Path("src")  # relative: pytest runs in the project's root
-# Of these folders a stage loads the one file that params.yaml names.
+# These load the one file that params.yaml names.
 CHOSEN = {
-    "src/image_pipeline/models/__init__.py": "src/image_pipeline/models/${train.model.name}.py",
-    "src/image_pipeline/augmentations/__init__.py": (
+    "src/image_pipeline/modeling/networks.py": "src/image_pipeline/models/${train.model.name}.py",
+    "src/image_pipeline/training/custom.py": (
         "src/image_pipeline/augmentations/${train.augmentation.custom}.py"
     ),
 }
@@ -35,6 +35,7 @@ def imported_files(stage: str) -> set[str]:
         name.rsplit(".", depth)[0] for name in modules for depth in range(1, name.count(".") + 1)
     }
     files = {script.as_posix(), *(_file_of(module) for module in modules | parents)}
+    files = {name for name in files if has_code(Path(name))}
     return files | {chosen for loader, chosen in CHOSEN.items() if loader in files}
 
 
@@ -81,6 +82,11 @@ def _direct_imports(script: Path, modules: set[str]) -> set[str]:
             found.add(node.module)
             found.update(f"{node.module}.{alias.name}" for alias in node.names)
     return found & modules
+
+
+def has_code(path: Path) -> bool:
+    """Whether there is more in a file than a docstring."""
+    return any(not isinstance(node, ast.Expr) for node in ast.parse(path.read_text()).body)
 
 
 def _file_of(module: str) -> str:

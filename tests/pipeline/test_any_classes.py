@@ -11,10 +11,10 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from declared_plots import PICTURES
-from image_pipeline import paths
+from image_pipeline.common import paths
 from image_pipeline.datasets.base import RawSplit
-from image_pipeline.tensor_files import read_sample
-from image_pipeline.tensorize import tensorize
+from image_pipeline.tensorizing.tensorize import tensorize
+from image_pipeline.tensors.tensor_files import read_sample
 from project import Project
 
 HUES = ((1, 0.2, 0.2), (0.2, 1, 0.2), (0.2, 0.2, 1), (1, 1, 0.2), (0.2, 1, 1))

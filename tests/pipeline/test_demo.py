@@ -25,7 +25,7 @@ def test_the_demo_runs_what_is_in_the_working_tree_and_touches_nothing(
         "GIT_CONFIG_NOSYSTEM": "1",
         "DATASET_MIRROR": "",
     }
-    done = project.run("python", "-m", "image_pipeline.demo", env=nobody)
+    done = project.run("python", "-m", "image_pipeline.commands.demo", env=nobody)
 
     demo = project.root / "demo"
     metrics = json.loads((demo / "metrics/test.json").read_text())

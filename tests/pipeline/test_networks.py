@@ -39,7 +39,7 @@ os.sched_getaffinity = lambda pid: set(range(8))
 SMALL_LANES = """
 from image_pipeline import numerics
 numerics.pin("portable")
-from image_pipeline import lanes
+from image_pipeline.training import lanes
 lanes.LANE_BYTES, lanes.LEAST_IMAGES = 1 << 16, 8
 import runpy, sys
 sys.argv = ["stages/train.py"]

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from image_pipeline import recipes
+from image_pipeline.commands import recipe
 from project import ROOT, SMALL, Project
 
-LEARNING = SMALL | {"train.epochs": 20, "train.batch_size": 32, "train.checkpoint_every": 0}
+LEARNING = SMALL | {"train.epochs": 20, "train.batch_size": 32, "machine.checkpoint_every": 0}
 
 
 @pytest.fixture
@@ -18,8 +18,9 @@ def train(make_project: Callable[..., Project]) -> Callable[..., Project]:
     """Return a function that trains with changed params in a project of its own."""
 
     def run(name: str, **changes: object) -> Project:
-        project = make_project(
-            name, LEARNING | {f"train.{key}": value for key, value in changes.items()}
+        project = make_project(name, LEARNING)
+        project.set_params(
+            {f"{'machine' if key == 'cores' else 'train'}.{key}": changes[key] for key in changes}
         )
         for stage in ("download", "tensorize", "train"):
             done = project.stage(stage)
@@ -45,9 +46,9 @@ def test_fast_is_as_accurate_as_portable(train: Callable[..., Project]) -> None:
 
 
 @pytest.mark.parametrize("numerics", ["portable", "fast"])
-@pytest.mark.parametrize("threads", [1, 3])
-def test_numbers_of_threads(train: Callable[..., Project], numerics: str, threads: int) -> None:
-    project = train("project", numerics=numerics, threads=threads, epochs=2)
+@pytest.mark.parametrize("cores", [1, 3])
+def test_numbers_of_cores(train: Callable[..., Project], numerics: str, cores: int) -> None:
+    project = train("project", numerics=numerics, cores=cores, epochs=2)
     assert accuracy(project) > 0.2
 
 
@@ -98,7 +99,7 @@ def test_recipes_give_the_same_whatever_ran_before(make_project: Callable[..., P
     """All of them, one after another in one project, with changes left behind in between."""
     project = make_project("project", {})
     extra = [word for setting in SHORT for word in ("-S", setting)]
-    names = recipes.names()
+    names = recipe.names()
     assert {"best", "cnn_best", "cnn_quick", "plain", "quick_97_5", "quick_98_0"} <= set(names)
     for name in (*names, names[0]):
         leak = ("-S", "train.seed=7", "-S", "train.augmentation.rotation=45")
@@ -109,7 +110,7 @@ def test_recipes_give_the_same_whatever_ran_before(make_project: Callable[..., P
         assert said.startswith(f"recipe: {name} -S download.dataset=digits ")
         assert "final test accuracy " in said
         expected = YAML(typ="safe").load(ROOT / "recipes" / f"{name}.yaml")["train"]
-        expected |= {"epochs": 1, "batch_size": 64, "threads": 8, "checkpoint_every": 1}
+        expected |= {"epochs": 1, "batch_size": 64}
         assert as_run(project) == expected
     assert "could not" not in project.run("dvc", "exp", "show").stderr
 
@@ -152,7 +153,7 @@ def test_recipes_that_cannot_be_run(
     assert (project.root / "params.yaml").read_bytes() == before
 
 
-@pytest.mark.parametrize("name", recipes.names())
+@pytest.mark.parametrize("name", recipe.names())
 def test_the_readme_tells_how_to_run_each_recipe(name: str) -> None:
     assert f"python -m image_pipeline recipe {name} " in (ROOT / "README.md").read_text()
-    assert recipes.headline(name)
+    assert recipe.headline(name)

@@ -83,7 +83,7 @@ def test_a_killed_run_goes_on_whatever_checkpoint_every_is_now(
     after_kill: tuple[Project, dict[str, bytes], Path], every: int
 ) -> None:
     project, whole, checkpoint = after_kill
-    project.set_params({"train.checkpoint_every": every})  # it is no part of the key
+    project.set_params({"machine.checkpoint_every": every})  # it is no part of the key
     done = project.stage("train")
     name = checkpoint.relative_to(project.root).as_posix()
     said = [line for line in done.stdout.splitlines() if line.startswith("train: going on")]
@@ -111,7 +111,7 @@ def append(name: str) -> Any:
 
 CHANGES = {
     "param": change_param,
-    "library": append("src/image_pipeline/augmentation.py"),
+    "library": append("src/image_pipeline/training/augmentation.py"),
     "script": append("stages/train.py"),
 }
 
@@ -123,7 +123,11 @@ def test_a_change_never_meets_the_old_checkpoint(
     project, _, checkpoint = after_kill
     copies = {
         name: (project.root / name).read_bytes()
-        for name in ("params.yaml", "src/image_pipeline/augmentation.py", "stages/train.py")
+        for name in (
+            "params.yaml",
+            "src/image_pipeline/training/augmentation.py",
+            "stages/train.py",
+        )
     }
     change(project.root)
     try:
@@ -184,7 +188,7 @@ def test_a_killed_convolutional_network_goes_on(
     cnn = {
         "train.model.name": "cnn",
         "train.model.cnn.filters": [4, 4],
-        "train.checkpoint_every": 1,
+        "machine.checkpoint_every": 1,
     }
     project.set_params(cnn)
     project.stage("train")

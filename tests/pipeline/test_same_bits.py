@@ -20,12 +20,12 @@ STAGES = ("download", "tensorize", "train", "evaluate", "plot")
 PROCESSORS = ("EPYC-Rome", "Haswell")  # AMD's and Intel's, both without AVX-512
 
 # Runs a stage's script twice in one process: it is stopped when its first checkpoint is on the
-# disk, and goes on from there. `image_pipeline.files` imports neither numpy nor torch, so the
-# script's pin still comes first.
+# disk, and goes on from there. `image_pipeline.common.files` imports neither numpy nor torch, so
+# the script's pin still comes first.
 STOPPED_AND_RESUMED = """
 import runpy, sys
 from pathlib import Path
-import image_pipeline.files as files
+import image_pipeline.common.files as files
 
 class Stop(BaseException):
     pass
@@ -144,9 +144,9 @@ def test_one_process_and_several(
     site.mkdir()
     (site / "sitecustomize.py").write_text(EIGHT_PROCESSORS)
     hashes = []
-    for threads in (1, 2, 64):
-        project = _copy_without_results(finished, tmp_path / str(threads))
-        project.set_params({**network, "train.epochs": 3, "train.threads": threads})
+    for cores in (1, 2, 64):
+        project = _copy_without_results(finished, tmp_path / str(cores))
+        project.set_params({**network, "train.epochs": 3, "machine.cores": cores})
         path = os.pathsep.join([str(project.root / "src"), str(site)])
         _run_stages(project, ("train",), env={"PYTHONPATH": path})
         hashes.append(project.hashes())

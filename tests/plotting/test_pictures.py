@@ -9,16 +9,16 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from image_pipeline.history import EpochRecord
 from image_pipeline.plotting.balance import draw_class_balance
 from image_pipeline.plotting.classification import (
     draw_confusion_matrix,
     draw_f1_by_class,
     draw_reliability,
 )
-from image_pipeline.plotting.curves import LiveCurves, draw_curves
 from image_pipeline.plotting.images import draw_classes, draw_first_layer, draw_images
-from image_pipeline.plotting.style import LONGEST_LABEL, class_labels, short_names
+from image_pipeline.plotting.labels import LONGEST_LABEL, class_labels, short_names
+from image_pipeline.training.curves import LiveCurves, draw_curves
+from image_pipeline.training.history import EpochRecord
 
 DPI = 50
 Draw = Callable[[Path], None]
@@ -159,9 +159,9 @@ def test_live_curves_are_redrawn_at_most_once_a_second(
 ) -> None:
     drawn: list[int] = []
     clock = iter([10.0, 10.1, 11.0, 11.2, 11.3, 99.0, 100.0, 119.0, 120.1, 120.2])
-    monkeypatch.setattr("image_pipeline.plotting.curves.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("image_pipeline.training.curves.time.monotonic", lambda: next(clock))
     monkeypatch.setattr(
-        "image_pipeline.plotting.curves.draw_curves", lambda _, history: drawn.append(len(history))
+        "image_pipeline.training.curves.draw_curves", lambda _, history: drawn.append(len(history))
     )
     live = LiveCurves(tmp_path / "c.png")
     record = EpochRecord(1, 1, 1, 0, 0)

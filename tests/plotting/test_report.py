@@ -10,15 +10,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from image_pipeline import models, paths
-from image_pipeline.data_report import SPLITS
-from image_pipeline.errors import DataError, PipelineError
-from image_pipeline.model_card import ModelCard
-from image_pipeline.model_file import read_model, write_model
-from image_pipeline.params import PlotParams, read_params
+from image_pipeline.common import paths
+from image_pipeline.common.errors import DataError, PipelineError
+from image_pipeline.common.params import PlotParams, read_params
+from image_pipeline.modeling import networks
+from image_pipeline.modeling.model_card import ModelCard
+from image_pipeline.modeling.model_file import read_model, write_model
 from image_pipeline.plotting import report
 from image_pipeline.plotting.report import _read_table, draw_report
-from image_pipeline.tensor_files import Description, writing_split
+from image_pipeline.tensorizing.data_report import SPLITS
+from image_pipeline.tensors.tensor_files import Description, writing_split
 from project import ROOT
 
 quick = settings(derandomize=True, deadline=None, max_examples=150, database=None)
@@ -48,15 +49,15 @@ def write_inputs(
 ) -> None:
     """Write what the stage reads, into the current folder."""
     options = {"hidden_sizes": [4]} if options is None else options
-    model = models.build(network, options, shape, len(DATA.class_names))
+    model = networks.build(network, options, shape, len(DATA.class_names))
     card = ModelCard(
         network=network,
-        source=models.source_hash(network),
+        source=networks.source_hash(network),
         input_shape=shape,
         data=DATA,
         augmentation=AUGMENTATION,
         options=options,
-        first_layer=models.first_layer(model, shape),
+        first_layer=networks.first_layer(model, shape),
     )
     write_model(paths.MODEL, model, card)
     pixels = np.zeros(images, np.uint8)
@@ -134,7 +135,7 @@ def test_what_sees_the_images_first_is_drawn(
 def test_where_nothing_sees_the_images_first_the_picture_says_so(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(models, "first_layer", lambda *_: None)
+    monkeypatch.setattr(networks, "first_layer", lambda *_: None)
     write_inputs()
     assert "first_layer.png" in draw_report(PARAMS)
     assert (folder / "plots/first_layer.png").stat().st_size > 1000

@@ -6,6 +6,7 @@ of the block `download`, `read` those of `tensorize`.
 
 from collections.abc import Callable
 
+from image_pipeline.common.params import Params
 from image_pipeline.datasets.base import Dataset
 from image_pipeline.datasets.cifar import CIFAR10, CIFAR100
 from image_pipeline.datasets.digits import Digits
@@ -14,7 +15,6 @@ from image_pipeline.datasets.folder import Folder
 from image_pipeline.datasets.mnist import FASHION_MNIST, KMNIST, MNIST
 from image_pipeline.datasets.qmnist import Qmnist
 from image_pipeline.datasets.usps import Usps
-from image_pipeline.params import Params
 
 DATASETS: dict[str, Callable[[Params], Dataset]] = {
     "mnist": lambda _: MNIST,

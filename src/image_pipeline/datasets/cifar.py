@@ -18,10 +18,10 @@ from typing import IO
 
 import numpy as np
 
+from image_pipeline.common.errors import DataError, one_line
 from image_pipeline.datasets.base import RawSplit, images_per_chunk
+from image_pipeline.datasets.download import RemoteFile, fetch_files
 from image_pipeline.datasets.idx import REMEDY
-from image_pipeline.download import RemoteFile, fetch_files
-from image_pipeline.errors import DataError, one_line
 
 SHAPE = (3, 32, 32)  # of an image
 PIXELS = 3 * 32 * 32

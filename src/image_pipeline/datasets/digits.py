@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
+from image_pipeline.common.errors import DataError, one_line
+from image_pipeline.common.files import write_bytes
 from image_pipeline.datasets.base import RawSplit
-from image_pipeline.errors import DataError, one_line
-from image_pipeline.files import write_bytes
 
 FILE = "digits.csv.gz"
 SHA256_UNPACKED = "6ebb3d2fee246a4e99363262ddf8a00a3c41bee6014c373ed9d9216ba7f651b8"

@@ -11,9 +11,9 @@ import string
 from pathlib import Path
 
 from image_pipeline.datasets.base import RawSplit
+from image_pipeline.datasets.download import RemoteFile, fetch_files
 from image_pipeline.datasets.idx import ZipMember
 from image_pipeline.datasets.mnist import read_split
-from image_pipeline.download import RemoteFile, fetch_files
 
 ARCHIVE = "gzip.zip"
 ARCHIVE_TIMEOUT = 7200.0  # seconds from one mirror; it has 562 MB

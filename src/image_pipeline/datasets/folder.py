@@ -20,13 +20,13 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 from tqdm import tqdm
 
+from image_pipeline.common.errors import DataError, ParamsError, one_line
+from image_pipeline.common.params import DownloadFolderParams, TensorizeFolderParams
 from image_pipeline.datasets.base import RawSplit, images_per_chunk
-from image_pipeline.download import RemoteFile, fetch_files
-from image_pipeline.errors import DataError, ParamsError, one_line
-from image_pipeline.image_files.archives import pack
-from image_pipeline.image_files.tar_files import TarError, read_entries
-from image_pipeline.params import DownloadFolderParams, TensorizeFolderParams
-from image_pipeline.splitting import draw
+from image_pipeline.datasets.download import RemoteFile, fetch_files
+from image_pipeline.datasets.image_files.archives import pack
+from image_pipeline.datasets.image_files.tar_files import TarError, read_entries
+from image_pipeline.datasets.splitting import draw
 
 FILE = "images.tar"
 FETCHED = "fetched"  # the folder for an archive that was fetched, until its images are in FILE
@@ -96,8 +96,8 @@ class Folder:
                 images, unless they may be skipped.
         """
         # Here, because other data sets do without Pillow, which takes its time to import.
-        from image_pipeline.image_files.decoding import decode_all
-        from image_pipeline.image_files.pixels import PixelSettings
+        from image_pipeline.datasets.image_files.decoding import decode_all
+        from image_pipeline.datasets.image_files.pixels import PixelSettings
 
         path, reading = folder / FILE, self._reading
         settings = PixelSettings(reading.channels, reading.image_size, reading.fit)

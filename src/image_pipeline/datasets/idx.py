@@ -18,7 +18,7 @@ from typing import IO
 
 import numpy as np
 
-from image_pipeline.errors import DataError, one_line
+from image_pipeline.common.errors import DataError, one_line
 
 UINT8, INT32 = np.dtype(np.uint8), np.dtype(">i4")
 TYPES = {UINT8: 8, INT32: 12}

@@ -10,8 +10,8 @@ torchvision that knows its addresses and MD5s.
 from pathlib import Path
 
 from image_pipeline.datasets.base import RawSplit
+from image_pipeline.datasets.download import RemoteFile, fetch_files
 from image_pipeline.datasets.mnist import read_split
-from image_pipeline.download import RemoteFile, fetch_files
 
 COLUMNS = 8
 

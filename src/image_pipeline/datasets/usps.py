@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
+from image_pipeline.common.errors import DataError, one_line
 from image_pipeline.datasets.base import RawSplit, images_per_chunk
+from image_pipeline.datasets.download import RemoteFile, fetch_files
 from image_pipeline.datasets.idx import REMEDY
-from image_pipeline.download import RemoteFile, fetch_files
-from image_pipeline.errors import DataError, one_line
 
 SHAPE = (16, 16)  # of an image
 PIXELS = SHAPE[0] * SHAPE[1]

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 
-from image_pipeline.plotting.style import class_labels, new_figure, plain, save_figure
+from image_pipeline.plotting.labels import class_labels, plain
+from image_pipeline.training.figures import new_figure, save_figure
 
 COLUMNS = 8
 INCHES = 1.25

@@ -6,13 +6,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from image_pipeline import augmentations, paths
-from image_pipeline.augmentation import augment
-from image_pipeline.data_report import BALANCE_COLUMNS, SPLITS, leak_in_words
-from image_pipeline.errors import DataError, one_line
-from image_pipeline.files import together
-from image_pipeline.model_card import REMEDY, ModelCard
-from image_pipeline.params import PlotParams
+from image_pipeline.common import paths
+from image_pipeline.common.errors import DataError, one_line
+from image_pipeline.common.files import together
+from image_pipeline.common.params import PlotParams
+from image_pipeline.modeling.model_card import REMEDY, ModelCard
 from image_pipeline.plotting.balance import draw_class_balance
 from image_pipeline.plotting.classification import (
     draw_confusion_matrix,
@@ -26,8 +24,11 @@ from image_pipeline.plotting.images import (
     draw_first_layer,
     draw_images,
 )
-from image_pipeline.plotting.style import short_names
-from image_pipeline.tensor_files import count_images, open_tensors, read_labels, read_sample
+from image_pipeline.plotting.labels import short_names
+from image_pipeline.tensorizing.data_report import BALANCE_COLUMNS, SPLITS, leak_in_words
+from image_pipeline.tensors.tensor_files import count_images, open_tensors, read_labels, read_sample
+from image_pipeline.training import custom
+from image_pipeline.training.augmentation import augment
 
 MADE_BY = {paths.CLASS_BALANCE: "tensorize", paths.DATA_METRICS: "tensorize"}  # else evaluate
 TEXT_COLUMNS = {"actual": str, "predicted": str, "class": str, "split": str}
@@ -128,7 +129,7 @@ def _draw_samples(path: Path, card: ModelCard, params: PlotParams) -> None:
         images = augment(images, apart, rng, None, card.data.mean)
         if apart.custom != "none":
             own_seed = (params.seed, len(images))
-            images = augmentations.apply(augmentations.load(apart.custom), images, own_seed)
+            images = custom.apply(custom.load(apart.custom), images, own_seed)
         what += ", augmented"
     names = short_names(card.data.class_names)
     captions = [names[label] for label in sample.labels]

@@ -1,0 +1,1 @@
+"""What every stage needs: errors, files, params, paths, the shell around a stage."""

@@ -1,0 +1,172 @@
+"""Files that appear whole or not at all, with the same bytes on every machine."""
+
+import csv
+import io
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+PARTIAL_SUFFIX = ".partial"
+DECIMALS = 6
+
+_unfinished: set[Path] = set()  # partial files of this process, for `discard_partials`
+_held: dict[Path, Path] | None = None  # path -> its whole partial file, in a `together` block
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Open a binary file that takes the place of `path` only when the block ends without an error.
+
+    The bytes go to `<path>.partial` (ignored by Git), are flushed to the disk, and are renamed over
+    `path` in one step: a reader, or a run after a power cut, sees the old file or the new one and
+    nothing between. A partial file that a killed run left is overwritten. Two processes must not
+    write the same path at once: `image_pipeline.common.stage` sees to that.
+
+    Raises:
+        OSError: the folder cannot be written to, or the disk is full; `path` is then as it was.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + PARTIAL_SUFFIX)
+    _unfinished.add(partial)
+    try:
+        with partial.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        if _held is None:
+            _publish({path: partial})
+        else:
+            _held[path] = partial
+    except BaseException as error:
+        _discard(partial)
+        if isinstance(error, OSError) and error.errno and not error.filename:
+            error.filename = str(path)  # a failed write does not say of itself which file it was
+        raise
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """Let the files written in this block appear only once all of them are whole on the disk.
+
+    So a full disk at the third of four files leaves all four as they were.
+    """
+    global _held
+    if _held is not None:
+        raise RuntimeError("together() does not nest")
+    _held = {}
+    try:
+        yield
+        _publish(_held)
+    except BaseException:
+        for partial in _held.values():
+            _discard(partial)
+        raise
+    finally:
+        _held = None
+
+
+@contextmanager
+def scratch(path: Path) -> Iterator[BinaryIO]:
+    """Open a file to write and to read that is gone when the block ends, or the process does.
+
+    It never stands in a folder under a name that Git or DVC could see: where the system can, it has
+    none; else it is a partial file. `path` says where it takes its room, and names it in errors.
+
+    Raises:
+        OSError: the folder cannot be written to, or the disk is full.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        file = TemporaryFile(  # noqa: SIM115 - its own errors are told apart from the block's
+            dir=path.parent, prefix=f"{path.name}.", suffix=PARTIAL_SUFFIX
+        )
+    except OSError as error:
+        error.filename = str(path)
+        raise
+    with file:
+        try:
+            yield file
+        except OSError as error:
+            if error.errno and not error.filename:
+                error.filename = str(path)
+            raise
+
+
+def discard_partials() -> None:
+    """Remove what this process has begun to write and not finished; for its last moment."""
+    for partial in tuple(_unfinished):
+        _discard(partial)
+
+
+def _publish(partials: Mapping[Path, Path]) -> None:
+    for path, partial in partials.items():
+        partial.replace(path)
+        _unfinished.discard(partial)
+    if os.name != "posix":  # Windows cannot open a folder
+        return
+    for parent in sorted({path.parent for path in partials}):  # make the renames durable
+        folder = os.open(parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def _discard(partial: Path) -> None:
+    with suppress(OSError):  # what led here is what is to be told
+        partial.unlink(missing_ok=True)
+    _unfinished.discard(partial)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write `content` to `path`, whole or not at all."""
+    with replacing(path) as file:
+        file.write(content)
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Write `values` with sorted keys and floats rounded to `DECIMALS` digits."""
+    text = json.dumps(_rounded(values), indent=2, sort_keys=True, allow_nan=False)
+    write_bytes(path, f"{text}\n".encode())
+
+
+def write_csv(path: Path, table: "pd.DataFrame") -> None:
+    """Write `table` without its index, floats with `DECIMALS` digits, lines ended by a newline."""
+    write_csv_parts(path, [table])
+
+
+def write_csv_parts(path: Path, tables: Iterable["pd.DataFrame"]) -> None:
+    """Write tables of the same columns one below the other, each as it comes; see `write_csv`."""
+    with replacing(path) as file:
+        for number, table in enumerate(tables):
+            text = table.to_csv(
+                index=False,
+                header=not number,
+                float_format=f"%.{DECIMALS}f",
+                lineterminator="\n",
+            )
+            file.write(text.encode())
+
+
+def write_csv_rows(path: Path, header: Sequence[str], rows: Iterable[Sequence[str | int]]) -> None:
+    """Write a table that needs no pandas, whose import takes longer than a short stage's work."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([header, *rows])
+    write_bytes(path, text.getvalue().encode())
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return round(value, DECIMALS)
+    if isinstance(value, Mapping):
+        return {key: _rounded(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_rounded(item) for item in value]
+    return value

@@ -1,0 +1,167 @@
+"""What the five stage scripts have in common: --help, one-line errors, Ctrl-C, one run at a time.
+
+A stage script imports `run_stage` at its top and everything else of the package in its `main`, so
+that all of this holds while the libraries are imported, too: that is where a short stage spends
+most of its time.
+"""
+
+import errno
+import gc
+import os
+import signal
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, NoReturn
+
+from image_pipeline.common.errors import PipelineError
+from image_pipeline.common.files import discard_partials
+from image_pipeline.common.paths import PARAMS
+
+FREE_SPACE = "free some space, then run `dvc repro` again"
+GRANT_ACCESS = "make it readable and writable for you, then run `dvc repro` again"
+MOVE_AWAY = "move away what is in its place, then run `dvc repro` again"
+# There is no class of error for these: torch's allocator, the C++ library, the dynamic linker.
+NO_MEMORY_WORDS = ("can't allocate memory", "bad_alloc", "failed to map segment")
+REMEDIES = {
+    errno.ENOSPC: FREE_SPACE,
+    errno.EDQUOT: FREE_SPACE,
+    errno.EFBIG: "raise the file-size limit (`ulimit -f`), then run `dvc repro` again",
+    errno.EROFS: "make the folder writable, then run `dvc repro` again",
+    errno.EACCES: GRANT_ACCESS,
+    errno.EPERM: GRANT_ACCESS,
+    errno.EISDIR: MOVE_AWAY,
+    errno.ENOTDIR: MOVE_AWAY,
+    errno.EEXIST: MOVE_AWAY,
+    errno.ELOOP: "remove this link, then run `dvc repro` again",
+    errno.EIO: "check the disk, then run `dvc repro` again",
+    errno.ENOENT: "run `dvc repro`, which makes what is missing",
+}
+# DVC removes a stage's outputs before it runs the stage, and has no setting that keeps them and the
+# run cache too. What was committed can be had back in one line.
+RESTORE = (
+    " (DVC removed this stage's outputs before running it; "
+    "`git checkout dvc.lock metrics plots && dvc checkout` brings the committed ones back)"
+)
+
+
+def run_stage(main: Callable[[], None], description: str) -> None:
+    """Run a stage's `main` as a command and end the process.
+
+    Exit status: 0 on success, 2 for a mistake in params.yaml or on the command line, 130 after
+    Ctrl-C, 143 after a request to terminate, 1 for every other failure a user can meet. A traceback
+    is shown for a bug only.
+    """
+    name = Path(sys.argv[0]).stem
+    _end_on_signals(name)
+    _parse_arguments(name, description)
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(line_buffering=True)
+    # Imports make a great many objects and drop few: less collecting saves a tenth of their time.
+    gc.set_threshold(100_000, 10, 10)
+    lock = _wait_for_turn(name)
+    try:
+        main()
+    except PipelineError as error:
+        _fail(name, str(error), error.exit_code)
+    except MemoryError as error:
+        _fail(name, _out_of_memory(error), 1)
+    except (RuntimeError, ImportError) as error:
+        if not any(words in str(error) for words in NO_MEMORY_WORDS):
+            raise
+        _fail(name, _out_of_memory(error), 1)
+    except OSError as error:
+        if error.errno == errno.ENOMEM:
+            _fail(name, _out_of_memory(error), 1)
+        if error.errno not in REMEDIES:
+            raise
+        what = error.filename or "a file"
+        _fail(name, f"{what}: {os.strerror(error.errno)}; {REMEDIES[error.errno]}", 1)
+    finally:
+        if lock:
+            lock.close()
+
+
+def _parse_arguments(name: str, description: str) -> None:
+    import argparse  # here, because it takes longer than all the imports above
+
+    parser = argparse.ArgumentParser(
+        prog=f"python stages/{name}.py",
+        description=description,
+        epilog=f"All settings are read from {PARAMS}; run from the project's root. "
+        "`dvc repro` runs the stages that are out of date, in order.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.parse_args()
+
+
+def _end_on_signals(name: str) -> None:
+    """End the process at once, with one line, on Ctrl-C and on a request to terminate.
+
+    Not by an exception: a library that is being imported may turn that into another one, or drop
+    it. A run may be killed at any moment without harm, so there is nothing to unwind but the
+    partial files.
+    """
+    endings = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
+
+    def end(number: int, _frame: object) -> None:
+        for each in endings:
+            signal.signal(each, signal.SIG_IGN)  # a second Ctrl-C adds nothing
+        discard_partials()
+        _say(f"{name}: error: {endings[signal.Signals(number)]}; run `dvc repro` to go on")
+        os._exit(128 + number)  # as shells report it
+
+    for number in endings:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+            signal.signal(number, end)
+
+
+def _wait_for_turn(name: str) -> IO[bytes] | None:
+    """Wait until no other run of this stage is at work in this folder, and keep others waiting.
+
+    Two runs at once would write the same files: a second one started by hand, or one that went on
+    when only the `dvc repro` above it was killed. The lock is on the stage's own script, so it
+    leaves no file behind, and the system drops it when the process ends, however it ends.
+    """
+    if sys.platform == "win32":
+        return None
+    import fcntl
+
+    script = Path(sys.argv[0]).open("rb")  # noqa: SIM115 - open, and so locked, until the end
+    try:
+        fcntl.flock(script, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        _say(f"{name}: another run of this stage is at work in this folder; waiting for its end")
+        fcntl.flock(script, fcntl.LOCK_EX)
+    except OSError:
+        pass  # a network folder without locks: nothing can be done about it here
+    return script
+
+
+def _out_of_memory(error: BaseException) -> str:
+    detail = str(error).strip().split("\n")[0] or type(error).__name__
+    return (
+        "out of memory: close other programs, or lower train.batch_size or the sizes in "
+        f"train.model of {PARAMS} ({detail})"
+    )
+
+
+def _fail(name: str, message: str, exit_code: int) -> NoReturn:
+    hint = RESTORE if os.environ.get("DVC_STAGE") else ""
+    _say(f"{name}: error: {message}{hint}")
+    # Not sys.exit: a library's exit handlers can take seconds, or print, after a failure.
+    sys.stdout.flush()
+    os._exit(exit_code)
+
+
+def _say(line: str) -> None:
+    """Write a line of its own to standard error, over a progress bar that may stand there.
+
+    By the system call: a signal may have come in the middle of another write through `sys.stderr`.
+    """
+    # The bars that are not closed yet. Most failures come before the first one is opened.
+    bars = getattr(getattr(sys.modules.get("tqdm"), "tqdm", None), "_instances", ())
+    start = "" if not bars else "\r\x1b[K" if os.isatty(2) else "\n"
+    with suppress(OSError):
+        os.write(2, f"{start}{line}\n".encode(errors="replace"))

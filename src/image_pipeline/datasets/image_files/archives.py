@@ -1,0 +1,451 @@
+"""A folder, a zip, a tar or a tar.gz of files nobody has vetted, brought into one plain tar file.
+
+Nothing is ever extracted: no name from an archive reaches the file system. Every entry's name, kind
+and size is checked before the first byte is written, and the one file that is written has its
+entries sorted by name and all metadata zero, so the same files give the same bytes, whatever they
+came in.
+"""
+
+import errno
+import gzip
+import os
+import stat
+import tempfile
+import unicodedata
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO, Any, BinaryIO, Protocol, cast
+
+from tqdm import tqdm
+
+from image_pipeline.common.errors import DataError, one_line
+from image_pipeline.common.files import replacing
+from image_pipeline.datasets.image_files.tar_files import (
+    BLOCK,
+    END,
+    MOST_NAME_BYTES,
+    TarError,
+    header,
+    padding,
+    read_entries,
+)
+
+MOST_ENTRIES = 500_000  # files and folders
+MOST_FILE_BYTES = 1 << 30  # of one file
+MOST_BYTES = 1 << 36  # of all files together: 64 GiB
+MOST_RATIO = 100  # bytes from one packed byte; images are packed already, and give one to four
+RATIO_FROM = 1 << 26  # bytes; no less is called a bomb
+MOST_DIRECTORY_BYTES = 1 << 28  # of a zip file's list of its entries
+CHUNK = 1 << 18
+
+IGNORED = frozenset({"__macosx", "thumbs.db", "desktop.ini"})  # and all that begins with a dot
+TOP_IGNORED = frozenset({"readme", "readme.md", "readme.txt", "readme.rst"})
+DRIVES = frozenset("abcdefghijklmnopqrstuvwxyz")
+ENCRYPTED = 0x2041  # flag bits of a zip entry: encrypted, strongly so, its headers masked
+KINDS = {
+    stat.S_IFLNK: "a symbolic link",
+    stat.S_IFBLK: "a device",
+    stat.S_IFCHR: "a device",
+    stat.S_IFIFO: "a fifo",
+    stat.S_IFSOCK: "a socket",
+}
+PACK_ANEW = "pack the folder anew from inside it"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What a source holds under a name.
+
+    Attributes:
+        name: its path in the source, as it is written there; checked, once `check_name` gave it.
+        kind: `file`, `folder`, or words for what else it is.
+        size: in bytes.
+        place: what the source finds its content by.
+        packed: the bytes it takes in the source.
+        flaw: why it cannot be read, though it is a file, and what to do; or empty.
+    """
+
+    name: str
+    kind: str
+    size: int
+    place: Any
+    packed: int
+    flaw: str = ""
+
+
+class Source(Protocol):
+    """Where files come from: each with its name, and then its content."""
+
+    def entries(self) -> Iterator[Entry]:
+        """Give every entry, in any order; the content of none is read."""
+
+    def content(self, entry: Entry) -> Iterator[bytes]:
+        """Read an entry's content, never more than its size and a chunk."""
+
+
+def pack(source: Path, target: Path) -> int:
+    """Bring the files of a folder or an archive into the tar file `target`.
+
+    Hidden files, what file managers leave, and a README at the top are left out, and so is a single
+    folder that wraps all others.
+
+    Args:
+        source: a folder, or a zip, tar or tar.gz file; which, its first bytes tell.
+        target: appears whole or not at all; beside it, a nameless temporary file at most.
+
+    Returns:
+        The number of files.
+
+    Raises:
+        DataError: an entry, or the archive, is refused; nothing has been written then.
+    """
+    with open_source(source, target.parent) as opened:
+        chosen = choose(checked(opened.entries(), source))
+        if not chosen:
+            raise DataError(
+                f"{source}: there are no files in it; put images there, one folder per class"
+            )
+        total = sum(entry.size for entry in chosen)
+        with (
+            replacing(target) as file,
+            tqdm(total=total, desc="pack", unit="B", unit_scale=True) as bar,
+        ):
+            for entry in chosen:
+                file.write(header(entry.name, entry.size))
+                written = 0
+                for chunk in opened.content(entry):
+                    written += len(chunk)
+                    file.write(chunk)
+                if written != entry.size:
+                    raise _refusal(
+                        source,
+                        entry.name,
+                        f"{written} bytes instead of {entry.size}; "
+                        "it is damaged, or was changed meanwhile: run it again",
+                    )
+                file.write(padding(entry.size))
+                bar.update(entry.size)
+            file.write(END)
+    return len(chosen)
+
+
+def checked(entries: Iterable[Entry], source: Path) -> Iterator[Entry]:
+    """Pass on files whose name, kind and size are harmless, under their normal names.
+
+    Raises:
+        DataError: one is not; or there are too many, or too much together.
+    """
+    seen: dict[str, tuple[str, bool]] = {}  # what a disk that knows no case sees -> name, is a file
+    total = 0
+    archive_size = source.stat().st_size if source.is_file() else None
+    for number, entry in enumerate(entries):
+        if number == MOST_ENTRIES:
+            raise _too_many(source)
+        name = check_name(entry.name, source)
+        if entry.kind not in ("file", "folder"):
+            remedy = "put the file itself there" if "link" in entry.kind else "leave it out"
+            raise _refusal(source, entry.name, f"is {entry.kind}; {remedy}")
+        if entry.flaw:
+            raise _refusal(source, entry.name, entry.flaw)
+        if entry.size > MOST_FILE_BYTES:
+            raise _refusal(
+                source,
+                entry.name,
+                f"has {entry.size} bytes, more than {MOST_FILE_BYTES}; leave it out",
+            )
+        if _is_bomb(entry.size, entry.packed):
+            raise _refusal(
+                source,
+                entry.name,
+                f"unpacks {entry.packed} bytes to {entry.size}, as no image does; leave it out",
+            )
+        total += entry.size
+        if total > MOST_BYTES:
+            raise _refusal(
+                source,
+                entry.name,
+                f"brings the files to more than {MOST_BYTES} bytes; use a smaller set",
+            )
+        if archive_size is not None and _is_bomb(total, archive_size):
+            raise _refusal(
+                source,
+                entry.name,
+                f"brings what {archive_size} bytes unpack to beyond "
+                f"{MOST_RATIO} times as much, as no images do; pack the folder anew",
+            )
+        parts = name.split("/")
+        if not name or any(part.startswith(".") or part.lower() in IGNORED for part in parts):
+            continue
+        _check_collisions(seen, parts, entry.kind == "file", source)
+        if entry.kind == "file":
+            yield replace(entry, name=name)
+
+
+def check_name(name: str, source: Path) -> str:
+    """Return a name in its normal form: relative, no `.` parts, composed characters.
+
+    Raises:
+        DataError: it leaves the folder, is absolute, or is not portable.
+    """
+    try:
+        size = len(name.encode())
+    except UnicodeEncodeError:  # the bytes that are no UTF-8, as Python keeps them in a string
+        shown = name.encode("utf-8", "backslashreplace").decode()
+        raise _refusal(source, shown, "has a name that is not UTF-8; rename it") from None
+    if size > MOST_NAME_BYTES:
+        raise _refusal(source, name, f"has a path longer than {MOST_NAME_BYTES} bytes; shorten it")
+    if name.startswith(("/", "\\")) or (name[1:2] == ":" and name[0].lower() in DRIVES):
+        raise _refusal(source, name, f"is an absolute path; {PACK_ANEW}")
+    if ".." in name.replace("\\", "/").split("/"):
+        raise _refusal(source, name, f"leads out of the folder (`..`); {PACK_ANEW}")
+    if "\\" in name:
+        raise _refusal(
+            source,
+            name,
+            "has a backslash in its name; rename it, or pack the folder "
+            "with a program that writes /",
+        )
+    if any(ord(character) < 32 or ord(character) == 127 for character in name):
+        raise _refusal(source, name, "has a control character in its name; rename it")
+    parts = [part for part in name.split("/") if part not in ("", ".")]
+    return unicodedata.normalize("NFC", "/".join(parts))
+
+
+def choose(entries: Iterable[Entry]) -> list[Entry]:
+    """Return the files sorted by name, without wrapping folders and without a README at the top."""
+    names = [(entry.name, entry) for entry in entries]
+    while True:
+        names = [item for item in names if item[0].lower() not in TOP_IGNORED]
+        tops = {name.partition("/")[0] for name, _ in names}
+        if len(tops) != 1 or not any(name.count("/") > 1 for name, _ in names):
+            break
+        names = [(name.partition("/")[2], entry) for name, entry in names]
+    return [replace(entry, name=name) for name, entry in sorted(names, key=lambda item: item[0])]
+
+
+def _check_collisions(
+    seen: dict[str, tuple[str, bool]], parts: list[str], is_file: bool, source: Path
+) -> None:
+    """Note an entry and the folders above it; refuse it where a disk would mix it with another."""
+    for depth in range(1, len(parts) + 1):
+        name, file = "/".join(parts[:depth]), is_file and depth == len(parts)
+        folded = unicodedata.normalize("NFC", name.casefold())
+        if folded not in seen:
+            seen[folded] = name, file
+            continue
+        known, known_file = seen[folded]
+        if known != name:
+            raise _refusal(
+                source,
+                name,
+                f"differs from {known!r} in nothing but case, or the way that accents are written; "
+                "rename one of them",
+            )
+        if known_file != file:
+            raise _refusal(source, name, f"is both a file and a folder; {PACK_ANEW}")
+        if file:
+            raise _refusal(source, name, f"occurs twice; {PACK_ANEW}")
+
+
+def _is_bomb(size: int, packed: int) -> bool:
+    return size > RATIO_FROM and size > MOST_RATIO * packed
+
+
+def _refusal(source: Path, name: str, reason: str) -> DataError:
+    return DataError(f"{source}: entry '{one_line(name, 120)}' {reason}")
+
+
+# The four sources.
+
+
+@contextmanager
+def open_source(path: Path, temporary: Path) -> Iterator[Source]:
+    """Open a folder or an archive, of a kind that its first bytes tell.
+
+    Args:
+        path: of the folder or archive.
+        temporary: the folder in which a nameless temporary file may lie meanwhile.
+
+    Raises:
+        DataError: there is nothing at `path`, or nothing that can be opened; what goes wrong in the
+            block with reading an archive is wrong with it.
+    """
+    if path.is_dir():
+        yield FolderSource(path)
+        return
+    if not path.is_file():
+        what = "not a folder or file" if path.exists() else "not found"
+        raise DataError(
+            f"{path}: {what}; set download.folder.path to a folder of images, or to an archive"
+        )
+    remedy = "get it again, or pack the folder anew"
+    try:
+        with ExitStack() as stack:
+            file: BinaryIO = stack.enter_context(path.open("rb"))
+            start = file.read(4)
+            if start in (b"PK\3\4", b"PK\5\6"):
+                guarded = cast("IO[bytes]", _GuardedFile(file, path))
+                yield ZipSource(
+                    stack.enter_context(zipfile.ZipFile(guarded, metadata_encoding="utf-8"))
+                )
+                return
+            if start[:2] == b"\x1f\x8b":
+                temporary.mkdir(parents=True, exist_ok=True)
+                unpacked = stack.enter_context(tempfile.TemporaryFile(dir=temporary))
+                _unpack(file, path, unpacked)
+                file = unpacked
+            yield TarSource(file.fileno())
+    except TarError as error:
+        raise DataError(f"{path}: no whole zip, tar or tar.gz file ({error}); {remedy}") from None
+    except UnicodeDecodeError as error:
+        shown = ascii(error.object)[:120]
+        raise DataError(f"{path}: entry {shown} has a name that is not UTF-8; rename it") from None
+    except (EOFError, NotImplementedError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"{path}: no whole archive ({one_line(error)}); {remedy}") from None
+    except OSError as error:
+        if error.errno not in (None, errno.EINVAL):  # of gzip's own making; a place before byte 0
+            raise
+        raise DataError(f"{path}: no whole archive ({one_line(error)}); {remedy}") from None
+
+
+class FolderSource:
+    """A folder on this machine. Hidden folders are not entered, and no link is followed."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def entries(self) -> Iterator[Entry]:
+        """See `Source`."""
+        waiting = [""]
+        while waiting:
+            prefix = waiting.pop()
+            with os.scandir(self._path / prefix) as found:
+                for item in found:
+                    if item.name.startswith("."):
+                        continue
+                    name = prefix + item.name
+                    mode = item.stat(follow_symlinks=False).st_mode
+                    if stat.S_ISDIR(mode):
+                        yield Entry(name, "folder", 0, None, 0)
+                        waiting.append(f"{name}/")
+                    else:
+                        kind = (
+                            "file"
+                            if stat.S_ISREG(mode)
+                            else KINDS.get(stat.S_IFMT(mode), "no file")
+                        )
+                        size = item.stat(follow_symlinks=False).st_size
+                        yield Entry(name, kind, size, name, size)
+
+    def content(self, entry: Entry) -> Iterator[bytes]:
+        """See `Source`."""
+        flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+        flags |= getattr(os, "O_BINARY", 0)
+        with open(os.open(self._path / entry.place, flags), "rb") as file:  # noqa: PTH123
+            read = 0
+            while read <= entry.size and (chunk := file.read(CHUNK)):
+                read += len(chunk)
+                yield chunk
+
+
+class ZipSource:
+    """A zip file, stored or deflated. Source of the format: PKWARE's APPNOTE.TXT."""
+
+    def __init__(self, archive: zipfile.ZipFile) -> None:
+        self._archive = archive
+
+    def entries(self) -> Iterator[Entry]:
+        """See `Source`."""
+        for info in self._archive.infolist():
+            mode = stat.S_IFMT(info.external_attr >> 16)
+            name = info.orig_filename  # the other one ends at a zero byte
+            kind = "file"
+            if mode == stat.S_IFDIR or (mode in (0, stat.S_IFREG) and name.endswith("/")):
+                kind = "folder"
+            elif mode not in (0, stat.S_IFREG):
+                kind = KINDS.get(mode, "of an unknown kind")
+            flaw = ""
+            if info.flag_bits & ENCRYPTED:
+                flaw = "is encrypted; pack the folder anew, without a password"
+            elif info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                # Python unpacks the other ways without a bound on memory.
+                flaw = "is packed in another way than deflate; pack the folder anew (`zip -r`)"
+            yield Entry(name, kind, info.file_size, info, info.compress_size, flaw)
+
+    def content(self, entry: Entry) -> Iterator[bytes]:
+        """See `Source`; zipfile checks the CRC, and stops at the size that was promised."""
+        with self._archive.open(entry.place) as file:
+            while chunk := file.read(CHUNK):
+                yield chunk
+
+
+class TarSource:
+    """A tar file that is not packed."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def entries(self) -> Iterator[Entry]:
+        """See `Source`."""
+        for found in read_entries(self._descriptor):
+            name = found.name.decode("utf-8", "surrogateescape")
+            yield Entry(name, found.kind, found.size, found.offset, found.size)
+
+    def content(self, entry: Entry) -> Iterator[bytes]:
+        """See `Source`."""
+        position, end = entry.place, entry.place + entry.size
+        while position < end:
+            chunk = os.pread(self._descriptor, min(CHUNK, end - position), position)
+            if not chunk:
+                return
+            position += len(chunk)
+            yield chunk
+
+
+class _GuardedFile:
+    """What zipfile reads from: it takes in the list of all entries at once, however many."""
+
+    def __init__(self, file: BinaryIO, path: Path) -> None:
+        self._file, self._path = file, path
+        self.seek, self.tell, self.close = file.seek, file.tell, file.close
+        self.seekable = file.seekable
+
+    def read(self, size: int = -1) -> bytes:
+        if size > MOST_DIRECTORY_BYTES:
+            raise zipfile.BadZipFile(f"a list of entries of {size} bytes")
+        content = self._file.read(size)
+        if len(content) > CHUNK and content.count(b"PK\1\2") > MOST_ENTRIES:
+            raise _too_many(self._path)
+        return content
+
+
+def _too_many(source: Path) -> DataError:
+    return DataError(f"{source}: more than {MOST_ENTRIES} entries; use a smaller set")
+
+
+def _unpack(packed: BinaryIO, path: Path, target: BinaryIO) -> None:
+    """Write what a gzip file holds to `target`, as long as it is no bomb."""
+    most = MOST_BYTES + MOST_ENTRIES * 2 * BLOCK
+    packed_size, written = os.fstat(packed.fileno()).st_size, 0
+    packed.seek(0)
+    with (
+        gzip.GzipFile(fileobj=packed) as file,
+        tqdm(total=packed_size, desc="unpack", unit="B", unit_scale=True) as bar,
+    ):
+        while chunk := file.read(CHUNK):
+            written += len(chunk)
+            taken = packed.tell()
+            if _is_bomb(written, taken):
+                raise DataError(
+                    f"{path}: its first {taken} bytes unpack to more than {MOST_RATIO} times as "
+                    "much, as no images do; pack the folder anew"
+                )
+            if written > most:
+                raise DataError(f"{path}: unpacks to more than {most} bytes; use a smaller set")
+            target.write(chunk)
+            bar.update(taken - bar.n)
+    target.flush()

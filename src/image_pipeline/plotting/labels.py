@@ -1,0 +1,54 @@
+"""Class names in pictures: short enough, legible, and told apart."""
+
+from collections import Counter
+from collections.abc import Sequence
+from functools import cache
+
+from matplotlib.font_manager import findfont, get_font
+
+from image_pipeline.training.figures import FONT
+
+LONGEST_LABEL = 20  # characters of a class name that are shown
+INCHES_PER_LETTER = 0.09  # on average, of a label
+
+
+def plain(text: str) -> str:
+    """Return `text` so that matplotlib shows it as it is: no maths is set between dollar signs.
+
+    The font has Latin, Greek, Cyrillic, Arabic and Hebrew letters and many symbols. What it has
+    not, such as Chinese, is shown as code points, [732B]: another font would not be on every
+    machine, and the picture not the same.
+    """
+    return _readable(text).replace("$", r"\$")
+
+
+def _readable(text: str) -> str:
+    return "".join(part if _has_glyph(part) else f"[{ord(part):04X}]" for part in text)
+
+
+@cache
+def _has_glyph(character: str) -> bool:
+    return character == "\n" or get_font(findfont(FONT)).get_char_index(ord(character)) != 0
+
+
+def short_names(names: Sequence[str]) -> list[str]:
+    """Return what stands for each class in a picture: its name, shortened where it is very long.
+
+    Names that would look the same then have the class's number behind them.
+    """
+    short = [
+        f"{text[: LONGEST_LABEL - 1].rstrip()}…" if len(text) > LONGEST_LABEL else text
+        for text in map(_readable, names)
+    ]
+    often = Counter(short)
+    return [f"{text} ({number})" if often[text] > 1 else text for number, text in enumerate(short)]
+
+
+def class_labels(names: Sequence[str]) -> list[str]:
+    """Return the `short_names` as `plain` text."""
+    return [plain(name) for name in short_names(names)]
+
+
+def label_inches(labels: Sequence[str]) -> float:
+    """Return the room that labels take beyond a few letters, which every figure has room for."""
+    return INCHES_PER_LETTER * max(0, max(map(len, labels)) - 4)

@@ -1,0 +1,1 @@
+"""From original files to splits, and a report on what is in them."""

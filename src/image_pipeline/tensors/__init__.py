@@ -1,0 +1,1 @@
+"""The tensorized splits: written by tensorize, read by the stages after it."""

@@ -1,0 +1,96 @@
+"""The optimizer by its name in torch.optim, and the schedule of its learning rate."""
+
+import inspect
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
+
+from image_pipeline.common.errors import ParamsError, one_line
+from image_pipeline.common.params import TrainParams
+from image_pipeline.common.paths import PARAMS
+
+# One asks for the loss several times a step, the other for sparse gradients.
+UNUSABLE = {"Optimizer", "LBFGS", "SparseAdam"}
+
+
+def optimizer_names() -> list[str]:
+    """Return the classes of torch.optim that can be chosen."""
+    return sorted(
+        name
+        for name, value in vars(torch.optim).items()
+        if inspect.isclass(value)
+        and issubclass(value, torch.optim.Optimizer)
+        and name not in UNUSABLE
+    )
+
+
+def build_optimizer(
+    params: TrainParams, weights: Iterable[torch.nn.Parameter]
+) -> torch.optim.Optimizer:
+    """Make the optimizer of `train.optimizer`, fused where torch has it so.
+
+    Raises:
+        ParamsError: there is no such optimizer, or it refuses its options or these weights.
+    """
+    name, options = params.optimizer.name, params.optimizer.options
+    if name not in optimizer_names():
+        raise ParamsError(
+            f"{PARAMS}: train.optimizer.name: '{one_line(name, 60)}' is not allowed: it must be "
+            f"{' or '.join(optimizer_names())}"
+        )
+    make = getattr(torch.optim, name)
+    taken = set(inspect.signature(make).parameters) - {"params", "lr"}
+    if unknown := sorted(set(options) - taken):
+        hint = "; set train.learning_rate" if unknown[0] == "lr" else ""
+        raise ParamsError(
+            f"{PARAMS}: train.optimizer.{name}.{unknown[0]}: unknown option{hint}; {name} takes "
+            f"{', '.join(sorted(taken))}"
+        )
+    # YAML knows no tuples, which torch asks for.
+    given: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in options.items()
+    }
+    if "fused" in taken and not given.keys() & {"foreach", "differentiable"}:
+        given.setdefault("fused", True)
+    try:
+        optimizer: torch.optim.Optimizer = make(weights, lr=params.learning_rate, **given)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise ParamsError(
+            f"{PARAMS}: train.optimizer.{name}: torch refuses it for this network: "
+            f"{one_line(error)}"
+        ) from None
+    return optimizer
+
+
+def build_schedule(
+    params: TrainParams, optimizer: torch.optim.Optimizer, steps: int
+) -> LRScheduler | None:
+    """Make the schedule of `train.schedule` for so many steps; None where the rate is constant."""
+    if params.schedule == "constant":
+        return None
+    steps = max(2, steps)
+    warmup = params.warmup_fraction
+    return OneCycleLR(
+        optimizer,
+        max_lr=params.learning_rate,
+        total_steps=steps,
+        # A way up of one step would have no length, which torch would divide by.
+        pct_start=warmup if warmup * steps > 1 else 0.0,
+        final_div_factor=1000,
+        # Straight lines: the default's cosine would come from the system's maths library.
+        anneal_strategy="linear",
+        cycle_momentum=bool(cycled_momentum(params, optimizer)),
+        base_momentum=params.base_momentum,
+        max_momentum=params.max_momentum,
+    )
+
+
+def cycled_momentum(params: TrainParams, optimizer: torch.optim.Optimizer) -> str | None:
+    """Return what `train.cycle_momentum` changes under one_cycle; None where it changes nothing."""
+    if params.schedule != "one_cycle" or not params.cycle_momentum:
+        return None
+    if "betas" in optimizer.defaults:
+        return "beta1"
+    return "momentum" if "momentum" in optimizer.defaults else None

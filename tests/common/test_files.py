@@ -1,0 +1,254 @@
+import ast
+import os
+import re
+import signal
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from code_facts import imported_files, stage_names
+
+from image_pipeline.common import files
+from image_pipeline.common.files import (
+    discard_partials,
+    replacing,
+    together,
+    write_bytes,
+    write_csv,
+    write_json,
+)
+from project import ROOT, require
+
+
+def listed(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_written_file_is_whole_and_alone(tmp_path: Path) -> None:
+    write_bytes(tmp_path / "deep" / "a.bin", b"new")
+    assert (tmp_path / "deep" / "a.bin").read_bytes() == b"new"
+    assert listed(tmp_path / "deep") == ["a.bin"]
+
+
+def test_while_it_is_written_the_old_file_is_there(tmp_path: Path) -> None:
+    path = tmp_path / "a.bin"
+    path.write_bytes(b"old")
+    with replacing(path) as file:
+        file.write(b"new")
+        file.flush()
+        assert path.read_bytes() == b"old"
+        assert listed(tmp_path) == ["a.bin", "a.bin.partial"]
+    assert path.read_bytes() == b"new"
+    assert listed(tmp_path) == ["a.bin"]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
+def test_an_error_leaves_the_old_file_and_nothing_partial(
+    tmp_path: Path, error: type[BaseException]
+) -> None:
+    path = tmp_path / "a.bin"
+    path.write_bytes(b"old")
+    with pytest.raises(error), replacing(path) as file:  # noqa: PT012
+        file.write(b"new")
+        raise error
+    assert path.read_bytes() == b"old"
+    assert listed(tmp_path) == ["a.bin"]
+
+
+def test_a_kill_leaves_the_old_file_and_the_next_write_clears_up(tmp_path: Path) -> None:
+    require(hasattr(signal, "SIGKILL"), "SIGKILL")
+    path = tmp_path / "a.bin"
+    path.write_bytes(b"old")
+    code = (
+        "import os, signal, sys; from pathlib import Path\n"
+        "from image_pipeline.common.files import replacing\n"
+        "with replacing(Path(sys.argv[1])) as file:\n"
+        "    file.write(b'longer than what comes after it'); file.flush()\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(path)], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert path.read_bytes() == b"old"
+    assert listed(tmp_path) == ["a.bin", "a.bin.partial"]
+    write_bytes(path, b"new")
+    assert path.read_bytes() == b"new"
+    assert listed(tmp_path) == ["a.bin"]
+
+
+def test_bytes_reach_the_disk_before_the_name_and_the_name_before_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    require(os.name == "posix", "a POSIX system")
+    steps: list[str] = []
+    real_fsync, real_replace = os.fsync, Path.replace
+
+    def fsync(number: int) -> None:
+        kind = "folder" if stat.S_ISDIR(os.fstat(number).st_mode) else "file"
+        steps.append(f"fsync {kind} of {os.fstat(number).st_size if kind == 'file' else 'names'}")
+        real_fsync(number)
+
+    def replace(path: Path, target: Path) -> Path:
+        steps.append(f"rename {path.name} to {target.name}")
+        return real_replace(path, target)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(Path, "replace", replace)
+    write_bytes(tmp_path / "a.bin", b"three")
+    assert steps == ["fsync file of 5", "rename a.bin.partial to a.bin", "fsync folder of names"]
+    steps.clear()
+    with together():
+        write_bytes(tmp_path / "a.bin", b"1")
+        write_bytes(tmp_path / "b.bin", b"22")
+    assert steps == [
+        "fsync file of 1",
+        "fsync file of 2",
+        "rename a.bin.partial to a.bin",
+        "rename b.bin.partial to b.bin",
+        "fsync folder of names",
+    ]
+
+
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_the_mode_follows_the_umask(tmp_path: Path, mask: int, mode: int) -> None:
+    require(os.name == "posix", "a POSIX system")
+    before = os.umask(mask)
+    try:
+        write_bytes(tmp_path / "a.bin", b"")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "a.bin").stat().st_mode) == mode
+
+
+def test_together_shows_nothing_until_all_is_whole(tmp_path: Path) -> None:
+    (tmp_path / "a.bin").write_bytes(b"old")
+    with together():
+        write_bytes(tmp_path / "a.bin", b"first")
+        write_bytes(tmp_path / "a.bin", b"second")
+        write_bytes(tmp_path / "b.bin", b"new")
+        assert (tmp_path / "a.bin").read_bytes() == b"old"
+        assert not (tmp_path / "b.bin").exists()
+    assert (tmp_path / "a.bin").read_bytes() == b"second"
+    assert (tmp_path / "b.bin").read_bytes() == b"new"
+    assert listed(tmp_path) == ["a.bin", "b.bin"]
+
+
+def test_a_failure_at_the_third_file_leaves_all_as_they_were(tmp_path: Path) -> None:
+    for name in ("a.bin", "b.bin"):
+        (tmp_path / name).write_bytes(b"old")
+    with pytest.raises(ZeroDivisionError), together():  # noqa: PT012
+        write_bytes(tmp_path / "a.bin", b"new")
+        write_bytes(tmp_path / "b.bin", b"new")
+        with replacing(tmp_path / "c.bin"):
+            raise ZeroDivisionError
+    assert listed(tmp_path) == ["a.bin", "b.bin"]
+    assert {(tmp_path / name).read_bytes() for name in listed(tmp_path)} == {b"old"}
+    write_bytes(tmp_path / "a.bin", b"later")  # the block is over: this one is on its own
+    assert (tmp_path / "a.bin").read_bytes() == b"later"
+
+
+def test_together_does_not_nest(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="does not nest"), together(), together():
+        pass
+    write_bytes(tmp_path / "a.bin", b"new")
+    assert listed(tmp_path) == ["a.bin"]
+
+
+def test_discard_partials_removes_what_is_begun_and_keeps_what_is_done(tmp_path: Path) -> None:
+    write_bytes(tmp_path / "done.bin", b"done")
+    with pytest.raises(FileNotFoundError), together():  # noqa: PT012
+        write_bytes(tmp_path / "held.bin", b"held")
+        with replacing(tmp_path / "begun.bin") as file:
+            file.write(b"begun")
+            assert listed(tmp_path) == ["begun.bin.partial", "done.bin", "held.bin.partial"]
+            discard_partials()
+            assert listed(tmp_path) == ["done.bin"]
+    assert listed(tmp_path) == ["done.bin"]
+
+
+def test_a_failed_write_names_its_file(tmp_path: Path) -> None:
+    require(Path("/dev/full").exists(), "/dev/full")
+    path = tmp_path / "a.bin"
+    (tmp_path / "a.bin.partial").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        write_bytes(path, b"x")
+    assert caught.value.filename == str(path)
+    assert listed(tmp_path) == []
+
+
+def test_json_is_sorted_rounded_and_ends_in_one_newline(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    write_json(path, {"b": 1 / 3, "a": {"d": [2 / 3, 1], "c": "ü"}, "n": 7})
+    assert path.read_bytes() == (
+        b'{\n  "a": {\n    "c": "\\u00fc",\n    "d": [\n      0.666667,\n      1\n    ]\n  },\n'
+        b'  "b": 0.333333,\n  "n": 7\n}\n'
+    )
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_json_never_holds_what_is_no_number(tmp_path: Path, value: float) -> None:
+    path = tmp_path / "a.json"
+    path.write_bytes(b"old")
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(path, {"loss": value})
+    assert path.read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_csv_has_the_same_bytes_on_any_platform(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, newline: str
+) -> None:
+    monkeypatch.setattr(os, "linesep", newline)
+    write_csv(tmp_path / "a.csv", pd.DataFrame({"name": ["a,b"], "x": [1 / 3], "n": [2]}))
+    assert (tmp_path / "a.csv").read_bytes() == b'name,x,n\n"a,b",0.333333,2\n'
+
+
+# What writes a file by itself. `x.savefig` and `torch.save` get a buffer where they are allowed.
+WRITERS = {
+    *("write_text", "write_bytes", "savefig", "save_file", "tofile", "savez", "dump", "touch"),
+    *("to_csv", "to_json", "to_parquet", "to_pickle", "copyfile", "copy2", "move", "save"),
+}
+ALLOWED = {
+    ("src/image_pipeline/common/files.py", "table.to_csv(index=False"),  # no path: returns the text
+    ("src/image_pipeline/training/figures.py", "figure.savefig(buffer,"),
+    (
+        "src/image_pipeline/training/checkpoint.py",
+        "torch.save({'key': self._key, 'state': dict(state)}, b",
+    ),
+    ("src/image_pipeline/training/loop.py", "checkpoint.save(self._state())"),
+}
+
+
+def test_every_file_that_a_stage_writes_goes_through_this_module() -> None:
+    found, used = [], set()
+    files = set().union(*map(imported_files, stage_names()))
+    sources = [path for name in files for path in ROOT.glob(re.sub(r"\$\{.*\}", "*", name))]
+    assert len(sources) > 20
+    for source in sources:
+        name = source.relative_to(ROOT).as_posix()
+        for node in ast.walk(ast.parse(source.read_text())):
+            if not isinstance(node, ast.Call):
+                continue
+            text = ast.unparse(node)
+            called = ast.unparse(node.func).split(".")[-1]
+            allowed = {entry for entry in ALLOWED if name == entry[0] and text.startswith(entry[1])}
+            used |= allowed
+            method = isinstance(node.func, ast.Attribute)
+            writes = (method and called in WRITERS) or (called == "open" and _for_writing(node))
+            if writes and not allowed and name != "src/image_pipeline/common/files.py":
+                found.append(f"{name}:{node.lineno}: {text}")
+    assert found == []
+    assert used == ALLOWED
+
+
+def _for_writing(call: ast.Call) -> bool:
+    """Whether a call of `open` names a mode that is not for reading alone."""
+    values = [*call.args, *(keyword.value for keyword in call.keywords)]
+    modes = [value.value for value in values if isinstance(value, ast.Constant)]
+    return any(isinstance(mode, str) and set(mode) & set("wax+") for mode in modes)
+
+
+def test_the_partial_suffix_is_ignored_by_git() -> None:
+    assert f"*{files.PARTIAL_SUFFIX}" in (ROOT / ".gitignore").read_text().splitlines()

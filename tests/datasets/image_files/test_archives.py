@@ -1,0 +1,536 @@
+"""Archives from anybody: what is harmless gives one tar file, and each hostile one is refused."""
+
+import gzip
+import io
+import os
+import socket
+import stat
+import struct
+import subprocess
+import sys
+import tarfile
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from image_pipeline.common.errors import DataError
+from image_pipeline.datasets.image_files import archives
+from image_pipeline.datasets.image_files.archives import pack
+from image_pipeline.datasets.image_files.tar_files import header, padding
+
+Make = Callable[[Path], object]
+FILES = {
+    "cat/1.png": b"one",
+    "cat/2.png": b"",
+    "dog/déjà vu.png": b"x" * 1000,
+    f"dog/{'long' * 30}/3.png": b"three",
+}
+ONE_MORE = "cat/3.png"
+
+
+def tree(folder: Path) -> dict[str, object]:
+    """Return all that is in a folder: names, kinds, contents, times."""
+    found: dict[str, object] = {}
+    for path in sorted(folder.rglob("*")):
+        status = path.lstat()
+        content = path.read_bytes() if stat.S_ISREG(status.st_mode) else None
+        found[str(path.relative_to(folder))] = (status.st_mode, status.st_mtime_ns, content)
+    return found
+
+
+def write_folder(path: Path, files: dict[str, bytes]) -> None:
+    for name, content in files.items():
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_bytes(content)
+
+
+def write_zip(path: Path, files: dict[str, bytes], compression: int = zipfile.ZIP_DEFLATED) -> None:
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+
+
+def write_tar(path: Path, files: dict[str, bytes], mode: str = "w", form: int = 2) -> None:
+    with tarfile.open(path, mode, format=form) as archive:  # type: ignore[call-overload]
+        for name, content in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            info.mtime = 1234567890
+            archive.addfile(info, io.BytesIO(content))
+
+
+@pytest.fixture
+def raw(tmp_path: Path) -> Path:
+    """Return the only folder that may be written to, deep in one that holds other things."""
+    write_folder(tmp_path, {"1.png": b"precious", "project/cat/1.png": b"precious"})
+    return tmp_path / "project" / "data" / "raw"
+
+
+def refusal(source: Path, raw: Path, top: Path) -> str:
+    """Return why `source` is refused; nothing may change anywhere, nor anything be left behind."""
+    before = tree(top)
+    with pytest.raises(DataError) as caught:
+        pack(source, raw / "images.tar")
+    after = tree(top)
+    # For a tar.gz, its folder is made for the nameless file that it is unpacked to.
+    for name in ("project/data", "project/data/raw"):
+        after.pop(name, None)
+    assert {name: facts for name, facts in after.items() if name != "project"} == {
+        name: facts for name, facts in before.items() if name != "project"
+    }
+    message = str(caught.value)
+    assert message.startswith(f"{source}: ")
+    assert message.isprintable()
+    assert len(message) < 600
+    return message.removeprefix(f"{source}: ")
+
+
+# What is harmless.
+
+
+def packed(source: Path, raw: Path) -> bytes:
+    pack(source, raw / "images.tar")
+    assert [path.name for path in raw.iterdir()] == ["images.tar"]
+    return (raw / "images.tar").read_bytes()
+
+
+def makers() -> Iterator[tuple[str, Make]]:
+    back = dict(reversed(FILES.items()))
+    yield "folder", lambda path: write_folder(path, FILES)
+    yield "zip", lambda path: write_zip(path, FILES)
+    yield "zip, stored, backwards", lambda path: write_zip(path, back, zipfile.ZIP_STORED)
+    yield "GNU tar", lambda path: write_tar(path, FILES, form=tarfile.GNU_FORMAT)
+    yield "POSIX tar, backwards", lambda path: write_tar(path, back, form=tarfile.PAX_FORMAT)
+    yield "old tar", lambda path: write_tar(path, FILES, form=tarfile.USTAR_FORMAT)
+    yield "tar.gz", lambda path: write_tar(path, FILES, "w:gz")
+    dotted = {f"./{name}": content for name, content in FILES.items()}
+    yield "tar of .", lambda path: write_tar(path, dotted)
+    wrapped = {f"pets-main/{name}": content for name, content in FILES.items()}
+    yield "zip with a wrapping folder", lambda path: write_zip(path, wrapped)
+    decomposed = {name.replace("é", "e\u0301"): content for name, content in FILES.items()}
+    yield (
+        "zip from a Mac",
+        lambda path: write_zip(
+            path,
+            decomposed
+            | {"__MACOSX/cat/._1.png": b"?", "cat/.DS_Store": b"?", "README.md": b"Cats and dogs."},
+        ),
+    )
+    rubbish = {"cat/Thumbs.db": b"?", ".git/config": b"?", "readme": b"?", "dog/desktop.ini": b""}
+    yield "folder with rubbish", lambda path: write_folder(path, FILES | rubbish)
+
+
+MAKERS = dict(makers())
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_the_same_files_give_the_same_bytes(name: str, raw: Path, tmp_path: Path) -> None:
+    expected = b"".join(
+        header(file, len(content)) + content + padding(len(content))
+        for file, content in sorted(FILES.items())
+    ) + bytes(1024)
+    MAKERS[name](tmp_path / "source")
+    assert packed(tmp_path / "source", raw) == expected
+
+
+def test_what_is_written_is_a_tar_file_to_others_too(raw: Path, tmp_path: Path) -> None:
+    write_folder(tmp_path / "source", FILES)
+    packed(tmp_path / "source", raw)
+    with tarfile.open(raw / "images.tar") as archive:
+        members = archive.getmembers()
+        assert [member.name for member in members] == sorted(FILES)
+        assert {(m.mtime, m.uid, m.gid, m.uname, m.gname) for m in members} == {(0, 0, 0, "", "")}
+        contents = [archive.extractfile(member) for member in members]
+        assert [file.read() for file in contents if file] == [FILES[n] for n in sorted(FILES)]
+
+
+# What is not. Each case makes a source, and tells what is said of it.
+
+
+def one_more(name: str) -> Make:
+    return lambda path: write_zip(path, FILES | {name: b"bad"})
+
+
+def tar_with(kind: bytes, **facts: object) -> Make:
+    def make(path: Path) -> None:
+        with tarfile.open(path, "w") as archive:
+            info = tarfile.TarInfo(ONE_MORE)
+            info.type = kind
+            for key, value in facts.items():
+                setattr(info, key, value)
+            archive.addfile(info)
+
+    return make
+
+
+def zip_with_mode(mode: int) -> Make:
+    def make(path: Path) -> None:
+        info = zipfile.ZipInfo(ONE_MORE)
+        info.external_attr = mode << 16
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr(info, "/etc/passwd")
+
+    return make
+
+
+def patched(make: Make, old: bytes, new: bytes, times: int) -> Make:
+    """Change bytes of a file that another function has made."""
+
+    def change(path: Path) -> None:
+        make(path)
+        content = path.read_bytes()
+        assert content.count(old) == times
+        path.write_bytes(content.replace(old, new))
+
+    return change
+
+
+def cut(make: Make, share: float) -> Make:
+    def change(path: Path) -> None:
+        make(path)
+        content = path.read_bytes()
+        path.write_bytes(content[: int(len(content) * share)])
+
+    return change
+
+
+def twice(path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("cat/1.png", b"one")
+        with pytest.warns(UserWarning, match="Duplicate name"):
+            archive.writestr("cat/1.png", b"other")
+
+
+def encrypted(path: Path) -> None:
+    """Set the flag of the only entry, in both of its headers."""
+    write_zip(path, {ONE_MORE: b"secret"}, zipfile.ZIP_STORED)
+    content = bytearray(path.read_bytes())
+    content[6] |= 1
+    content[content.index(b"PK\1\2") + 8] |= 1
+    path.write_bytes(content)
+
+
+def tar_claiming(size: int) -> Make:
+    return lambda path: path.write_bytes(header(ONE_MORE, size) + bytes(1024))
+
+
+def zip_bomb(path: Path) -> None:
+    write_zip(path, FILES | {ONE_MORE: bytes(archives.RATIO_FROM + 1)})
+
+
+def overlapping_zip(path: Path) -> None:
+    """Four thousand entries in the list, all of them the same megabyte of zeros."""
+    one = io.BytesIO()
+    with zipfile.ZipFile(one, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("cat/0000.png", bytes(1 << 20))
+    content = one.getvalue()
+    begin, end = content.index(b"PK\1\2"), content.index(b"PK\5\6")
+    entry = content[begin:end]
+    listed = b"".join(entry.replace(b"0000", b"%04d" % number) for number in range(4000))
+    tail = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 4000, 4000, len(listed), begin, 0)
+    path.write_bytes(content[:begin] + listed + tail)
+
+
+def gzip_bomb(path: Path) -> None:
+    with gzip.GzipFile(path, "wb", mtime=0) as file:
+        file.write(header(ONE_MORE, 1 << 28))
+        for _ in range(256):
+            file.write(bytes(1 << 20))
+
+
+def pax_bomb(path: Path) -> None:
+    """A header that says of the next name that it has a gigabyte."""
+    block = bytearray(header("x", 1 << 30))
+    block[156:157] = b"x"
+    block[148:156] = b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block)
+    path.write_bytes(bytes(block) + bytes(1024))
+
+
+def million_zip(path: Path) -> None:
+    """A list of a million empty entries that share their one local header."""
+    one = io.BytesIO()
+    with zipfile.ZipFile(one, "w") as archive:
+        archive.writestr("cat/0000000.png", b"")
+    content = one.getvalue()
+    begin, end = content.index(b"PK\1\2"), content.index(b"PK\5\6")
+    first, last = content[begin:end].split(b"0000000")
+    listed = b"".join(b"%b%07d%b" % (first, number, last) for number in range(1_000_000))
+    tail = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 9, 9, len(listed), begin, 0)
+    path.write_bytes(content[:begin] + listed + tail)
+
+
+def million_tar(path: Path) -> None:
+    """A folder, named a million times."""
+    info = tarfile.TarInfo("cat")
+    info.type = tarfile.DIRTYPE
+    with path.open("wb") as file:
+        for _ in range(1000):
+            file.write(info.tobuf() * 1000)
+
+
+def not_utf8(path: Path) -> None:
+    write_tar(path, {"cat/1.png": b"one"})
+    content = bytearray(path.read_bytes())
+    content[4] = 0xE9
+    content[148:156] = b" " * 8
+    content[148:156] = b"%06o\0 " % sum(content[:512])
+    path.write_bytes(content)
+
+
+def folder_with(make: Make) -> Make:
+    def build(path: Path) -> None:
+        write_folder(path, FILES)
+        make(path / ONE_MORE)
+
+    return build
+
+
+def bind_socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as opened:
+        before = Path.cwd()
+        os.chdir(path.parent)  # a socket's path may not be long
+        try:
+            opened.bind(path.name)
+        finally:
+            os.chdir(before)
+
+
+def gzipped(make: Make) -> Make:
+    def build(path: Path) -> None:
+        make(path)
+        path.write_bytes(gzip.compress(path.read_bytes(), mtime=0))
+
+    return build
+
+
+BAD = f"entry '{ONE_MORE}' "
+HOSTILE: dict[str, tuple[Make, str]] = {
+    "leaves the folder": (
+        one_more("../1.png"),
+        "entry '../1.png' leads out of the folder (`..`); pack the folder anew from inside it",
+    ),
+    "leaves it from within": (
+        one_more("cat/../../../1.png"),
+        "entry 'cat/../../../1.png' leads out of the folder (`..`)",
+    ),
+    "leaves it by backslashes": (
+        one_more("..\\1.png"),
+        "entry '..\\1.png' leads out of the folder (`..`)",
+    ),
+    "absolute": (one_more("/etc/1.png"), "entry '/etc/1.png' is an absolute path; pack the folder"),
+    "a drive": (one_more("C:\\1.png"), "entry 'C:\\1.png' is an absolute path"),
+    "a drive's folder": (one_more("c:1.png"), "entry 'c:1.png' is an absolute path"),
+    "a share": (one_more("\\\\host\\1.png"), "entry '\\\\host\\1.png' is an absolute path"),
+    "a backslash": (one_more("cat\\1.png"), "entry 'cat\\1.png' has a backslash in its name"),
+    "hidden, and leaves the folder": (one_more("../.x"), "entry '../.x' leads out of the folder"),
+    "a line break": (one_more("cat/a\nb.png"), "entry 'cat/a b.png' has a control character in"),
+    "a zero byte": (
+        patched(one_more("cat/zero.png"), b"cat/zero", b"cat/z\0ro", 2),
+        "entry 'cat/z?ro.png' has a control character in its name; rename it",
+    ),
+    "a long path": (one_more("x/" * 3000 + "1.png"), "has a path longer than 4096 bytes; shorten"),
+    "a symbolic link in a tar": (
+        tar_with(tarfile.SYMTYPE, linkname="../../secret"),
+        BAD + "is a symbolic link; put the file itself there",
+    ),
+    "a hard link in a tar": (
+        tar_with(tarfile.LNKTYPE, linkname="/etc/passwd"),
+        BAD + "is a hard link; put the file itself there",
+    ),
+    "a symbolic link in a zip": (
+        zip_with_mode(stat.S_IFLNK | 0o777),
+        BAD + "is a symbolic link; put the file itself there",
+    ),
+    "a character device": (tar_with(tarfile.CHRTYPE, devmajor=1), BAD + "is a device; leave it"),
+    "a block device": (tar_with(tarfile.BLKTYPE, devmajor=8), BAD + "is a device; leave it out"),
+    "a device in a zip": (zip_with_mode(stat.S_IFBLK), BAD + "is a device; leave it out"),
+    "a fifo": (tar_with(tarfile.FIFOTYPE), BAD + "is a fifo; leave it out"),
+    "a sparse file": (tar_with(tarfile.GNUTYPE_SPARSE), BAD + "is a sparse file; leave it out"),
+    "an unknown kind": (tar_with(b"Z"), BAD + "is of the unknown type b'Z'; leave it out"),
+    "one file is a bomb": (
+        zip_bomb,
+        " bytes to 67108865, as no image does; leave it out",
+    ),
+    "all together are a bomb": (overlapping_zip, "bytes unpack to beyond 100 times as much"),
+    "a gzip bomb": (gzip_bomb, "unpack to more than 100 times as much, as no images do"),
+    "a header that is a bomb": (pax_bomb, "a header of 1073741824 bytes at byte 512, too long"),
+    "a file too large": (
+        tar_claiming((1 << 30) + 1),
+        BAD + "has 1073741825 bytes, more than 1073741824; leave it out",
+    ),
+    "a file of eight exabytes": (tar_claiming(1 << 63), BAD + "has 9223372036854775808 bytes"),
+    "a million in a zip": (million_zip, "more than 500000 entries; use a smaller set"),
+    "names that differ in case": (
+        one_more("cat/1.PNG"),
+        "entry 'cat/1.PNG' differs from 'cat/1.png' in nothing but case, or the way that accents",
+    ),
+    "folders that differ in case": (one_more("Cat/9.png"), "entry 'Cat' differs from 'cat' in"),
+    "a sharp s": (
+        lambda path: write_zip(path, {"a/straße.png": b"", "a/STRASSE.png": b""}),
+        "entry 'a/STRASSE.png' differs from 'a/straße.png' in nothing but case",
+    ),
+    "the same accent, twice": (
+        one_more("dog/de\u0301jà vu.png"),
+        "entry 'dog/déjà vu.png' occurs twice; pack the folder anew from inside it",
+    ),
+    "duplicates": (twice, "entry 'cat/1.png' occurs twice; pack the folder anew from inside it"),
+    "a file and a folder": (one_more("cat/1.png/x.png"), "entry 'cat/1.png' is both a file and a"),
+    "encrypted": (encrypted, BAD + "is encrypted; pack the folder anew, without a password"),
+    "packed by bzip2": (
+        lambda path: write_zip(path, {ONE_MORE: b"x"}, zipfile.ZIP_BZIP2),
+        BAD + "is packed in another way than deflate; pack the folder anew (`zip -r`)",
+    ),
+    "a name that is not UTF-8, in a tar": (
+        not_utf8,
+        r"entry 'cat/\udce9.png' has a name that is not UTF-8; rename it",
+    ),
+    "a name that is not UTF-8, in a zip": (
+        patched(one_more("cat/x.png"), b"cat/x", b"cat/\xe9", 2),
+        "has a name that is not UTF-8; rename it",
+    ),
+    "a zip's content is not as promised": (
+        patched(lambda path: write_zip(path, FILES, 0), b"three", b"thrEE", 1),
+        "no whole archive (Bad CRC-32 for file",
+    ),
+    "half a zip": (cut(MAKERS["zip"], 0.5), "no whole archive (File is not a zip file); get it"),
+    "half a tar": (cut(MAKERS["GNU tar"], 0.2), "no whole zip, tar or tar.gz file (it ends at"),
+    "half a tar.gz": (cut(MAKERS["tar.gz"], 0.5), "no whole archive (Compressed file ended before"),
+    "a tar without its end": (
+        lambda path: path.write_bytes(header(ONE_MORE, 0)),
+        "(it ends at byte 512, before its end mark); get it again, or pack the folder anew",
+    ),
+    "a size below zero": (
+        patched(tar_claiming(8), b"00000000010", b"-0000000010", 1),
+        "no tar header at byte 0, where one is expected",
+    ),
+    "no archive": (lambda path: path.write_bytes(b"Dear reader" * 99), "no tar header at byte 0"),
+    "an empty file": (lambda path: path.touch(), "it ends at byte 0, before its end mark"),
+    "an archive without files": (lambda path: write_tar(path, {}), "there are no files in it; put"),
+    "nothing": (lambda _: None, "not found; set download.folder.path to a folder of images"),
+    "an empty folder": (lambda path: path.mkdir(), "there are no files in it; put images there"),
+    "a link in a folder": (
+        folder_with(lambda path: path.symlink_to("1.png")),
+        BAD + "is a symbolic link; put the file itself there",
+    ),
+    "a link to a folder in a folder": (
+        folder_with(lambda path: path.symlink_to("/", target_is_directory=True)),
+        BAD + "is a symbolic link",
+    ),
+    "a fifo in a folder": (folder_with(os.mkfifo), BAD + "is a fifo; leave it out"),
+    "a socket in a folder": (folder_with(bind_socket), BAD + "is a socket; leave it out"),
+    "a backslash in a folder": (
+        folder_with(lambda path: path.with_name("a\\b.png").touch()),
+        "entry 'cat/a\\b.png' has a backslash in its name",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_it_is_refused_and_nothing_is_written(name: str, raw: Path, tmp_path: Path) -> None:
+    make, told = HOSTILE[name]
+    make(tmp_path / "source")
+    assert told in refusal(tmp_path / "source", raw, tmp_path)
+
+
+IN_TAR = [name for name in HOSTILE if HOSTILE[name][0].__qualname__.startswith("tar_with")]
+
+
+@pytest.mark.parametrize("name", [*IN_TAR, "a name that is not UTF-8, in a tar"])
+def test_it_is_refused_in_a_tar_gz_too(name: str, raw: Path, tmp_path: Path) -> None:
+    make, told = HOSTILE[name]
+    gzipped(make)(tmp_path / "source")
+    assert told in refusal(tmp_path / "source", raw, tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["folder", "tar", "tar.gz"])
+def test_too_many_entries(
+    kind: str, raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(archives, "MOST_ENTRIES", 3)
+    MAKERS[{"tar": "GNU tar"}.get(kind, kind)](tmp_path / "source")
+    assert "more than 3 entries; use a smaller set" in refusal(tmp_path / "source", raw, tmp_path)
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_too_much_together(
+    name: str, raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(archives, "MOST_BYTES", 1000)
+    MAKERS[name](tmp_path / "source")
+    message = refusal(tmp_path / "source", raw, tmp_path)
+    assert "brings the files to more than 1000 bytes; use a smaller set" in message
+
+
+def test_a_tar_gz_is_not_unpacked_beyond_the_limit(
+    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(archives, "MOST_BYTES", 1000)
+    monkeypatch.setattr(archives, "MOST_ENTRIES", 1)
+    MAKERS["tar.gz"](tmp_path / "source")
+    message = refusal(tmp_path / "source", raw, tmp_path)
+    assert message == "unpacks to more than 2024 bytes; use a smaller set"
+
+
+@pytest.mark.parametrize("make", [million_zip, million_tar])
+def test_a_million_entries_take_little_memory(make: Make, raw: Path, tmp_path: Path) -> None:
+    make(tmp_path / "source")
+    code = (
+        "import resource, sys; from pathlib import Path\n"
+        "from image_pipeline.datasets.image_files.archives import pack\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "try: pack(Path(sys.argv[1]), Path(sys.argv[2]))\n"
+        "except Exception as error: assert 'more than 500000 entries' in str(error)\n"
+        "else: sys.exit('not refused')\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "source"), str(raw / "images.tar")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    # In kilobytes. The list in the zip file has 67 MB; as Python's objects it would have 700.
+    assert int(done.stdout) < 200_000
+
+
+def test_a_file_that_changes_meanwhile_is_told(
+    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_folder(tmp_path / "source", FILES)
+    choose = archives.choose
+
+    def choose_and_change(entries: Iterator[archives.Entry]) -> list[archives.Entry]:
+        chosen = choose(entries)
+        (tmp_path / "source" / "cat" / "1.png").write_bytes(b"longer")
+        return chosen
+
+    monkeypatch.setattr(archives, "choose", choose_and_change)
+    with pytest.raises(DataError, match=r"entry 'cat/1.png' .*changed meanwhile: run it again"):
+        pack(tmp_path / "source", raw / "images.tar")
+    assert list(raw.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["zip", "GNU tar", "POSIX tar, backwards", "tar.gz"])
+@settings(derandomize=True, deadline=None, max_examples=200, database=None)
+@given(data=st.data())
+def test_any_damage_is_harmless_or_refused_in_one_line(
+    name: str, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    folder = tmp_path_factory.mktemp("damage")
+    MAKERS[name](folder / "source")
+    content = bytearray((folder / "source").read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        place = data.draw(st.integers(0, len(content) - 1))
+        put = data.draw(st.binary(min_size=1, max_size=8))
+        content[place : place + data.draw(st.integers(0, 8))] = put
+    (folder / "source").write_bytes(content)
+    try:
+        pack(folder / "source", folder / "raw" / "images.tar")
+    except DataError as error:
+        told = str(error)
+    else:
+        told = f"{folder / 'source'}: "
+    assert told.startswith(f"{folder / 'source'}: ")
+    assert told.isprintable()
+    assert {path.name for path in folder.rglob("*")} <= {"source", "raw", "images.tar"}

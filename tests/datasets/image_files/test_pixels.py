@@ -1,0 +1,264 @@
+"""Image files of every kind to pixels, against values worked out by hand."""
+
+import hashlib
+import io
+import os
+import shutil
+import struct
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from image_pipeline.datasets.image_files.pixels import PixelSettings, cause, decode, quiet_but_wary
+from project import require
+
+GREY = PixelSettings(1, 4, "pad")
+COLOUR = PixelSettings(3, 4, "pad")
+NOISE = np.random.default_rng(0).integers(0, 256, (500, 700), np.uint8)
+RAMP = np.arange(0, 256, 16, dtype=np.uint8).reshape(4, 4)
+LOSSLESS: dict[str, dict[str, Any]] = {
+    "PNG": {},
+    "BMP": {},
+    "GIF": {},
+    "TIFF": {},
+    "WEBP": {"lossless": True},
+}
+
+
+def encoded(image: Image.Image, form: str = "PNG", **options: Any) -> bytes:
+    file = io.BytesIO()
+    image.save(file, form, **options)
+    return file.getvalue()
+
+
+def pixels(content: bytes, settings: PixelSettings = GREY) -> np.ndarray:
+    with quiet_but_wary():
+        decoded = decode(content, settings)
+    return np.frombuffer(decoded, np.uint8).reshape(settings.shape)
+
+
+def failure(content: bytes) -> str:
+    try:
+        pixels(content)
+    except Exception as error:
+        return cause(error)
+    return "it was decoded"
+
+
+@pytest.mark.parametrize("form", LOSSLESS)
+def test_lossless_formats(form: str) -> None:
+    content = encoded(Image.fromarray(RAMP), form, **LOSSLESS[form])
+    assert np.array_equal(pixels(content)[0], RAMP)
+    assert np.array_equal(pixels(content, COLOUR), np.stack([RAMP] * 3))
+
+
+def test_jpeg() -> None:
+    content = encoded(Image.fromarray(RAMP), "JPEG", quality=100)
+    assert np.abs(pixels(content)[0].astype(int) - RAMP).max() <= 2
+
+
+def test_colours_keep_their_order_and_become_grey_by_their_brightness() -> None:
+    image = Image.new("RGB", (4, 4), (255, 10, 20))
+    assert pixels(encoded(image), COLOUR)[:, 0, 0].tolist() == [255, 10, 20]
+    # 0.299, 0.587, 0.114: ITU-R 601-2
+    assert pixels(encoded(image))[0, 0, 0] == round(0.299 * 255 + 0.587 * 10 + 0.114 * 20)
+
+
+@pytest.mark.parametrize("mode", ["LA", "RGBA"])
+def test_transparent_pixels_stand_on_white(mode: str) -> None:
+    image = Image.new("RGBA", (4, 4), (0, 0, 0, 255))
+    image.putpixel((0, 0), (0, 0, 0, 0))
+    found = pixels(encoded(image.convert(mode)), COLOUR)
+    assert found[:, 0, 0].tolist() == [255, 255, 255]
+    assert found.sum() == 3 * 255
+
+
+@pytest.mark.parametrize("form", ["PNG", "GIF"])
+def test_a_transparent_palette_entry_stands_on_white(form: str) -> None:
+    image = Image.new("P", (4, 4), 1)
+    image.putpalette([0, 0, 0, 200, 100, 50])
+    image.putpixel((0, 0), 0)
+    found = pixels(encoded(image, form, transparency=0), COLOUR)
+    assert found[:, 0, 0].tolist() == [255, 255, 255]
+    assert found[:, 1, 1].tolist() == [200, 100, 50]
+
+
+def test_half_transparent_pixels_are_mixed() -> None:
+    image = Image.new("RGBA", (4, 4), (100, 0, 0, 51))  # a fifth
+    assert pixels(encoded(image), COLOUR)[:, 0, 0].tolist() == [224, 204, 204]
+
+
+def test_palettes_and_single_bits() -> None:
+    image = Image.new("P", (4, 4), 1)
+    image.putpalette([0, 0, 0, 200, 100, 50])
+    assert pixels(encoded(image), COLOUR)[:, 0, 0].tolist() == [200, 100, 50]
+    bits = Image.fromarray(RAMP >= 128)
+    assert np.array_equal(pixels(encoded(bits))[0], (RAMP >= 128) * 255)
+
+
+@pytest.mark.parametrize("form", ["PNG", "TIFF"])
+def test_sixteen_bits_are_scaled(form: str) -> None:
+    wide = np.array([[0, 128, 129, 257], [65535, 32768, 65406, 65407]] * 2, np.uint16)
+    expected = [[0, 0, 1, 1], [255, 128, 254, 255]] * 2
+    assert pixels(encoded(Image.fromarray(wide), form))[0].tolist() == expected
+
+
+def test_pixels_of_unknown_range_are_refused() -> None:
+    content = encoded(Image.fromarray(RAMP.astype(np.float32)), "TIFF")
+    assert failure(content) == "its pixels have 32 bits, and nobody has told which value is white"
+
+
+def test_cmyk() -> None:
+    image = Image.new("CMYK", (4, 4), (0, 255, 255, 0))
+    red, green, blue = pixels(encoded(image, "TIFF"), COLOUR)[:, 0, 0].tolist()
+    assert (red, green, blue) == (255, 0, 0)
+
+
+@pytest.mark.parametrize("form", ["PNG", "TIFF", "WEBP"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation(form: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    content = encoded(Image.fromarray(RAMP), form, exif=exif, **LOSSLESS[form])
+    upright = {
+        1: RAMP,
+        2: RAMP[:, ::-1],
+        3: RAMP[::-1, ::-1],
+        4: RAMP[::-1],
+        5: RAMP.T,
+        6: RAMP[::-1].T,
+        7: RAMP[::-1, ::-1].T,
+        8: RAMP.T[::-1],
+    }[orientation]
+    assert np.array_equal(pixels(content)[0], upright)
+
+
+def test_exif_orientation_of_a_jpeg() -> None:
+    image = Image.fromarray(np.kron(RAMP[:2], np.ones((160, 160), np.uint8)))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = pixels(encoded(image, "JPEG", quality=100, exif=exif))[0].astype(int)
+    upright = image.transpose(Image.Transpose.ROTATE_270)
+    plain = pixels(encoded(upright, "JPEG", quality=100))[0].astype(int)
+    assert np.abs(turned - plain).max() <= 2
+    assert (turned[:, 0] == 0).all()  # it is high now, and padded at its sides
+
+
+def test_padding_by_hand() -> None:
+    wide = pixels(encoded(Image.new("L", (8, 4), 200)))[0]
+    assert wide.tolist() == [[0] * 4, [200] * 4, [200] * 4, [0] * 4]
+    high = pixels(encoded(Image.new("L", (1, 2), 200)))[0]
+    assert high.tolist() == [[0, 200, 200, 0]] * 4
+    line = pixels(encoded(Image.new("L", (1000, 1), 200)))[0]
+    assert line.tolist() == [[0] * 4, [200] * 4, [0] * 4, [0] * 4]
+
+
+@pytest.mark.parametrize("fit", ["pad", "crop"])
+def test_a_square_is_scaled_either_way(fit: Literal["pad", "crop"]) -> None:
+    large = np.kron(RAMP, np.ones((50, 50), np.uint8))
+    found = pixels(encoded(Image.fromarray(large)), PixelSettings(1, 4, fit))[0].astype(int)
+    assert np.abs(found - RAMP).max() <= 8
+    small = pixels(encoded(Image.new("L", (2, 2), 77)), PixelSettings(1, 4, fit))
+    assert (small == 77).all()
+
+
+def test_cropping_takes_the_middle() -> None:
+    image = np.zeros((4, 12), np.uint8)
+    image[:, 4:8] = RAMP
+    assert np.array_equal(
+        pixels(encoded(Image.fromarray(image)), PixelSettings(1, 4, "crop"))[0], RAMP
+    )
+
+
+def test_the_first_frame_counts() -> None:
+    frames = [Image.new("L", (4, 4), shade) for shade in (30, 200)]
+    content = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    assert (pixels(content) == 30).all()
+
+
+def test_a_decompression_bomb() -> None:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        checksum = struct.pack(">I", zlib.crc32(kind + data))
+        return struct.pack(">I", len(data)) + kind + data + checksum
+
+    head = chunk(b"IHDR", struct.pack(">2I5B", 10_000, 10_000, 8, 0, 0, 0, 0))
+    body = chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    message = failure(b"\x89PNG\r\n\x1a\n" + head + body)
+    assert "Image size (100000000 pixels) exceeds limit of 89478485 pixels" in message
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"", "no image of these formats: PNG, JPEG, BMP, GIF, TIFF, WEBP"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "no image of these formats"),
+        (encoded(Image.fromarray(RAMP))[:50], "image file is truncated"),
+        (encoded(Image.fromarray(NOISE), "JPEG")[:-900], "image file is truncated"),
+    ],
+    ids=["empty", "PostScript", "half a PNG", "most of a JPEG"],
+)
+def test_unreadable_files(content: bytes, told: str) -> None:
+    assert told in failure(content)
+
+
+def test_vector_code_gives_the_bits_of_plain_c() -> None:
+    """libjpeg-turbo, told by its environment variable to use none, and each kind of it."""
+    image = ImageOps.colorize(Image.fromarray(NOISE), "navy", "orange", "green")
+    content = encoded(image, "JPEG", quality=70)
+    script = (
+        "import sys, hashlib\n"
+        "from image_pipeline.datasets.image_files.pixels import PixelSettings, decode\n"
+        "content = sys.stdin.buffer.read()\n"
+        "for size in (600, 28):\n"
+        "    print(hashlib.sha256(decode(content, PixelSettings(3, size, 'pad'))).hexdigest())\n"
+    )
+    expected = [
+        hashlib.sha256(pixels(content, PixelSettings(3, size, "pad")).tobytes()).hexdigest()
+        for size in (600, 28)
+    ]
+    for choice in ("JSIMD_FORCENONE", "JSIMD_FORCESSE2", "JSIMD_FORCEAVX2"):
+        done = subprocess.run(
+            [sys.executable, "-c", script],
+            input=content,
+            env=os.environ | {choice: "1"},
+            capture_output=True,
+            check=True,
+        )
+        assert done.stdout.decode().split() == expected
+
+
+@pytest.mark.parametrize("processor", ["EPYC-Rome", "Haswell", "Nehalem"])
+def test_emulated_processors_decode_to_the_same_bits(processor: str, tmp_path: Path) -> None:
+    """Every format, in whichever of its decoder's variants such a processor chooses."""
+    require(shutil.which("qemu-x86_64"), "qemu-x86_64")
+    rng = np.random.default_rng(0)
+    smooth = rng.integers(0, 256, (12, 16, 3), np.uint8)
+    image = Image.fromarray(smooth).resize((161, 123), Image.Resampling.BICUBIC)
+    for form in ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP"):
+        (tmp_path / form).write_bytes(encoded(image, form))
+    script = (
+        "import hashlib, sys\n"
+        "from pathlib import Path\n"
+        "from image_pipeline.datasets.image_files.pixels import PixelSettings, decode\n"
+        "for path in sorted(Path(sys.argv[1]).iterdir()):\n"
+        "    for settings in (PixelSettings(1, 28, 'pad'), PixelSettings(3, 100, 'crop')):\n"
+        "        content = decode(path.read_bytes(), settings)\n"
+        "        print(path.name, hashlib.sha256(content).hexdigest())\n"
+    )
+    here, there = (
+        subprocess.run(
+            [*prefix, sys.executable, "-c", script, str(tmp_path)],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.splitlines()
+        for prefix in ([], ["qemu-x86_64", "-cpu", processor])
+    )
+    assert len(here) == 12
+    assert here == there

@@ -1,0 +1,632 @@
+"""Downloads from servers on this machine that misbehave in every way a server can."""
+
+import gzip
+import hashlib
+import os
+import re
+import resource
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from image_pipeline.common.errors import DownloadError
+from image_pipeline.datasets import download
+from image_pipeline.datasets.download import RemoteFile, fetch_files
+from image_pipeline.datasets.mnist import SHA256_AND_SIZE
+from project import ROOT, SHARED_MNIST, Project, require
+
+CONTENT = bytes(range(256)) * 1200  # several chunks
+NAME = "digits.bin"
+FILE = RemoteFile(
+    NAME,
+    hashlib.md5(CONTENT).hexdigest(),
+    hashlib.sha256(CONTENT).hexdigest(),
+    len(CONTENT),
+)
+PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
+Behaviour = Callable[[BaseHTTPRequestHandler], None]
+Serve = Callable[[Behaviour], str]
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shorten every wait, and keep the machine's own proxies out."""
+    monkeypatch.setattr(download, "CONNECT_TIMEOUT", 0.5)
+    monkeypatch.setattr(download, "READ_TIMEOUT", 0.5)
+    monkeypatch.setattr(download, "PAUSE", 0.01)
+    for name in PROXIES:
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+
+
+@pytest.fixture
+def closing() -> Iterator[threading.Event]:
+    """Return an event that tells the servers' endless answers to end."""
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+@pytest.fixture
+def serve(closing: threading.Event) -> Iterator[Serve]:
+    """Return a function that starts a server with a behaviour and returns its address."""
+    servers = []
+
+    def start(behaviour: Behaviour) -> str:
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+            requests = 0
+
+            def do_GET(self) -> None:
+                type(self).requests += 1
+                self.close_connection = True
+                try:
+                    behaviour(self)
+                except (BrokenPipeError, ConnectionResetError):
+                    closing.wait(0.01)  # the client has had enough, as it should
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        servers.append(server)
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        return f"http://127.0.0.1:{server.server_port}/mnist/"
+
+    yield start
+    closing.set()
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def answer(
+    handler: BaseHTTPRequestHandler, body: bytes = CONTENT, status: int = 200, **headers: str
+) -> None:
+    handler.send_response(status)
+    headers.setdefault("Content_Length", str(len(body)))
+    for name, value in headers.items():
+        if value:
+            handler.send_header(name.replace("_", "-"), value)
+    handler.end_headers()
+    handler.wfile.write(body)
+
+
+def fetch(folder: Path, *mirrors: str, first: str | None = None) -> None:
+    fetch_files([FILE], mirrors, folder, first)
+
+
+def failure(folder: Path, mirror: str) -> str:
+    """Return the message of the DownloadError that `mirror` leads to; nothing may be left behind.
+
+    The message must be one line that names the address and what to do.
+    """
+    before = time.monotonic()
+    with pytest.raises(DownloadError) as caught:
+        fetch(folder, mirror)
+    assert time.monotonic() - before < 20  # not a matter of speed: nothing waits without a limit
+    assert not list(folder.iterdir())
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message.isprintable()
+    assert message.startswith(f"{NAME} could not be had from any mirror: {mirror}{NAME}: ")
+    assert "DATASET_MIRROR" in message
+    assert "make demo" in message
+    return message
+
+
+def unused_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def test_a_good_mirror_is_asked_once_for_the_bytes_as_they_are(
+    tmp_path: Path, serve: Serve
+) -> None:
+    asked = []
+
+    def good(handler: BaseHTTPRequestHandler) -> None:
+        asked.append((handler.path, handler.headers["Accept-Encoding"]))
+        answer(handler)
+
+    address = serve(good)
+    fetch(tmp_path / "raw", address)
+    assert (tmp_path / "raw" / NAME).read_bytes() == CONTENT
+    assert [path.name for path in (tmp_path / "raw").iterdir()] == [NAME]
+    fetch(tmp_path / "raw", address)  # what is there and right is kept
+    fetch(tmp_path / "other", address.rstrip("/"))
+    assert asked == [(f"/mnist/{NAME}", "identity")] * 2
+
+
+def _silent(closing: threading.Event) -> Behaviour:
+    return lambda _: void(closing.wait(20))
+
+
+def void(_: object) -> None:
+    """Take a value that nobody wants, where an expression is called for."""
+
+
+def _stalling(closing: threading.Event) -> Behaviour:
+    def behave(handler: BaseHTTPRequestHandler) -> None:
+        answer(handler, CONTENT[:100_000], Content_Length=str(len(CONTENT)))
+        closing.wait(20)
+
+    return behave
+
+
+def _header_by_byte(closing: threading.Event) -> Behaviour:
+    """Send header bytes fast enough for a socket's timeout, without an end."""
+
+    def behave(handler: BaseHTTPRequestHandler) -> None:
+        handler.wfile.write(b"HTTP/1.1 200 OK\r\nX: ")
+        while not closing.wait(0.05):
+            handler.wfile.write(b"x")
+
+    return behave
+
+
+def _continuing(closing: threading.Event) -> Behaviour:
+    """Promise an answer for ever."""
+
+    def behave(handler: BaseHTTPRequestHandler) -> None:
+        while not closing.wait(0.02):
+            handler.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    return behave
+
+
+def _endless(closing: threading.Event, *start: bytes) -> Behaviour:
+    """Send `start`, then bytes without an end as fast as they are taken."""
+
+    def behave(handler: BaseHTTPRequestHandler) -> None:
+        handler.wfile.write(b"".join(start))
+        while not closing.is_set():
+            handler.wfile.write(bytes(1 << 16))
+
+    return behave
+
+
+OK = b"HTTP/1.1 200 OK\r\n"
+FOUND = b"HTTP/1.1 302 Found\r\n"
+BOMB = gzip.compress(bytes(200 << 20), 9)[: len(CONTENT)]  # unpacks to a thousand times its size
+
+FAULTS: dict[str, tuple[Callable[[threading.Event], Behaviour], str]] = {
+    "never answers": (_silent, "no answer within"),
+    "stalls in mid-body": (_stalling, "stalled"),
+    "header byte by byte": (_header_by_byte, "no answer within"),
+    "continues for ever": (_continuing, "no answer within"),
+    "closes early": (
+        lambda _: lambda handler: answer(handler, CONTENT[:-1], Content_Length=str(len(CONTENT))),
+        "broke off",
+    ),
+    "closes early, length unknown": (
+        lambda _: lambda handler: answer(handler, CONTENT[:-1], Content_Length=""),
+        f"ended after {len(CONTENT) - 1} of {len(CONTENT)} bytes",
+    ),
+    "closes at once": (lambda _: lambda handler: void(handler.wfile.write(b"")), "no connection"),
+    "not HTTP": (
+        lambda _: lambda handler: void(handler.wfile.write(b"\x00\xff\x1b[31m!\n\n" * 9)),
+        "no connection",
+    ),
+    "404": (lambda _: lambda handler: answer(handler, b"", 404), "HTTP status 404 Not Found"),
+    "403": (lambda _: lambda handler: answer(handler, b"", 403), "HTTP status 403 Forbidden"),
+    "500": (lambda _: lambda handler: answer(handler, b"", 500), "HTTP status 500"),
+    "a status that controls the terminal": (
+        lambda _: lambda handler: void(handler.wfile.write(b"HTTP/1.1 418 \x1b[2J\x07boo\r\n\r\n")),
+        "HTTP status 418 ?[2J?boo",
+    ),
+    "partial content": (lambda _: lambda handler: answer(handler, status=206), "HTTP status 206"),
+    "asks to come back much later": (
+        lambda _: lambda handler: answer(handler, b"", 503, Retry_After="3600"),
+        "HTTP status 503 Service Unavailable; it asks to come back in 3600 s",
+    ),
+    "asks to come back at no time": (
+        lambda _: lambda handler: answer(handler, b"", 503, Retry_After="²"),
+        "HTTP status 503",
+    ),
+    "redirects in a circle": (
+        lambda _: lambda handler: answer(handler, b"", 302, Location=handler.path),
+        "more than 5 redirects",
+    ),
+    "redirects nowhere": (lambda _: lambda handler: answer(handler, b"", 302), "HTTP status 302"),
+    "redirects to a file": (
+        lambda _: lambda handler: answer(handler, b"", 302, Location=f"file://{ROOT}/Makefile"),
+        "it redirects to file://",
+    ),
+    "redirects to ftp": (
+        lambda _: lambda handler: answer(handler, b"", 301, Location="ftp://127.0.0.1/mnist"),
+        "it redirects to ftp://127.0.0.1/mnist, which is not http or https",
+    ),
+    "redirects to no address": (
+        lambda _: lambda handler: answer(handler, b"", 302, Location="http://[::1"),
+        "cannot be asked",
+    ),
+    "redirects to no text": (
+        lambda _: lambda handler: answer(handler, b"", 302, Location="http://\xff\xfe/"),
+        "(",
+    ),
+    "redirects with an endless body": (
+        lambda closing: _endless(closing, FOUND, b"Location: /x\r\nConnection: close\r\n\r\n"),
+        "more than 5 redirects",
+    ),
+    "an HTML page": (
+        lambda _: (
+            lambda handler: answer(
+                handler, b"<html>Sign in to the hotel's network", Content_Type="text/html"
+            )
+        ),
+        f"36 bytes of text/html, not the expected {len(CONTENT)} bytes: another file",
+    ),
+    "an HTML page, length unknown": (
+        lambda _: lambda handler: answer(handler, b"<html>", Content_Length=""),
+        f"ended after 6 of {len(CONTENT)} bytes",
+    ),
+    "the right length, one wrong byte": (
+        lambda _: lambda handler: answer(handler, CONTENT[:-1] + b"?"),
+        "its checksum is wrong: the mirror holds another file",
+    ),
+    "one byte too many": (
+        lambda _: lambda handler: answer(handler, CONTENT + b"?", Content_Length=""),
+        f"longer than the expected {len(CONTENT)} bytes",
+    ),
+    "a gzip bomb": (
+        lambda _: (
+            lambda handler: answer(
+                handler, BOMB.ljust(len(CONTENT), b"\0"), Content_Encoding="gzip"
+            )
+        ),
+        "its checksum is wrong",
+    ),
+    "endless": (
+        lambda closing: _endless(closing, OK, b"\r\n"),
+        f"longer than the expected {len(CONTENT)} bytes",
+    ),
+    "endless header": (lambda closing: _endless(closing, OK, b"X: "), "no connection"),
+    "a chunk of negative length": (
+        lambda closing: _endless(closing, OK, b"Transfer-Encoding: chunked\r\n\r\n-1\r\n"),
+        f"longer than the expected {len(CONTENT)} bytes",
+    ),
+    "a chunk of no length": (
+        lambda closing: _endless(closing, OK, b"Transfer-Encoding: chunked\r\n\r\nzz\r\n"),
+        "broke off",
+    ),
+    "a chunk of enormous length": (
+        lambda closing: _endless(
+            closing, OK, b"Transfer-Encoding: chunked\r\n\r\nFFFFFFFFFFFFFFFFF\r\n"
+        ),
+        "(longer|broke off|cannot be asked)",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_faulty_mirror_is_named_with_the_cause(
+    fault: str, tmp_path: Path, serve: Serve, closing: threading.Event
+) -> None:
+    behaviour, cause = FAULTS[fault]
+    address = serve(behaviour(closing))
+    folder = tmp_path / "raw"
+    folder.mkdir()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    message = failure(folder, address)
+    assert re.search(cause if cause.startswith("(l") else re.escape(cause), message), message
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert grown < 64 << 10  # KiB
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_the_next_mirror_makes_good_for_a_faulty_one(
+    fault: str,
+    tmp_path: Path,
+    serve: Serve,
+    closing: threading.Event,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    bad, good = serve(FAULTS[fault][0](closing)), serve(answer)
+    (tmp_path / NAME).write_bytes(CONTENT[:-1] + b"!")
+    (tmp_path / f"{NAME}.partial").write_bytes(b"left by a run that was killed")
+    fetch(tmp_path, bad, good)
+    assert [path.name for path in tmp_path.iterdir()] == [NAME]
+    assert (tmp_path / NAME).read_bytes() == CONTENT
+    told = [line for line in capsys.readouterr().err.splitlines() if "WARNING" in line]
+    assert len(told) == 1
+    assert f"{bad}{NAME}" in told[0]
+
+
+def test_a_slow_trickle_is_left_for_the_next_mirror(
+    tmp_path: Path, serve: Serve, closing: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def trickle(handler: BaseHTTPRequestHandler) -> None:
+        handler.wfile.write(OK + b"\r\n")
+        while not closing.wait(0.02):
+            handler.wfile.write(b"x")
+
+    monkeypatch.setattr(download, "SLOW_AFTER", 0.4)
+    assert "too slow: " in failure(tmp_path, serve(trickle))
+    monkeypatch.setattr(download, "SLOW_AFTER", 60.0)
+    monkeypatch.setattr(download, "FILE_TIMEOUT", 0.4)
+    assert "not finished after 0 s" in failure(tmp_path, serve(trickle))
+    monkeypatch.setattr(download, "FILE_TIMEOUT", 600.0)
+    large = RemoteFile(NAME, hashlib.md5(CONTENT).hexdigest(), timeout=1.2)  # a time of its own
+    with pytest.raises(DownloadError, match="not finished after 1 s"):
+        fetch_files([large], [serve(trickle)], tmp_path, None)
+
+
+def test_a_fault_that_passes_is_tried_a_second_time(tmp_path: Path, serve: Serve) -> None:
+    answers = iter(
+        [
+            lambda handler: answer(handler, b"", 503, Retry_After="1"),
+            answer,
+        ]
+    )
+    before = time.monotonic()
+    fetch(tmp_path, serve(lambda handler: next(answers)(handler)))
+    assert time.monotonic() - before >= 1  # the second that the server asked for
+    assert (tmp_path / NAME).read_bytes() == CONTENT
+
+
+def test_no_mirror_is_asked_more_than_twice(tmp_path: Path, serve: Serve) -> None:
+    asked = []
+
+    def broken(handler: BaseHTTPRequestHandler) -> None:
+        asked.append(handler.path)
+        answer(handler, b"", 500)
+
+    failure(tmp_path, serve(broken))
+    assert len(asked) == 2
+
+
+def test_redirects_to_http_are_followed(tmp_path: Path, serve: Serve) -> None:
+    good = serve(answer)
+    fetch(tmp_path, serve(lambda handler: answer(handler, b"", 302, Location=f"{good}x")))
+    assert (tmp_path / NAME).read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize(
+    ("mirror", "cause"),
+    [
+        ("http://127.0.0.1:{port}/", "no connection (Connection refused)"),
+        ("http://no-such-host.invalid/", "no "),
+        (f"http://{'a' * 64}.invalid/", "not a usable address"),
+        ("http://.invalid/", ""),
+        ("http://?/", "not a usable address"),
+        ("http://[::1/", ""),
+        ("http://127.0.0.1:99999/", ""),
+        ("http://127.0.0.1:x/", ""),
+    ],
+)
+def test_an_address_that_leads_nowhere(mirror: str, cause: str, tmp_path: Path) -> None:
+    assert cause in failure(tmp_path, mirror.format(port=unused_port()))
+
+
+def test_a_dead_proxy_is_named(
+    tmp_path: Path, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = serve(answer)
+    monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{unused_port()}")
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{unused_port()}")
+    message = failure(tmp_path, address)
+    assert "no connection through the proxy that HTTP_PROXY or HTTPS_PROXY names" in message
+    monkeypatch.setenv("http_proxy", "nonsense://127.0.0.1")
+    failure(tmp_path, address)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    fetch(tmp_path, address)
+
+
+def test_a_proxy_is_used(tmp_path: Path, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def proxy(handler: BaseHTTPRequestHandler) -> None:
+        asked.append(handler.path)
+        answer(handler)
+
+    monkeypatch.setenv("http_proxy", serve(proxy))
+    fetch(tmp_path, "http://mirror.invalid/mnist")
+    assert asked == [f"http://mirror.invalid/mnist/{NAME}"]
+
+
+def test_a_missing_certificate_bundle_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/no/such/bundle.pem")
+    message = failure(tmp_path, f"https://127.0.0.1:{unused_port()}/")
+    assert "/no/such/bundle.pem" in message
+
+
+def test_a_silent_name_server_is_not_waited_for(
+    tmp_path: Path, closing: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def look_up(*_: object, **__: object) -> list[Any]:
+        closing.wait(20)
+        raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    assert "no answer within" in failure(tmp_path, "http://mirror.invalid/")
+    closing.set()
+
+
+def test_every_mirror_that_failed_is_named(tmp_path: Path, serve: Serve) -> None:
+    first = tmp_path / "nothing-here"
+    missing = serve(lambda handler: answer(handler, b"", 404))
+    with pytest.raises(DownloadError) as caught:
+        fetch(tmp_path / "raw", missing, f"http://127.0.0.1:{unused_port()}/", first=str(first))
+    message = str(caught.value)
+    assert f"{first / NAME}: No such file or directory; {missing}{NAME}: HTTP status 404" in message
+    assert "Connection refused" in message
+    assert not (tmp_path / "raw" / NAME).exists()
+
+
+@pytest.mark.parametrize("left", ["corrupted", "truncated", "empty", "a link to nothing"])
+def test_what_was_left_before_is_removed_even_when_no_mirror_answers(
+    left: str, tmp_path: Path
+) -> None:
+    path = tmp_path / NAME
+    if left == "a link to nothing":
+        path.symlink_to(tmp_path / "nothing")
+    else:
+        contents = {"corrupted": b"?" + CONTENT[1:], "truncated": CONTENT[:-1], "empty": b""}
+        path.write_bytes(contents[left])
+    (tmp_path / f"{NAME}.partial").write_bytes(CONTENT[:99])
+    failure(tmp_path, f"http://127.0.0.1:{unused_port()}/")
+
+
+def test_a_leftover_part_of_a_right_file_is_removed(tmp_path: Path) -> None:
+    (tmp_path / NAME).write_bytes(CONTENT)
+    (tmp_path / f"{NAME}.partial").write_bytes(CONTENT[:99])
+    fetch(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [NAME]
+
+
+@pytest.mark.parametrize(
+    ("mirror", "told"),
+    [
+        ("", "from any mirror: . Check"),
+        ("no/such/folder", f"no/such/folder/{NAME}: No such file or directory"),
+        ("Makefile", f"Makefile/{NAME}: Not a directory"),
+        ("x" * 5000, "File name too long"),
+        ("file:///tmp", "file:///tmp: neither an http(s) address nor the path of a folder"),
+        ("FTP://127.0.0.1/", "FTP://127.0.0.1/: neither an http(s) address nor the path of"),
+    ],
+)
+def test_a_first_mirror_that_is_none(mirror: str, told: str, tmp_path: Path) -> None:
+    with pytest.raises(DownloadError) as caught:
+        fetch(tmp_path, first=mirror)
+    assert told in str(caught.value)
+
+
+def test_local_folders(tmp_path: Path) -> None:
+    folder = tmp_path / "local"
+    folder.mkdir()
+    with pytest.raises(DownloadError, match="No such file or directory"):
+        fetch(tmp_path / "raw", first=str(folder))
+    (folder / NAME).mkdir()
+    with pytest.raises(DownloadError, match="not a regular file"):
+        fetch(tmp_path / "raw", first=str(folder))
+    (folder / NAME).rmdir()
+    os.mkfifo(folder / NAME)  # reading it would wait for ever
+    with pytest.raises(DownloadError, match="not a regular file"):
+        fetch(tmp_path / "raw", first=str(folder))
+    (folder / NAME).unlink()
+    (folder / NAME).write_bytes(CONTENT)
+    fetch(tmp_path / "raw", first=f"{folder}/")
+    assert (tmp_path / "raw" / NAME).read_bytes() == CONTENT
+    with pytest.raises(DownloadError, match="Not a directory"):
+        fetch(tmp_path / "other", first=str(folder / NAME))
+
+
+def test_one_checksum_is_enough_and_none_too_few(tmp_path: Path) -> None:
+    (tmp_path / "mirror").mkdir()
+    (tmp_path / "mirror" / NAME).write_bytes(CONTENT)
+    md5, sha256 = hashlib.md5(CONTENT).hexdigest(), hashlib.sha256(CONTENT).hexdigest()
+    for number, file in enumerate([RemoteFile(NAME, md5=md5), RemoteFile(NAME, sha256=sha256)]):
+        folder = tmp_path / str(number)
+        fetch_files([file], [], folder, str(tmp_path / "mirror"))
+        assert (folder / NAME).read_bytes() == CONTENT
+        fetch_files([file], [], folder, None)  # kept: it is right
+        (folder / NAME).write_bytes(CONTENT[1:])
+        with pytest.raises(DownloadError):
+            fetch_files([file], [], folder, None)
+    with pytest.raises(ValueError, match=r"no checksum of digits\.bin"):
+        RemoteFile(NAME)
+
+
+# The stage itself.
+
+
+@pytest.fixture
+def mnist(make_project: Callable[..., Project]) -> Project:
+    return make_project(params={"download.dataset": "mnist"})
+
+
+def raw(project: Project) -> dict[str, str]:
+    return {
+        name.removeprefix("data/raw/"): digest
+        for name, digest in project.hashes().items()
+        if name.startswith("data/raw/")
+    }
+
+
+def test_the_stage_takes_mnist_from_a_server(mnist: Project) -> None:
+    require(SHARED_MNIST.is_dir(), str(SHARED_MNIST))
+
+    class Handler(SimpleHTTPRequestHandler):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments, directory=str(SHARED_MNIST.parent))
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    right = {name: digest for name, (digest, _) in SHA256_AND_SIZE.items()}
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}/{SHARED_MNIST.name}"
+        done = mnist.stage("download", env={"DATASET_MIRROR": address, "no_proxy": "127.0.0.1"})
+        server.shutdown()
+    assert done.stdout == "download: mnist is in data/raw, every file checked\n"
+    assert raw(mnist) == right
+    # Now that it is all there, no mirror is asked.
+    done = mnist.stage("download", env={"DATASET_MIRROR": "/nowhere", "PYTHONPATH": no_net(mnist)})
+    assert done.returncode == 0
+    # A folder, relative to the project's root or not, is as good as a server.
+    (mnist.root / "data/raw/t10k-labels-idx1-ubyte.gz").write_bytes(b"damaged")
+    done = mnist.stage("download", env={"DATASET_MIRROR": f"{SHARED_MNIST}/"})
+    assert raw(mnist) == right
+
+
+def no_net(project: Project) -> str:
+    """Return a PYTHONPATH with which the public mirrors refuse every connection."""
+    folder = project.root.parent / "no_net"
+    folder.mkdir(exist_ok=True)
+    (folder / "sitecustomize.py").write_text(
+        "from torchvision.datasets import MNIST\n"
+        f"MNIST.mirrors = ['http://127.0.0.1:{unused_port()}/one/', 'http://two.invalid/']\n"
+    )
+    return os.pathsep.join([str(folder), str(project.root / "src")])
+
+
+@pytest.mark.parametrize(
+    ("mirror", "told"),
+    [
+        (None, ""),
+        ("ftp://127.0.0.1/x", "ftp://127.0.0.1/x: neither an http(s) address nor the path"),
+        ("http://127.0.0.1:{port}/x/", "http://127.0.0.1:{port}/x/{name}: no connection"),
+    ],
+)
+def test_the_stage_names_every_mirror_it_tried(
+    mirror: str | None, told: str, mnist: Project
+) -> None:
+    values = {"port": unused_port(), "name": "train-images-idx3-ubyte.gz"}
+    env = {"PYTHONPATH": no_net(mnist), "no_proxy": "127.0.0.1,.invalid"}
+    if mirror is not None:
+        env["DATASET_MIRROR"] = mirror.format(**values)
+    done = mnist.stage("download", env=env, check=False, timeout=120)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    message = done.stderr.splitlines()[-1]
+    assert message.startswith(f"download: error: {values['name']} could not be had from any mirror")
+    assert told.format(**values) in message
+    assert "/one/train-images-idx3-ubyte.gz: no connection (Connection refused)" in message
+    assert "http://two.invalid/train-images-idx3-ubyte.gz: no " in message
+    assert "DATASET_MIRROR" in message
+    assert "make demo" in message
+    assert "Traceback" not in done.stderr
+    assert raw(mnist) == {}
+
+
+def test_the_public_mirrors_are_given_up_in_time(mnist: Project) -> None:
+    """Where there is no network, within 30 seconds."""
+    closed = f"http://127.0.0.1:{unused_port()}"
+    proxies = {"http_proxy": closed, "https_proxy": closed, "no_proxy": ""}
+    done = mnist.stage("download", env=proxies, check=False, timeout=30)
+    assert done.returncode == 1
+    message = done.stderr.splitlines()[-1]
+    assert message.count("no connection through the proxy") == 2
+    assert "https://ossci-datasets.s3.amazonaws.com/mnist/" in message

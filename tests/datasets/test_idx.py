@@ -1,0 +1,226 @@
+"""IDX files, and the raw files of both data sets, that are not what they claim to be."""
+
+import gzip
+import struct
+import time
+from collections.abc import Callable
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from image_pipeline.common.errors import DataError, PipelineError
+from image_pipeline.datasets.digits import FILE, Digits
+from image_pipeline.datasets.idx import iterate_idx
+from image_pipeline.datasets.mnist import MNIST
+
+quick = settings(derandomize=True, deadline=None, max_examples=150, database=None)
+REMEDY = "; delete it and run `dvc repro --force download`"
+VALUES = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
+
+
+def idx(values: np.ndarray, *shape: int) -> bytes:
+    """Return an IDX file's bytes, unpacked; its header promises `shape` where one is given."""
+    sizes = shape or values.shape
+    return bytes((0, 0, 8, len(sizes))) + struct.pack(f">{len(sizes)}I", *sizes) + values.tobytes()
+
+
+def read_idx(path: Path, rank: int) -> np.ndarray:
+    """Read a whole file."""
+    parts = list(iterate_idx(path, rank, rows=1 << 32))
+    return parts[0] if parts else np.empty(0, np.uint8)
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("idx") / "values.gz"
+
+
+def refusal(path: Path, rank: int = 3) -> str:
+    with pytest.raises(DataError) as caught:
+        read_idx(path, rank)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ")
+    assert message.isprintable()
+    return message.removeprefix(f"{path}: ")
+
+
+def test_a_right_file(file: Path) -> None:
+    file.write_bytes(gzip.compress(idx(VALUES)))
+    found = read_idx(file, rank=3)
+    assert found.dtype == np.uint8
+    assert np.array_equal(found, VALUES)
+
+
+def test_several_gzip_members_are_one_file(file: Path) -> None:
+    content = idx(VALUES)
+    file.write_bytes(gzip.compress(content[:20]) + gzip.compress(content[20:]))
+    assert np.array_equal(read_idx(file, rank=3), VALUES)
+    file.write_bytes(gzip.compress(content) + gzip.compress(b"?"))
+    assert refusal(file) == f"its header promises 24 bytes, it holds more{REMEDY}"
+
+
+PACKED = gzip.compress(idx(VALUES), mtime=0)
+BAD: dict[str, tuple[bytes, str]] = {
+    "empty": (b"", "it begins with nothing"),
+    "not gzip": (idx(VALUES), "not a whole gzip file (Not a gzipped file"),
+    "a web page": (b"<html>", "not a whole gzip file (Not a gzipped file (b'<h'))"),
+    "torn": (PACKED[:-9], "not a whole gzip file ("),
+    "torn in the header": (PACKED[:5], "not a whole gzip file ("),
+    "a flipped bit": (PACKED[:-6] + bytes([PACKED[-6] ^ 1]) + PACKED[-5:], "CRC check failed"),
+    "trailing garbage": (PACKED + b"garbage", "not a whole gzip file (Not a gzipped file"),
+    "an empty gzip file": (gzip.compress(b""), "it begins with nothing"),
+    "another type": (gzip.compress(b"\0\0\x0d" + idx(VALUES)[3:]), "it begins with 00 00 0d 03)"),
+    "another rank": (
+        gzip.compress(idx(VALUES[0])),
+        "with 3 dimensions (it begins with 00 00 08 02",
+    ),
+    "a short header": (gzip.compress(idx(VALUES)[:15]), "not an IDX file of uint8 values"),
+    "a value too few": (gzip.compress(idx(VALUES)[:-1]), "promises 24 bytes, it holds 23 bytes"),
+    "a value too many": (gzip.compress(idx(VALUES) + b"?"), "promises 24 bytes, it holds more"),
+    "too large": (gzip.compress(idx(VALUES, 9, 1 << 15, 1 << 15)), "9663676416 bytes, too many"),
+    "the largest": (gzip.compress(idx(VALUES, *[(1 << 32) - 1] * 3)), "bytes, too many"),
+    "a bomb": (
+        gzip.compress(idx(VALUES)[:-24] + bytes(300 << 20), 1),
+        "promises 24 bytes, it holds more",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_files_that_are_something_else(name: str, file: Path) -> None:
+    content, cause = BAD[name]
+    file.write_bytes(content)
+    message = refusal(file)
+    assert cause in message
+    assert message.endswith(REMEDY)
+
+
+def test_what_is_not_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "values.gz"
+    assert refusal(path) == "not found; run `dvc repro --force download`"
+    path.symlink_to(tmp_path / "nowhere")
+    assert refusal(path) == "not found; run `dvc repro --force download`"
+    path.unlink()
+    path.mkdir()
+    assert refusal(path) == f"cannot be read (Is a directory){REMEDY}"
+
+
+def valid_or_refused(read: Callable[[], object]) -> None:
+    try:
+        read()
+    except PipelineError as error:
+        message = str(error)
+    else:
+        return
+    assert message.isprintable()
+    assert "dvc repro" in message
+
+
+@quick
+@given(content=st.binary(max_size=200), packed=st.booleans(), rank=st.integers(1, 4))
+def test_any_bytes(content: bytes, packed: bool, rank: int, file: Path) -> None:
+    file.write_bytes(gzip.compress(content) if packed else content)
+    valid_or_refused(lambda: read_idx(file, rank))
+
+
+@quick
+@given(start=st.integers(0, len(PACKED)), length=st.integers(0, 8), put=st.binary(max_size=8))
+def test_any_damage(start: int, length: int, put: bytes, file: Path) -> None:
+    file.write_bytes(PACKED[:start] + put + PACKED[start + length :])
+    valid_or_refused(lambda: read_idx(file, 3))
+
+
+@quick
+@given(header=st.binary(min_size=12, max_size=12), content=st.binary(max_size=40))
+def test_any_header(header: bytes, content: bytes, file: Path) -> None:
+    file.write_bytes(gzip.compress(b"\0\0\x08\x03" + header + content))
+    valid_or_refused(lambda: read_idx(file, 3))
+
+
+# MNIST's four files, in small.
+
+
+def write_mnist(folder: Path, images: np.ndarray, labels: np.ndarray) -> None:
+    for prefix in ("train", "t10k"):
+        name = folder / f"{prefix}-images-idx3-ubyte.gz"
+        name.write_bytes(gzip.compress(idx(images)))
+        name = folder / f"{prefix}-labels-idx1-ubyte.gz"
+        name.write_bytes(gzip.compress(idx(labels)))
+
+
+LABELS = np.array([3, 9, 0], np.uint8)
+IMAGES = np.arange(3 * 28 * 28, dtype=np.int64).astype(np.uint8).reshape(3, 28, 28)
+
+
+def test_mnist_is_read_as_it_is(tmp_path: Path) -> None:
+    write_mnist(tmp_path, IMAGES, LABELS)
+    train, test = MNIST.read(tmp_path)
+    assert train.shape == test.shape == (1, 28, 28)
+    assert np.array_equal(np.concatenate(list(test.chunks())), IMAGES[:, np.newaxis])
+    assert train.labels.tolist() == [3, 9, 0]
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "cause"),
+    [
+        (IMAGES, LABELS[:2], "train-labels-idx1-ubyte.gz: 2 labels for 3 images"),
+        (IMAGES, LABELS + 1, "train-labels-idx1-ubyte.gz: the label 10 is not one of 0 to 9"),
+        (IMAGES[:, :14], LABELS, "train-images-idx3-ubyte.gz: 3 images of (14, 28) pixels"),
+        (IMAGES[:0], LABELS[:0], "train-images-idx3-ubyte.gz: 0 images of (28, 28) pixels"),
+    ],
+)
+def test_mnist_files_that_do_not_fit(
+    images: np.ndarray, labels: np.ndarray, cause: str, tmp_path: Path
+) -> None:
+    write_mnist(tmp_path, images, labels)
+    with pytest.raises(DataError) as caught:
+        MNIST.read(tmp_path)
+    assert cause in str(caught.value)
+    assert str(caught.value).endswith(REMEDY)
+
+
+# The digits' one file.
+
+DIGITS = files("sklearn.datasets.data").joinpath(FILE).read_bytes()
+
+
+def test_digits_are_read_as_they_are(tmp_path: Path) -> None:
+    (tmp_path / FILE).write_bytes(DIGITS)
+    rows = Digits()._read_rows(tmp_path / FILE)
+    assert rows.shape == (1797, 65)
+    assert rows[0, 3] == 13
+    assert rows[0, -1] == 0
+
+
+@pytest.mark.parametrize(
+    ("content", "cause"),
+    [
+        (b"", "another SHA-256"),
+        (DIGITS[:-1], "not a whole gzip file"),
+        (DIGITS[:5000], "not a whole gzip file"),
+        (DIGITS[:5000] + b"?" + DIGITS[5001:], ""),
+        (b"1,2,3", "not a whole gzip file"),
+        (gzip.compress(b"1,2,3"), "not scikit-learn's digits (another SHA-256)"),
+        (gzip.compress(bytes(300 << 20), 1), "not scikit-learn's digits (another SHA-256)"),
+    ],
+    ids=range(7),
+)
+def test_digits_that_are_something_else(content: bytes, cause: str, tmp_path: Path) -> None:
+    (tmp_path / FILE).write_bytes(content)
+    start = time.monotonic()
+    with pytest.raises(DataError) as caught:
+        Digits().read(tmp_path)
+    assert time.monotonic() - start < 20
+    assert cause in str(caught.value)
+    assert str(caught.value).endswith(REMEDY)
+
+
+@quick
+@given(start=st.integers(0, len(DIGITS)), put=st.binary(min_size=1, max_size=8))
+def test_any_damage_to_digits(start: int, put: bytes, file: Path) -> None:
+    file.write_bytes(DIGITS[:start] + put + DIGITS[start + len(put) :])
+    valid_or_refused(lambda: Digits()._read_rows(file))

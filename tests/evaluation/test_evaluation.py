@@ -1,0 +1,126 @@
+"""Metrics against values worked out by hand."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from image_pipeline.evaluation.metrics import Calibration, Evaluation
+
+CLASSES = ("cat", "dog", "owl")
+# Predicted: cat, cat, dog, dog, cat. One error: the last, a dog taken for a cat. No owl is found.
+PROBABILITIES = np.array(
+    [[0.9, 0.1, 0.0], [0.8, 0.1, 0.1], [0.3, 0.6, 0.1], [0.2, 0.7, 0.1], [0.5, 0.4, 0.1]]
+)
+LABELS = np.array([0, 0, 1, 1, 1])
+
+
+def judge(
+    probabilities: np.ndarray = PROBABILITIES,
+    labels: np.ndarray = LABELS,
+    names: tuple[str, ...] = CLASSES,
+) -> tuple[dict[str, Any], Evaluation, pd.DataFrame]:
+    """Evaluate in batches of two; return the metrics, the rest, and a row per image."""
+    evaluation = Evaluation(names, bins=10)
+    rows = [
+        evaluation.add(probabilities[start : start + 2], labels[start : start + 2])
+        for start in range(0, len(labels), 2)
+    ]
+    return evaluation.metrics(), evaluation, pd.concat(rows)
+
+
+def calibration(confidence: np.ndarray, right: np.ndarray, bins: int) -> tuple[pd.DataFrame, float]:
+    result = Calibration(bins)
+    result.add(confidence[:1], right[:1])
+    result.add(confidence[1:], right[1:])
+    return result.table(), result.error()
+
+
+def test_counts_and_rates_by_hand() -> None:
+    metrics = judge()[0]
+    assert metrics["accuracy"] == 0.8
+    assert metrics["errors"] == 1
+    assert metrics["images"] == 5
+    # cat: precision 2/3, recall 1, F1 4/5; dog: 1, 2/3, 4/5; owl: never there, never predicted.
+    assert metrics["classes"]["cat"] == pytest.approx({"precision": 2 / 3, "recall": 1, "f1": 0.8})
+    assert metrics["classes"]["dog"] == pytest.approx({"precision": 1, "recall": 2 / 3, "f1": 0.8})
+    assert metrics["classes"]["owl"] == {"precision": 0, "recall": 0, "f1": 0}
+    assert metrics["macro_f1"] == pytest.approx(1.6 / 3)
+
+
+def test_log_loss_by_hand() -> None:
+    metrics = judge()[0]
+    expected = -sum(math.log(p) for p in (0.9, 0.8, 0.6, 0.7, 0.4)) / 5
+    assert metrics["loss"] == pytest.approx(expected)
+
+
+def test_wilson_interval_of_a_published_example() -> None:
+    # 81 of 263: 0.2553 to 0.3662 (Newcombe 1998, table I, method 3).
+    probabilities = np.tile([0.9, 0.1], (263, 1))
+    labels = np.array([0] * 81 + [1] * 182)
+    interval = judge(probabilities, labels, ("a", "b"))[0]["accuracy_interval_95"]
+    assert round(interval["low"], 4) == 0.2553
+    assert round(interval["high"], 4) == 0.3662
+
+
+@pytest.mark.parametrize(("right", "low", "high"), [(1, 0.2065, 1), (0, 0, 0.7935)])
+def test_wilson_interval_of_one_image(right: int, low: float, high: float) -> None:
+    # z^2 = 3.8415: from 1 / (1 + z^2) to 1, and its mirror image.
+    metrics, _, _ = judge(np.array([[0.9, 0.1]]), np.array([1 - right]), ("a", "b"))
+    interval = metrics["accuracy_interval_95"]
+    assert (round(interval["low"], 4), round(interval["high"], 4)) == (low, high)
+
+
+def test_tables() -> None:
+    _, evaluation, rows = judge()
+    assert rows.to_dict("list") == {
+        "actual": ["cat", "cat", "dog", "dog", "dog"],
+        "predicted": ["cat", "cat", "dog", "dog", "cat"],
+        "confidence": [0.9, 0.8, 0.6, 0.7, 0.5],
+    }
+    assert evaluation.by_class()["class"].tolist() == list(CLASSES)
+    assert evaluation.by_class()["images"].tolist() == [2, 3, 0]
+    assert evaluation.by_class()["f1"].tolist() == pytest.approx([0.8, 0.8, 0])
+
+
+def test_calibration_by_hand() -> None:
+    # Two bins. (0, 0.5]: 0.2 wrong, 0.5 right: mean 0.35, accuracy 0.5, gap 0.15.
+    # (0.5, 1]: 0.7 right, 0.9 right, 0.8 wrong: mean 0.8, accuracy 2/3, gap 2/15.
+    confidence = np.array([0.2, 0.5, 0.7, 0.9, 0.8])
+    right = np.array([False, True, True, True, False])
+    table, error = calibration(confidence, right, bins=2)
+    assert error == pytest.approx((2 * 0.15 + 3 * 2 / 15) / 5)
+    assert table["confidence"].tolist() == pytest.approx([0.35, 0.8])
+    assert table["accuracy"].tolist() == pytest.approx([0.5, 2 / 3])
+    assert table["images"].tolist() == [2, 3]
+    assert table["perfect"].tolist() == table["confidence"].tolist()
+
+
+def test_calibration_at_the_edges() -> None:
+    # 0 and 1 have no bin beyond the outer ones; an upper edge belongs to the bin below it.
+    table, error = calibration(
+        np.array([0.0, 1.0, 0.25, 0.26]), np.array([False, True, True, True]), bins=4
+    )
+    assert table["images"].tolist() == [2, 1, 1]  # (0, 0.25], (0.25, 0.5], (0.75, 1]
+    assert table["confidence"].tolist() == pytest.approx([0.125, 0.26, 1.0])
+    assert error == pytest.approx((2 * (0.5 - 0.125) + (1 - 0.26) + 0) / 4)
+
+
+def test_calibration_in_a_single_bin() -> None:
+    table, error = calibration(np.array([0.6, 0.8]), np.array([True, False]), bins=1)
+    assert error == pytest.approx(0.2)  # mean confidence 0.7, accuracy 0.5
+    assert table["images"].tolist() == [2]
+
+
+def test_perfect_confidence_that_is_right_has_no_error() -> None:
+    _, error = calibration(np.ones(3), np.ones(3, bool), bins=15)
+    assert error == 0
+
+
+def test_certain_and_wrong_is_finite() -> None:
+    metrics = judge(np.array([[1.0, 0.0]]), np.array([1]), ("a", "b"))[0]
+    assert math.isfinite(metrics["loss"])
+    assert metrics["loss"] > 30
+    assert metrics["expected_calibration_error"] == 1

@@ -1,0 +1,179 @@
+"""Networks by name: what comes with the project, one's own, and what is said of a mistake."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from image_pipeline import models
+from image_pipeline.common.errors import NetworkError
+from image_pipeline.modeling import networks
+
+MNIST = (1, 28, 28)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a folder of networks that holds the project's own, too."""
+    monkeypatch.setattr(models, "__path__", [str(tmp_path), *models.__path__])
+    shown = networks.names()
+    monkeypatch.setattr(networks, "FOLDER", tmp_path)
+    for name in shown:
+        (tmp_path / f"{name}.py").write_bytes(
+            (Path(models.__path__[1]) / f"{name}.py").read_bytes()
+        )
+    return tmp_path
+
+
+def write(folder: Path, name: str, body: str) -> str:
+    """Write a network whose forward is `body`; return its name."""
+    sys.modules.pop(f"{models.__name__}.{name}", None)
+    (folder / f"{name}.py").write_text(
+        "import torch\nfrom torch import nn\n\n\nclass Model(nn.Module):\n"
+        "    def __init__(self, shape, classes, *, width: int = 3, rate: float = 0.0):\n"
+        "        super().__init__()\n"
+        "        self.rates = torch.linspace(0, rate, 2).tolist()\n"
+        "        self.hidden = nn.LazyLinear(width)\n"
+        "        self.output = nn.Linear(width, classes)\n\n"
+        f"    def forward(self, images):\n        {body}\n"
+    )
+    return name
+
+
+def shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+
+
+def test_the_flagship_has_105214_weights() -> None:
+    model = networks.build("mlp", {}, MNIST, 10)
+    assert sum(weights.numel() for weights in model.parameters()) == 105_214
+    assert model.training
+    assert shapes(model) == {
+        "hidden.0.weight": (120, 784),
+        "hidden.0.bias": (120,),
+        "hidden.1.weight": (84, 120),
+        "hidden.1.bias": (84,),
+        "output.weight": (10, 84),
+        "output.bias": (10,),
+    }
+
+
+def test_the_perceptron_by_hand() -> None:
+    model = networks.build("mlp", {"hidden_sizes": [2]}, (1, 1, 2), 2)
+    model.load_state_dict(
+        {
+            "hidden.0.weight": torch.tensor([[1.0, 2.0], [-1.0, 0.0]]),
+            "hidden.0.bias": torch.tensor([0.5, 1.0]),
+            "output.weight": torch.tensor([[1.0, 10.0], [-2.0, 0.0]]),
+            "output.bias": torch.tensor([0.0, 3.0]),
+        }
+    )
+    # Hidden: 3 + 8 + 0.5 = 11.5, and -3 + 1 = -2, which ReLU makes 0. Logits: 11.5 and -23 + 3.
+    assert model(torch.tensor([[[[3.0, 4.0]]]])).tolist() == [[11.5, -20.0]]
+
+
+def test_a_convolutional_networks_weights() -> None:
+    model = networks.build("cnn", {"filters": [16, 64], "hidden_sizes": [48]}, MNIST, 10)
+    # 28 pixels become (28 - 5) // 2 + 1 = 12, and these (12 - 5) // 2 + 1 = 4.
+    assert shapes(model) == {
+        "convolutions.0.weight": (16, 1, 5, 5),
+        "convolutions.0.bias": (16,),
+        "convolutions.1.weight": (64, 16, 5, 5),
+        "convolutions.1.bias": (64,),
+        "hidden.0.weight": (48, 64 * 4 * 4),
+        "hidden.0.bias": (48,),
+        "output.weight": (10, 48),
+        "output.bias": (10,),
+    }
+
+
+@pytest.mark.parametrize("name", networks.names())
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32), (3, 97, 64)])
+@pytest.mark.parametrize("classes", [2, 100])
+def test_each_network_takes_images_of_any_size(
+    name: str, shape: tuple[int, int, int], classes: int
+) -> None:
+    model = networks.build(name, {}, shape, classes)
+    logits = model(torch.randn(4, *shape))
+    assert logits.shape == (4, classes)
+    logits.sum().backward()
+    assert all(weights.grad is not None for weights in model.parameters())
+
+
+def test_a_new_network_is_one_file(folder: Path) -> None:
+    name = write(folder, "fresh", "return self.output(self.hidden(images.flatten(1)).relu())")
+    assert name in networks.names()
+    model = networks.build(name, {"width": 5, "rate": 0.5}, (3, 4, 4), 7)
+    assert shapes(model)["hidden.weight"] == (5, 48)  # the lazy layer has got its shape
+    assert networks.first_layer(model, (3, 4, 4)) == "hidden.weight"
+    before = networks.source_hash(name)
+    write(folder, name, "return self.output(self.hidden(images.flatten(1)))")
+    assert networks.source_hash(name) != before
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"widht": 3}, "train.model.odd.widht: unknown option; the network takes width, rate"),
+        (
+            {"width": "3"},
+            "train.model.odd.width: 3 is not allowed: input should be a valid integer",
+        ),
+        ({"width": True}, "train.model.odd.width: True is not allowed: input should be a valid"),
+        ({"width": -3}, "train.model.odd: the network refuses these options for 2 classes and"),
+    ],
+)
+def test_options_that_a_network_does_not_take(
+    options: dict[str, object], said: str, folder: Path
+) -> None:
+    write(folder, "odd", "return self.output(self.hidden(images.flatten(1)))")
+    with pytest.raises(NetworkError) as caught:
+        networks.build("odd", options, (1, 4, 4), 2)
+    assert str(caught.value).startswith(said)
+    assert str(caught.value).isprintable()
+
+
+def test_where_a_network_fails_is_said(folder: Path) -> None:
+    write(folder, "failing", "return self.output(images)")
+    with pytest.raises(NetworkError, match=r"images of 1x4x4: .* \(src/.*failing.py, line 13\)$"):
+        networks.build("failing", {}, (1, 4, 4), 2)
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("return self.hidden(images.flatten(1))", r"for B = 2 it gave torch.float32 \[2, 3\]$"),
+        ("return [images]", r"\[B, 2\] for images \[B, 1, 4, 4\]; for B = 2 it gave list \[\]$"),
+        ("return self.output(self.hidden(images.flatten(1))).double()", "gave torch.float64"),
+    ],
+)
+def test_what_is_no_logits(body: str, said: str, folder: Path) -> None:
+    write(folder, "other", body)
+    with pytest.raises(NetworkError, match=said):
+        networks.build("other", {}, (1, 4, 4), 2)
+
+
+def test_a_name_without_a_network(folder: Path) -> None:
+    with pytest.raises(NetworkError) as caught:
+        networks.build("resnte", {}, MNIST, 10)
+    assert str(caught.value).startswith("train.model.name: there is no network `resnte` in ")
+    assert str(caught.value).endswith("; there are cnn, mlp, resnet")
+    (folder / "empty.py").write_text("")
+    with pytest.raises(NetworkError, match=r"empty.py: it has no `class Model\(nn.Module\)`$"):
+        networks.build("empty", {}, MNIST, 10)
+
+
+def test_images_too_small_for_the_blocks() -> None:
+    with pytest.raises(NetworkError, match="large enough for 2 blocks only"):
+        networks.build("cnn", {"filters": [8, 8, 8]}, MNIST, 10)
+    networks.build("cnn", {"filters": [8, 8, 8]}, (1, 29, 29), 10)
+
+
+def test_what_looks_at_the_pixels_first() -> None:
+    assert networks.first_layer(nn.Sequential(nn.Linear(784, 5)), MNIST) == "0.weight"
+    assert networks.first_layer(nn.Sequential(nn.Conv2d(1, 5, 3)), MNIST) == "0.weight"
+    assert networks.first_layer(nn.Sequential(nn.Linear(16, 5)), MNIST) is None  # of patches
+    assert networks.first_layer(nn.Sequential(nn.BatchNorm2d(1), nn.Conv2d(1, 5, 3)), MNIST) is None
+    assert networks.first_layer(nn.Sequential(nn.ReLU()), MNIST) is None

@@ -1,0 +1,29 @@
+"""The libraries that compute are a dependency of every stage; those that develop of none."""
+
+import re
+from pathlib import Path
+
+from project import Project
+
+
+def upgrade(lock: Path, package: str) -> None:
+    """Let the lock name another version of a package."""
+    text, count = re.subn(rf"^{package}==\S+", f"{package}==99.0", lock.read_text(), flags=re.M)
+    assert count == 1
+    lock.write_text(text)
+
+
+def test_what_computes_reruns_and_what_develops_does_not(project: Project) -> None:
+    project.run("dvc", "repro")
+    before = project.hashes()
+
+    upgrade(project.root / "requirements-dev.lock", "ruff")
+    project.set_params({"machine.cores": 1, "machine.checkpoint_every": 0})
+    assert "Running stage" not in project.run("dvc", "repro").stdout
+
+    upgrade(project.root / "requirements.lock", "torch")
+    done = project.run("dvc", "repro")
+    for stage in ("train", "evaluate", "plot"):
+        assert f"Running stage '{stage}'" in done.stdout
+    assert "is cached" not in done.stdout
+    assert project.hashes() == before

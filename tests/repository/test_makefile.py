@@ -1,0 +1,112 @@
+"""What the Makefile says of itself, and what its lock refuses."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from project import ROOT, Project, require
+
+MAKEFILE = (ROOT / "Makefile").read_text()
+LOCKS = [ROOT / "requirements.lock", ROOT / "requirements-dev.lock"]
+PROMISED = {"help", "setup", "demo", "repro", "test", "lint", "bench"}
+UNREACHABLE = ("error sending request", "failed to fetch", "dns error", "connection", "timed out")
+
+
+def phony_targets() -> set[str]:
+    return {
+        name
+        for line in re.findall(r"^\.PHONY:(.*)$", MAKEFILE, re.MULTILINE)
+        for name in line.split()
+    }
+
+
+def make(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["make", "--no-print-directory", *arguments],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("arguments", [[], ["help"]])
+def test_help_says_what_every_target_does(arguments: list[str]) -> None:
+    done = make(*arguments)
+    assert done.returncode == 0
+    listed = dict(re.findall(r"^make (\S+) +(\S.+)$", done.stdout, re.MULTILINE))
+    assert set(listed) == phony_targets()
+    assert set(listed) >= PROMISED
+    assert len(done.stdout.splitlines()) == len(listed)
+
+
+def test_every_target_sets_up_what_it_needs() -> None:
+    for name in phony_targets() - {"help"}:
+        rule = re.search(rf"^{name}: ([^#\n]*)##", MAKEFILE, re.MULTILINE)
+        assert rule, name
+        done = make("--dry-run", "--always-make", name)
+        assert done.returncode == 0, done.stderr
+        assert "pip sync" in done.stdout, name
+
+
+def test_too_old_a_python_is_named_before_anything_is_made(tmp_path: Path) -> None:
+    old = tmp_path / "python3.10"
+    old.write_text('#!/bin/sh\n[ "$1" = -V ] && echo "Python 3.10.13"\nexit 1\n')
+    old.chmod(0o755)
+    project = Project(tmp_path / "project")
+    done = make("setup", f"PYTHON={old}", cwd=project.root)
+    assert done.returncode == 2
+    assert f"Python 3.11 to 3.13 is needed, {old} is Python 3.10.13" in done.stdout
+    assert not (project.root / ".venv").exists()
+
+
+def requirements(lock: Path) -> list[str]:
+    """Return each requirement with its options, the continued lines joined."""
+    joined = lock.read_text().replace("\\\n", " ")
+    return [line for line in joined.splitlines() if line.strip() and not line.startswith("#")]
+
+
+@pytest.mark.parametrize("lock", LOCKS, ids=lambda path: path.name)
+def test_every_requirement_is_pinned_with_hashes_and_no_address_is_named(lock: Path) -> None:
+    lines = requirements(lock)
+    assert len(lines) > 30
+    for line in lines:
+        assert re.match(r"[A-Za-z0-9._-]+==\S+( ; [^#]+?)?( +--hash=sha256:[0-9a-f]{64})+ *$", line)
+    assert "://" not in lock.read_text()
+    assert "index-url" not in lock.read_text()
+
+
+def install(lock: Path, target: Path) -> subprocess.CompletedProcess[str]:
+    """Install a lock into a folder, as `make setup` does into .venv."""
+    return subprocess.run(
+        [
+            *("uv", "pip", "install", "--no-cache", "--no-deps", "--require-hashes"),
+            *("--python", sys.executable, "--target", str(target), "--requirement", str(lock)),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "UV_SYSTEM_CERTS": "true"},
+    )
+
+
+def test_a_file_with_another_hash_is_refused(tmp_path: Path) -> None:
+    (small,) = [line for line in requirements(LOCKS[1]) if line.startswith("iniconfig==")]
+    right, wrong = tmp_path / "right.lock", tmp_path / "wrong.lock"
+    right.write_text(f"{small}\n")
+    wrong.write_text(re.sub(r"(sha256:)[0-9a-f]{8}", r"\g<1>00000000", small) + "\n")
+
+    done = install(right, tmp_path / "right")
+    offline = any(word in done.stderr.lower() for word in UNREACHABLE)
+    require(done.returncode == 0 or not offline, "a package registry")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "right/iniconfig/__init__.py").exists()
+
+    done = install(wrong, tmp_path / "wrong")
+    assert done.returncode != 0
+    assert "hash mismatch" in done.stderr.lower()
+    assert not (tmp_path / "wrong/iniconfig").exists()

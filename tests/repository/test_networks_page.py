@@ -1,0 +1,55 @@
+"""docs/networks.md: its example is a whole network, its table has each, what it links exists."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from image_pipeline.modeling import networks
+from project import ROOT, Project
+
+PAGE = ROOT / "docs" / "networks.md"
+TEXT = PAGE.read_text(encoding="utf-8")
+[EXAMPLE] = re.findall(r"^```python\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
+
+
+def test_the_example_is_trained_by_its_name_alone(tmp_path: Path) -> None:
+    small = {"download.dataset": "digits", "train.epochs": 6, "train.batch_size": 64}
+    project = Project(tmp_path / "project", small)
+    path = project.root / "src" / "image_pipeline" / "models" / "mixer.py"
+    path.write_text(EXAMPLE)
+    project.commit("a network")
+    done = project.run("dvc", "exp", "run", "-S", "train.model.name=mixer")
+    assert ", portable; models/model.safetensors" in done.stdout
+    assert "WARNING" not in done.stderr
+    accuracy = re.search(r"final test accuracy ([0-9.]+)%", done.stdout)
+    assert accuracy
+    assert float(accuracy[1]) > 80
+
+
+def test_its_options_do_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mixer.py").write_text(EXAMPLE)
+    monkeypatch.setattr(networks, "FOLDER", tmp_path)
+    monkeypatch.setattr(networks, "__path__", [str(tmp_path)])
+    model = networks.build("mixer", {"depth": 4, "width": 8}, (3, 32, 32), 10)
+    assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
+    assert sum(name.endswith("space.0.weight") for name, _ in model.named_parameters()) == 4
+    sys.modules.pop("image_pipeline.models.mixer")
+
+
+def test_the_example_is_in_the_projects_style(tmp_path: Path) -> None:
+    path = tmp_path / "mixer.py"
+    path.write_text(EXAMPLE)
+    for command in (["format", "--check"], ["check", "--ignore", "D102"]):
+        config = ["--config", str(ROOT / "pyproject.toml")]
+        subprocess.run(["ruff", *command, *config, str(path)], check=True)
+
+
+def test_its_table_has_each_network_and_every_file_it_links_exists() -> None:
+    assert sorted(re.findall(r"^\| `([a-z0-9_]+)` \|", TEXT, re.MULTILINE)) == networks.names()
+    linked = re.findall(r"\]\(([^)#:]+)\)", TEXT)
+    assert len(linked) > 2
+    assert all((PAGE.parent / name).exists() for name in linked)

@@ -1,0 +1,64 @@
+"""The split and the statistics, against values worked out by hand."""
+
+import json
+from pathlib import Path
+from unittest.mock import ANY
+
+import numpy as np
+import pytest
+
+from image_pipeline.datasets.base import RawSplit
+from image_pipeline.datasets.digits import Digits
+from image_pipeline.tensorizing.tensorize import PixelStatistics, tensorize
+from image_pipeline.tensors.tensor_files import read_split
+
+
+def whole(split: RawSplit) -> np.ndarray:
+    return np.concatenate(list(split.chunks()))
+
+
+def test_statistics_by_hand() -> None:
+    # Channel 0: 0, 0, 255, 255: mean 1/2, deviation 1/2. Channel 1: 51, 51, 51, 255: mean 0.4,
+    # deviation sqrt((3 * 0.2^2 + 0.6^2) / 4) = sqrt(0.12). Channel 2 is constant.
+    images = np.array(
+        [[[[0, 0]], [[51, 51]], [[102, 102]]], [[[255, 255]], [[51, 255]], [[102, 102]]]], np.uint8
+    )
+    statistics = PixelStatistics(3)
+    statistics.add(images[:1])
+    statistics.add(images[1:])
+    assert statistics.mean() == (0.5, 0.4, 0.4)
+    assert statistics.deviation() == (0.5, round(0.12**0.5, 8), 1.0)
+
+
+def test_tensorize_leaves_the_test_split_whole(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    Digits().fetch(raw, None)
+    paths = [tmp_path / f"{name}.safetensors" for name in ("train", "validation", "test")]
+    report, balance = tmp_path / "data.json", tmp_path / "balance.csv"
+    train_path, validation_path, test_path = paths
+    metrics = tensorize(
+        Digits(), "digits", raw, 0.1, 0, train_path, validation_path, test_path, report, balance
+    )
+    assert metrics["images"] == {"train": 1292, "validation": 145, "test": 360}
+    assert json.loads(report.read_text()) == metrics | {"pixels": ANY}
+    rows = [line.rsplit(",", 2) for line in balance.read_text().splitlines()]
+    assert rows[0] == ["class", "split", "images"]
+    assert sum(int(images) for _, _, images in rows[1:]) == 1797
+
+    train, validation, test = (read_split(path) for path in paths)
+    original, original_test = Digits().read(raw)
+    assert np.array_equal(test.images.numpy(), whole(original_test))
+    assert np.array_equal(test.labels.numpy(), original_test.labels)
+
+    def images_of(*arrays: np.ndarray) -> list[bytes]:
+        return sorted(image.tobytes() for array in arrays for image in array)
+
+    together = images_of(train.images.numpy(), validation.images.numpy())
+    assert together == images_of(whole(original))
+
+    # The statistics are the training images' alone, and the same in every file.
+    pixels = train.images.numpy() / 255
+    assert train.description.mean == pytest.approx([pixels.mean()])
+    assert train.description.std == pytest.approx([pixels.std()])
+    assert train.description == validation.description == test.description
+    assert train.description.class_names == tuple("0123456789")

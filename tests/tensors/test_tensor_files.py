@@ -1,0 +1,310 @@
+"""Tensorized splits that are not what they claim to be."""
+
+import json
+import struct
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.numpy import load_file, save
+
+from image_pipeline.common.errors import DataError, PipelineError
+from image_pipeline.tensors.tensor_files import (
+    METADATA_KEY,
+    Description,
+    count_images,
+    read_sample,
+    read_split,
+    writing_split,
+)
+
+quick = settings(derandomize=True, deadline=None, max_examples=200, database=None)
+REMEDY = "; run `dvc repro --force tensorize` to make it anew"
+DESCRIPTION: dict[str, Any] = {
+    "dataset": "toy",
+    "class_names": ["cat", "dog", "fox"],
+    "mean": [0.5],
+    "std": [0.25],
+}
+IMAGES = np.arange(4 * 6, dtype=np.uint8).reshape(4, 1, 2, 3)
+LABELS = np.array([0, 2, 1, 2], np.int64)
+
+
+def split(images: np.ndarray = IMAGES, labels: np.ndarray = LABELS, **description: object) -> bytes:
+    values = json.dumps(DESCRIPTION | description)
+    return save({"images": images, "labels": labels}, {METADATA_KEY: values})
+
+
+def raw(header: object, data: bytes = b"") -> bytes:
+    """Return a safetensors file of any header: JSON values, or the header's bytes."""
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + data
+
+
+def tensor(dtype: str, shape: list[int], start: int, end: int) -> dict[str, object]:
+    return {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
+
+
+def pair(images: dict[str, object], labels: dict[str, object]) -> dict[str, object]:
+    metadata = {METADATA_KEY: json.dumps(DESCRIPTION)}
+    return {"__metadata__": metadata, "images": images, "labels": labels}
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("tensors") / "split.safetensors"
+
+
+def refusal(path: Path, read: Callable[[Path], object]) -> str:
+    with pytest.raises(DataError) as caught:
+        read(path)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ")
+    assert message.isprintable()
+    assert len(message) < 500 + len(str(path))
+    return message.removeprefix(f"{path}: ")
+
+
+def read_some(path: Path) -> object:
+    return read_sample(path, [0, 3])
+
+
+def test_what_is_written_is_read(file: Path) -> None:
+    description = Description("toy", ("cat", "dog", "fox"), (0.5,), (0.25,))
+    with writing_split(file, 4, (1, 2, 3), "toy", description.class_names) as writer:
+        writer.append(IMAGES[:3], LABELS[:3].astype(np.uint8))
+        writer.append(IMAGES[3:], LABELS[3:])
+        writer.finish(description)
+    found = read_split(file)
+    assert np.array_equal(found.images.numpy(), IMAGES)
+    assert found.labels.tolist() == [0, 2, 1, 2]
+    assert found.description == description
+    assert found.shape == (1, 2, 3)
+    sample = read_sample(file, [3, 0])
+    assert np.array_equal(sample.images, IMAGES[[3, 0]])
+    assert sample.labels.tolist() == [2, 0]
+    assert sample.shape == (1, 2, 3)
+    assert read_sample(file, []).images.shape == (0, 1, 2, 3)
+    assert count_images(file) == 4
+
+
+@pytest.mark.parametrize("fault", ["too few", "too many", "another shape", "not finished"])
+def test_a_split_other_than_promised_is_not_written(fault: str, tmp_path: Path) -> None:
+    description = Description("toy", ("cat", "dog", "fox"), (0.5,), (0.25,))
+    images = IMAGES[:, :, :1] if fault == "another shape" else IMAGES
+    count = {"too few": 5, "too many": 3}.get(fault, 4)
+    path = tmp_path / "split.safetensors"
+    with (  # noqa: PT012 - any of them may find the fault
+        pytest.raises(ValueError, match=r"promised|labels|finished"),
+        writing_split(path, count, (1, 2, 3), "toy", description.class_names) as writer,
+    ):
+        writer.append(images, LABELS)
+        if fault != "not finished":
+            writer.finish(description)
+    assert not list(tmp_path.iterdir())
+
+
+LETTERS = st.characters(categories=["L", "N"])
+
+
+@given(
+    count=st.integers(1, 40),
+    shape=st.tuples(st.integers(1, 3), st.integers(1, 4), st.integers(1, 4)),
+    names=st.lists(st.text(LETTERS, max_size=9), min_size=2, unique=True),
+    mean=st.floats(0, 1),
+)
+@quick
+def test_any_split_is_read_back_by_safetensors_itself(
+    count: int, shape: tuple[int, int, int], names: list[str], mean: float, file: Path
+) -> None:
+    rng = np.random.default_rng(count)
+    images = rng.integers(0, 256, (count, *shape), np.uint8)
+    labels = rng.integers(0, len(names), count)
+    statistics = (round(mean, 8),) * shape[0], (round(mean, 8) or 1.0,) * shape[0]
+    description = Description("toy", tuple(names), *statistics)
+    with writing_split(file, count, shape, "toy", tuple(names)) as writer:
+        writer.append(images, labels)
+        writer.finish(description)
+    found = load_file(file)
+    assert found.keys() == {"images", "labels"}
+    assert np.array_equal(found["images"], images)
+    assert np.array_equal(found["labels"], labels)
+    assert read_split(file).description == description
+
+
+GOOD = split()
+U8, I64 = tensor("U8", [4, 1, 2, 3], 0, 24), tensor("I64", [4], 24, 56)
+DATA = IMAGES.tobytes() + LABELS.tobytes()
+TORN = "it is no valid safetensors file ("
+UNUSABLE = "its header or a value in it is unusable ("
+BAD: dict[str, tuple[bytes, str]] = {
+    "empty": (b"", TORN),
+    "short": (GOOD[:7], TORN),
+    "torn": (GOOD[:-1], TORN),
+    "oversized": (GOOD + b"?", TORN),
+    "another file": (b"PK\x03\x04" * 50, TORN),
+    "a huge header": (struct.pack("<Q", 1 << 62) + GOOD[8:], TORN),
+    "a header beyond the end": (struct.pack("<Q", 1 << 20) + GOOD[8:], TORN),
+    "no JSON": (raw(b"{images}", DATA), TORN),
+    "no UTF-8": (raw(b'{"\xff": 1}', DATA), TORN),
+    "no mapping": (raw([1, 2]), TORN),
+    "deep JSON": (raw(b'{"a":' * 50_000), TORN),
+    "overlapping": (raw(pair(U8, tensor("I64", [4], 16, 48)), DATA), TORN),
+    "beyond the end": (raw(pair(U8, tensor("I64", [9], 24, 96)), DATA), TORN),
+    "a hole": (raw(pair(U8, tensor("I64", [4], 32, 64)), DATA + bytes(8)), TORN),
+    "backwards": (raw(pair(U8, tensor("I64", [4], 56, 24)), DATA), TORN),
+    "another size": (raw(pair(U8, tensor("I64", [5], 24, 56)), DATA), TORN),
+    "a negative size": (raw(pair(U8, tensor("I64", [-4], 24, 56)), DATA), TORN),
+    "an overflowing size": (raw(pair(tensor("U8", [1 << 62] * 4, 0, 24), I64), DATA), TORN),
+    "an unknown dtype": (raw(pair(tensor("U9", [4, 1, 2, 3], 0, 24), I64), DATA), TORN),
+    "metadata that are no text": (raw({"__metadata__": {"a": 1}, "images": U8}, DATA), TORN),
+    "other tensors": (save({"a": IMAGES}), "it holds the tensors ['a'], not images and labels"),
+    "no tensors": (raw({}), "it holds the tensors [], not images and labels"),
+    "floats": (split(IMAGES.astype(np.float32)), "`images` is F32 [4, 1, 2, 3], not U8 of rank 4"),
+    "one image": (split(IMAGES[0]), "`images` is U8 [1, 2, 3], not U8 of rank 4"),
+    "a hundred dimensions": (raw(pair(tensor("U8", [1] * 100, 0, 1), I64), DATA), TORN),
+    "small labels": (split(labels=LABELS.astype(np.int32)), "`labels` is I32 [4], not I64"),
+    "a table of labels": (split(labels=LABELS[:, np.newaxis]), "`labels` is I64 [4, 1], not I64"),
+    "a label too few": (split(labels=LABELS[:3]), "(4, 1, 2, 3) images do not fit 3 labels"),
+    "nothing": (split(IMAGES[:0], LABELS[:0]), "(0, 1, 2, 3) images do not fit 0 labels"),
+    "no pixels": (split(IMAGES[:, :, :0]), "(4, 1, 0, 3) images do not fit 4 labels"),
+    "no images of enormous size": (
+        raw(pair(tensor("U8", [0, 1, 1 << 62, 2], 0, 0), tensor("I64", [0], 0, 0))),
+        "images do not fit 0 labels",
+    ),
+    "two channels": (split(IMAGES.reshape(4, 2, 1, 3)), "2 channels but 1 statistics"),
+    "no metadata": (save({"images": IMAGES, "labels": LABELS}), f"{UNUSABLE}KeyError"),
+    "metadata under another key": (
+        save({"images": IMAGES, "labels": LABELS}, {"other": "{}"}),
+        f"{UNUSABLE}KeyError",
+    ),
+    "metadata that are no JSON": (
+        save({"images": IMAGES, "labels": LABELS}, {METADATA_KEY: "{"}),
+        f"{UNUSABLE}JSONDecodeError",
+    ),
+    "deep metadata": (
+        save({"images": IMAGES, "labels": LABELS}, {METADATA_KEY: "[" * 100_000}),
+        f"{UNUSABLE}RecursionError",
+    ),
+    "a list of metadata": (
+        save({"images": IMAGES, "labels": LABELS}, {METADATA_KEY: "[]"}),
+        f"{UNUSABLE}TypeError",
+    ),
+    "no class names": (split(class_names=None), f"{UNUSABLE}TypeError"),
+    "one class": (split(class_names=["cat"]), "fewer than two classes"),
+    "a class twice": (split(class_names=["cat", "dog", "cat"]), "two classes of one name"),
+    "a class that is a number": (split(class_names=["cat", "dog", 3]), "a class name is not a wor"),
+    "half a character": (split(class_names=["a", "b", "\ud800"]), "a class name is not a word"),
+    "a line break": (split(class_names=["a", "b", "c\nd"]), "a class name is not a word"),
+    "no deviation": (split(std=[0.0]), "a standard deviation is not above 0"),
+    "a negative deviation": (split(std=[-1]), "a standard deviation is not above 0"),
+    "a NaN": (split(mean=[float("nan")]), "a mean is not finite"),
+    "an infinite deviation": (split(std=[float("inf")]), "a standard deviation is not above 0"),
+    "an enormous mean": (split(mean=[10**400]), f"{UNUSABLE}OverflowError"),
+    "a deviation too many": (split(std=[1, 1]), "means and standard deviations do not pair"),
+}
+BAD_LABELS = {
+    "a negative label": (split(labels=LABELS - 1), "labels run from -1 to 1, allowed is 0 to 2"),
+    "a label too high": (split(labels=LABELS + 1), "labels run from 1 to 3, allowed is 0 to 2"),
+    "an enormous label": (split(labels=LABELS << 60), "allowed is 0 to 2"),
+}
+
+
+@pytest.mark.parametrize("name", BAD | BAD_LABELS)
+@pytest.mark.parametrize("read", [read_split, read_some, count_images])
+def test_files_that_are_something_else(
+    name: str, read: Callable[[Path], object], file: Path
+) -> None:
+    content, cause = (BAD | BAD_LABELS)[name]
+    file.write_bytes(content)
+    if name in BAD_LABELS and read is count_images:
+        assert count_images(file) == 4
+        return
+    message = refusal(file, read)
+    assert cause in message
+    assert message.endswith(REMEDY)
+
+
+@pytest.mark.parametrize("read", [read_split, read_some, count_images])
+def test_what_is_not_a_file(read: Callable[[Path], object], tmp_path: Path) -> None:
+    path = tmp_path / "split.safetensors"
+    assert refusal(path, read) == "not found; run `dvc repro tensorize`"
+    path.symlink_to(tmp_path / "nowhere")
+    assert refusal(path, read) == "not found; run `dvc repro tensorize`"
+    path.unlink()
+    path.mkdir()
+    assert refusal(path, read) == f"cannot be read (it is a folder){REMEDY}"
+
+
+def test_images_that_are_not_there(file: Path) -> None:
+    file.write_bytes(GOOD)
+    for index in (4, 1 << 40, -1):
+        message = refusal(file, partial(read_sample, indices=[index]))
+        assert message.endswith(REMEDY)
+
+
+def valid_or_refused(path: Path) -> None:
+    for read in (read_split, read_some, count_images):
+        try:
+            read(path)
+        except PipelineError as error:
+            message = str(error)
+        else:
+            continue
+        assert message.startswith(f"{path}: ")
+        assert message.isprintable()
+
+
+@quick
+@given(content=st.binary(max_size=100), framed=st.booleans())
+def test_any_bytes(content: bytes, framed: bool, file: Path) -> None:
+    file.write_bytes(raw(content) if framed else content)
+    valid_or_refused(file)
+
+
+@quick
+@given(start=st.integers(0, len(GOOD)), length=st.integers(0, 8), put=st.binary(max_size=8))
+def test_any_damage(start: int, length: int, put: bytes, file: Path) -> None:
+    file.write_bytes(GOOD[:start] + put + GOOD[start + length :])
+    valid_or_refused(file)
+
+
+sizes = st.integers(-2, 30) | st.integers(0, 1 << 64)
+tensors = st.fixed_dictionaries(
+    {
+        "dtype": st.sampled_from(
+            ["U8", "I64", "U64", "F32", "BF16", "BOOL", "F8_E4M3", "C64", "F4", "F6_E2M3"]
+        ),
+        "shape": st.lists(sizes, max_size=5),
+        "data_offsets": st.tuples(sizes, sizes),
+    }
+)
+names = st.sampled_from(["images", "labels", "other"])
+headers = st.dictionaries(names, tensors | st.just(U8) | st.just(I64), max_size=3)
+
+
+@quick
+@given(header=headers, data=st.sampled_from([b"", DATA, DATA[:24]]))
+def test_any_header(header: dict[str, object], data: bytes, file: Path) -> None:
+    metadata = {"__metadata__": {METADATA_KEY: json.dumps(DESCRIPTION)}}
+    file.write_bytes(raw(metadata | header, data))
+    valid_or_refused(file)
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=3), inner),
+    max_leaves=5,
+)
+
+
+@quick
+@given(key=st.sampled_from(sorted(DESCRIPTION)), value=values)
+def test_any_description(key: str, value: Any, file: Path) -> None:
+    file.write_bytes(split(**{key: value}))
+    valid_or_refused(file)

@@ -1,0 +1,258 @@
+import hashlib
+import io
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import image_pipeline.modeling.model_file
+from image_pipeline.common.params import read_params
+from image_pipeline.tensors.tensor_files import Description, Split
+from image_pipeline.training import lanes
+from image_pipeline.training.checkpoint import DIGEST_BYTES, KEPT, CheckpointFile, result_key
+from image_pipeline.training.loop import Training
+from project import ROOT
+
+KEY = "0123456789abcdef" * 4
+STATE = {"model": {"weight": torch.arange(6.0).reshape(2, 3)}, "history": [{"epoch": 1}]}
+
+COMMITTED = read_params(ROOT / "params.yaml")
+PARAMS = COMMITTED.train.model_copy(update={"epochs": 4, "batch_size": 8, "learning_rate": 0.01})
+
+
+def make_training(**changes: Any) -> Training:
+    """Return a training of this machine's settings with changes."""
+    rng = np.random.default_rng(0)
+    description = Description("toy", ("a", "b", "c"), (0.5,), (0.3,))
+    train, validation = (
+        Split(
+            torch.from_numpy(rng.integers(0, 256, (count, 1, 5, 5), np.uint8)),
+            torch.from_numpy(rng.integers(0, 3, count)),
+            description,
+        )
+        for count in (30, 9)
+    )
+    machine = COMMITTED.machine.model_copy(update={"cores": 1} | changes)
+    return Training(train, validation, PARAMS, machine)
+
+
+def train(checkpoint: CheckpointFile, stop_after: int | None = None, **changes: Any) -> Training:
+    """Train; stop as a kill would, after so many epochs and their checkpoints."""
+    training = make_training(**changes)
+    for history in training.run(checkpoint):
+        if len(history) == stop_after:
+            break
+    return training
+
+
+def assert_same(one: Training, other: Training) -> None:
+    assert one.history == other.history
+    for name, tensor in one.model.state_dict().items():
+        assert torch.equal(tensor, other.model.state_dict()[name]), name
+
+
+def seal(content: bytes) -> bytes:
+    return hashlib.sha256(content).digest() + content
+
+
+def sealed_save(value: object) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    return seal(buffer.getvalue())
+
+
+def test_a_state_comes_back_as_it_was(tmp_path: Path) -> None:
+    checkpoint = CheckpointFile(tmp_path, KEY)
+    assert checkpoint.load() is None
+    checkpoint.save(STATE)
+    state = checkpoint.load()
+    assert state is not None
+    assert torch.equal(state["model"]["weight"], torch.arange(6.0).reshape(2, 3))
+    assert state["history"] == [{"epoch": 1}]
+    assert [path.name for path in tmp_path.iterdir()] == [f"{KEY[:32]}.checkpoint"]
+    checkpoint.remove()
+    assert list(tmp_path.iterdir()) == []
+    checkpoint.remove()  # again: nothing to do
+
+
+def test_the_file_begins_with_the_digest_of_the_rest(tmp_path: Path) -> None:
+    checkpoint = CheckpointFile(tmp_path, KEY)
+    checkpoint.save(STATE)
+    content = checkpoint.path.read_bytes()
+    assert hashlib.sha256(content[DIGEST_BYTES:]).digest() == content[:DIGEST_BYTES]
+
+
+@pytest.mark.parametrize("kept", [0, 1, 31, 32, 33, 100, 0.5, -1])
+def test_a_truncated_file_is_reported_and_ignored(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], kept: float
+) -> None:
+    checkpoint = CheckpointFile(tmp_path, KEY)
+    checkpoint.save(STATE)
+    content = checkpoint.path.read_bytes()
+    checkpoint.path.write_bytes(content[: int(len(content) * kept) if kept == 0.5 else int(kept)])
+    assert checkpoint.load() is None
+    assert capfd.readouterr().err == (
+        f"WARNING: {checkpoint.path}: this checkpoint is torn; it is ignored and training starts "
+        "from the beginning.\n"
+    )
+
+
+@pytest.mark.parametrize("place", [0, 31, 32, 200, -1])
+def test_a_flipped_bit_is_reported_and_ignored(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], place: int
+) -> None:
+    checkpoint = CheckpointFile(tmp_path, KEY)
+    checkpoint.save(STATE)
+    content = bytearray(checkpoint.path.read_bytes())
+    content[place] ^= 4
+    checkpoint.path.write_bytes(content)
+    assert checkpoint.load() is None
+    assert "this checkpoint is torn" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (seal(b""), "no checkpoint of this pipeline (EOFError)"),
+        (seal(b"hello"), "no checkpoint of this pipeline ("),
+        (sealed_save([1]), "no checkpoint of this pipeline (TypeError)"),
+        (sealed_save({"state": {}}), "no checkpoint of this pipeline (KeyError)"),
+        (sealed_save({"key": KEY, "state": 7}), "no checkpoint of this pipeline (TypeError)"),
+        (sealed_save({"key": "f" * 64, "state": STATE}), "of another run"),
+        # Pickles of arbitrary classes are never built: that would run code of the file's choice.
+        (sealed_save({"key": KEY, "state": {"x": Path()}}), "(UnpicklingError)"),
+    ],
+    ids=["empty", "text", "list", "no key", "state is 7", "other key", "class"],
+)
+def test_a_foreign_file_is_reported_and_ignored(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], content: bytes, reason: str
+) -> None:
+    checkpoint = CheckpointFile(tmp_path, KEY)
+    checkpoint.path.write_bytes(content)
+    assert checkpoint.load() is None
+    said = capfd.readouterr().err
+    assert reason in said
+    assert said.count("\n") == 1
+
+
+def test_a_folder_in_its_place_is_an_error_that_names_it(tmp_path: Path) -> None:
+    checkpoint = CheckpointFile(tmp_path, KEY)
+    checkpoint.path.mkdir()
+    with pytest.raises(IsADirectoryError) as caught:
+        checkpoint.load()
+    assert str(caught.value.filename) == str(checkpoint.path)
+
+
+def test_abandoned_checkpoints_do_not_pile_up(tmp_path: Path) -> None:
+    now = time.time()
+    for age in range(6):
+        path = tmp_path / f"{age:032x}.checkpoint"
+        path.write_bytes(b"")
+        os.utime(path, (now - 100 - age, now - 100 - age))
+    (tmp_path / f"{7:032x}.checkpoint.partial").write_bytes(b"of a killed run")
+    checkpoint = CheckpointFile(tmp_path, KEY)
+    checkpoint.save(STATE)
+    newest = [f"{age:032x}.checkpoint" for age in range(KEPT - 1)]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [*newest, checkpoint.path.name]
+
+
+def test_the_key_tells_settings_data_and_code_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, script, module = tmp_path / "data", tmp_path / "script.py", tmp_path / "module.py"
+    for path in (data, script, module):
+        path.write_bytes(b"1")
+    monkeypatch.setattr(image_pipeline.modeling.model_file, "__file__", str(module))
+
+    def key(**settings: int) -> str:
+        return result_key({"epochs": 3, **settings}, [data], [script])
+
+    keys = {key()}
+    assert key() in keys  # the same again
+    assert len(key()) == 64
+    keys.add(key(epochs=4))
+    for path in (data, script, module):
+        path.write_bytes(b"2")
+        keys.add(key())
+    assert len(keys) == 5
+
+
+@pytest.mark.parametrize("stop_after", [1, 2, 3])
+@pytest.mark.parametrize("schedule", ["one_cycle", "constant"])
+def test_a_resumed_training_ends_in_the_same_bits(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], stop_after: int, schedule: str
+) -> None:
+    whole = train(CheckpointFile(tmp_path / "a", KEY), schedule=schedule)
+    checkpoint = CheckpointFile(tmp_path / "b", KEY)
+    train(checkpoint, stop_after, schedule=schedule)
+    capfd.readouterr()
+    resumed = train(checkpoint, schedule=schedule)
+    going_on = f"train: going on after epoch {stop_after} from {checkpoint.path}\n"
+    assert capfd.readouterr().out.startswith(going_on)
+    assert_same(resumed, whole)
+    assert len(whole.history) == 4
+
+
+@pytest.mark.parametrize("numbers", [(3, 1), (1, 3), (3, 2)])
+def test_a_training_goes_on_with_another_number_of_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, numbers: tuple[int, int]
+) -> None:
+    monkeypatch.setattr(lanes, "LANE_BYTES", 200)  # two images of 100 bytes: four lanes
+    monkeypatch.setattr(lanes, "LEAST_IMAGES", 2)
+    monkeypatch.setattr("image_pipeline.training.loop.available_cores", lambda: 8)
+    whole = train(CheckpointFile(tmp_path / "b", KEY))
+    assert whole.lanes == 4
+    checkpoint = CheckpointFile(tmp_path / "c", KEY)
+    train(checkpoint, stop_after=2, cores=numbers[0])
+    assert_same(train(checkpoint, cores=numbers[1]), whole)
+
+
+@pytest.mark.parametrize(
+    ("every", "expected"), [(0, None), (1, 3), (2, 2), (3, 3), (4, None), (9, None)]
+)
+def test_checkpoint_every(tmp_path: Path, every: int, expected: int | None) -> None:
+    checkpoint = CheckpointFile(tmp_path, KEY)
+    train(checkpoint, stop_after=3, checkpoint_every=every)
+    state = checkpoint.load()
+    assert (len(state["history"]) if state else None) == expected
+
+
+MISFITS: dict[str, Any] = {
+    "no model": lambda state: state.pop("model"),
+    "no optimizer": lambda state: state.pop("optimizer"),
+    "no schedule": lambda state: state.pop("schedule"),
+    "schedule is none": lambda state: state.update(schedule=None),
+    "no history": lambda state: state.pop("history"),
+    "empty history": lambda state: state.update(history=[]),
+    "too long a history": lambda state: state.update(history=state["history"] * 4),
+    "other record": lambda state: state.update(history=[{"epoch": 1}]),
+    "weights of another shape": lambda state: state["model"].update(
+        {"output.bias": torch.zeros(7)}
+    ),
+    "other groups of weights": lambda state: state["optimizer"].update(param_groups=[]),
+    "weights that are none": lambda state: state.update(model=3),
+}
+
+
+@pytest.mark.parametrize("spoil", MISFITS.values(), ids=MISFITS.keys())
+def test_a_state_that_does_not_fit_is_reported_and_training_starts_anew(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], spoil: Any
+) -> None:
+    checkpoint = CheckpointFile(tmp_path / "b", KEY)
+    train(checkpoint, stop_after=1)
+    state = checkpoint.load()
+    assert state is not None
+    spoil(state)
+    checkpoint.save(state)
+    capfd.readouterr()
+    training = train(checkpoint)
+    captured = capfd.readouterr()
+    assert f"WARNING: {checkpoint.path}: this checkpoint is not of this training's form (" in (
+        captured.err
+    )
+    assert "going on" not in captured.out
+    assert_same(training, train(CheckpointFile(tmp_path / "a", KEY)))
