@@ -58,7 +58,7 @@ def augmentation_timer() -> Callable[[], float]:
 
     from image_pipeline.common.params import read_params
     from image_pipeline.training.augmentation import augment
-    from image_pipeline.training.loop import BLOCK_BYTES
+    from image_pipeline.training.batches import BLOCK_BYTES
 
     params = read_params().train.augmentation
     rng = np.random.default_rng(0)

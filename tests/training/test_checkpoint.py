@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import image_pipeline.modeling.model_file
 from image_pipeline.common.params import read_params
@@ -86,14 +88,14 @@ def test_the_file_begins_with_the_digest_of_the_rest(tmp_path: Path) -> None:
     assert hashlib.sha256(content[DIGEST_BYTES:]).digest() == content[:DIGEST_BYTES]
 
 
-@pytest.mark.parametrize("kept", [0, 1, 31, 32, 33, 100, 0.5, -1])
+@pytest.mark.parametrize("kept", [0, DIGEST_BYTES, -1])
 def test_a_truncated_file_is_reported_and_ignored(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], kept: float
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], kept: int
 ) -> None:
     checkpoint = CheckpointFile(tmp_path, KEY)
     checkpoint.save(STATE)
     content = checkpoint.path.read_bytes()
-    checkpoint.path.write_bytes(content[: int(len(content) * kept) if kept == 0.5 else int(kept)])
+    checkpoint.path.write_bytes(content[:kept])
     assert checkpoint.load() is None
     assert capfd.readouterr().err == (
         f"WARNING: {checkpoint.path}: this checkpoint is torn; it is ignored and training starts "
@@ -101,17 +103,29 @@ def test_a_truncated_file_is_reported_and_ignored(
     )
 
 
-@pytest.mark.parametrize("place", [0, 31, 32, 200, -1])
-def test_a_flipped_bit_is_reported_and_ignored(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], place: int
-) -> None:
-    checkpoint = CheckpointFile(tmp_path, KEY)
-    checkpoint.save(STATE)
-    content = bytearray(checkpoint.path.read_bytes())
-    content[place] ^= 4
-    checkpoint.path.write_bytes(content)
-    assert checkpoint.load() is None
-    assert "this checkpoint is torn" in capfd.readouterr().err
+quick = settings(derandomize=True, deadline=None, max_examples=100, database=None)
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> CheckpointFile:
+    return CheckpointFile(tmp_path_factory.mktemp("kept"), KEY)
+
+
+@quick
+@given(start=st.integers(0, 1500), length=st.integers(0, 9), new=st.binary(max_size=9))
+def test_any_damage_is_seen(start: int, length: int, new: bytes, kept: CheckpointFile) -> None:
+    kept.save(STATE)
+    content = kept.path.read_bytes()
+    changed = content[:start] + new + content[start + length :]
+    kept.path.write_bytes(changed)
+    assert (kept.load() is None) == (changed != content)
+
+
+@quick
+@given(content=st.binary(max_size=200))
+def test_any_content_with_a_digest_is_ignored(content: bytes, kept: CheckpointFile) -> None:
+    kept.path.write_bytes(seal(content))
+    assert kept.load() is None
 
 
 @pytest.mark.parametrize(
@@ -125,8 +139,9 @@ def test_a_flipped_bit_is_reported_and_ignored(
         (sealed_save({"key": "f" * 64, "state": STATE}), "of another run"),
         # Pickles of arbitrary classes are never built: that would run code of the file's choice.
         (sealed_save({"key": KEY, "state": {"x": Path()}}), "(UnpicklingError)"),
+        (sealed_save({"key": KEY, "state": {"x": np.zeros(2)}}), "(UnpicklingError)"),
     ],
-    ids=["empty", "text", "list", "no key", "state is 7", "other key", "class"],
+    ids=["empty", "text", "list", "no key", "state is 7", "other key", "class", "array"],
 )
 def test_a_foreign_file_is_reported_and_ignored(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], content: bytes, reason: str
@@ -181,23 +196,27 @@ def test_the_key_tells_settings_data_and_code_apart(
     assert len(keys) == 5
 
 
-@pytest.mark.parametrize("stop_after", [1, 2, 3])
-@pytest.mark.parametrize("schedule", ["one_cycle", "constant"])
-def test_a_resumed_training_ends_in_the_same_bits(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], stop_after: int, schedule: str
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Training:
+    """Return a training that nothing stopped."""
+    return train(CheckpointFile(tmp_path_factory.mktemp("whole"), KEY))
+
+
+def test_a_resumed_training_says_so_and_ends_in_the_same_bits(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], whole: Training
 ) -> None:
-    whole = train(CheckpointFile(tmp_path / "a", KEY), schedule=schedule)
-    checkpoint = CheckpointFile(tmp_path / "b", KEY)
-    train(checkpoint, stop_after, schedule=schedule)
+    """With other optimizers and schedules: in test_training.py."""
+    checkpoint = CheckpointFile(tmp_path, KEY)
+    train(checkpoint, stop_after=2)
     capfd.readouterr()
-    resumed = train(checkpoint, schedule=schedule)
-    going_on = f"train: going on after epoch {stop_after} from {checkpoint.path}\n"
+    resumed = train(checkpoint)
+    going_on = f"train: going on after epoch 2 from {checkpoint.path}\n"
     assert capfd.readouterr().out.startswith(going_on)
     assert_same(resumed, whole)
     assert len(whole.history) == 4
 
 
-@pytest.mark.parametrize("numbers", [(3, 1), (1, 3), (3, 2)])
+@pytest.mark.parametrize("numbers", [(3, 1), (1, 3)])
 def test_a_training_goes_on_with_another_number_of_processes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, numbers: tuple[int, int]
 ) -> None:
@@ -211,22 +230,17 @@ def test_a_training_goes_on_with_another_number_of_processes(
     assert_same(train(checkpoint, cores=numbers[1]), whole)
 
 
-@pytest.mark.parametrize(
-    ("every", "expected"), [(0, None), (1, 3), (2, 2), (3, 3), (4, None), (9, None)]
-)
-def test_checkpoint_every(tmp_path: Path, every: int, expected: int | None) -> None:
-    checkpoint = CheckpointFile(tmp_path, KEY)
-    train(checkpoint, stop_after=3, checkpoint_every=every)
-    state = checkpoint.load()
-    assert (len(state["history"]) if state else None) == expected
+def test_checkpoint_every(tmp_path: Path) -> None:
+    for every, expected in ((0, None), (1, 3), (2, 2), (4, None)):
+        checkpoint = CheckpointFile(tmp_path / str(every), KEY)
+        train(checkpoint, stop_after=3, checkpoint_every=every)
+        state = checkpoint.load()
+        assert (len(state["history"]) if state else None) == expected
 
 
 MISFITS: dict[str, Any] = {
     "no model": lambda state: state.pop("model"),
-    "no optimizer": lambda state: state.pop("optimizer"),
-    "no schedule": lambda state: state.pop("schedule"),
     "schedule is none": lambda state: state.update(schedule=None),
-    "no history": lambda state: state.pop("history"),
     "empty history": lambda state: state.update(history=[]),
     "too long a history": lambda state: state.update(history=state["history"] * 4),
     "other record": lambda state: state.update(history=[{"epoch": 1}]),
@@ -234,13 +248,12 @@ MISFITS: dict[str, Any] = {
         {"output.bias": torch.zeros(7)}
     ),
     "other groups of weights": lambda state: state["optimizer"].update(param_groups=[]),
-    "weights that are none": lambda state: state.update(model=3),
 }
 
 
 @pytest.mark.parametrize("spoil", MISFITS.values(), ids=MISFITS.keys())
 def test_a_state_that_does_not_fit_is_reported_and_training_starts_anew(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], spoil: Any
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], spoil: Any, whole: Training
 ) -> None:
     checkpoint = CheckpointFile(tmp_path / "b", KEY)
     train(checkpoint, stop_after=1)
@@ -255,4 +268,4 @@ def test_a_state_that_does_not_fit_is_reported_and_training_starts_anew(
         captured.err
     )
     assert "going on" not in captured.out
-    assert_same(training, train(CheckpointFile(tmp_path / "a", KEY)))
+    assert_same(training, whole)

@@ -15,6 +15,7 @@ from image_pipeline.common.params import AUGMENTATION_AMOUNTS, TrainParams, read
 from image_pipeline.modeling import networks
 from image_pipeline.models import mlp
 from image_pipeline.tensors.tensor_files import Description, Split
+from image_pipeline.training import batches as batches_module
 from image_pipeline.training import lanes
 from image_pipeline.training import loop as training
 from image_pipeline.training.checkpoint import CheckpointFile
@@ -154,7 +155,7 @@ def test_a_constant_schedule_is_constant(
 
 @pytest.mark.parametrize(
     ("epochs", "batch_size", "warmup"),
-    [(1, 1000, 0.25), (1, 30, 0.5), (4, 30, 0.25), (1, 8, 0.01), (1, 8, 0.99)],
+    [(1, 1000, 0.25), (1, 1000, 0.999999), (4, 30, 0.25), (1, 8, 1e-300), (1, 8, 0.99)],
 )
 def test_short_runs_can_be_scheduled(
     epochs: int,
@@ -173,8 +174,7 @@ def test_short_runs_can_be_scheduled(
 
 def batches(run: Training, epoch: int) -> list[tuple[Tensor, Tensor]]:
     """Return the images and labels of every batch, its lanes put together."""
-    if not hasattr(run, "_sums"):
-        run._share_sums()
+    run.gradients.make_room(1, run.lanes)
     found = []
     for batch in run._steps(epoch, 0):
         pieces = []
@@ -187,13 +187,15 @@ def batches(run: Training, epoch: int) -> list[tuple[Tensor, Tensor]]:
     return found
 
 
-@pytest.mark.parametrize("block_bytes", [1, 2000, 1 << 24])
-@pytest.mark.parametrize("batch_size", [1, 8, 29, 30, 1000])
+@pytest.mark.parametrize(
+    ("batch_size", "block_bytes"),
+    [(1, 2000), (8, 1), (29, 2000), (30, 1 << 24), (1000, 1 << 24)],
+)
 @pytest.mark.usefixtures("small_lanes")
 def test_every_image_is_seen_once_per_epoch_with_its_label(
     batch_size: int, block_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(batches_module, "BLOCK_BYTES", block_bytes)
     run = make_training(augmentation={**FLAT, "translation": 1e-9}, batch_size=batch_size, cores=1)
     orders = []
     for epoch in (1, 2):
@@ -215,29 +217,29 @@ def bits(run: Training) -> dict[str, bytes]:
     return {name: tensor.detach().numpy().tobytes() for name, tensor in tensors}
 
 
-@pytest.mark.parametrize("stop", [1, 3])
 @pytest.mark.parametrize(
-    "optimizer",
+    ("optimizer", "schedule", "stop"),
     [
-        {"name": "Adam", "Adam": {"betas": [0.9, 0.95]}},
-        {"name": "SGD", "SGD": {"momentum": 0.9, "nesterov": True, "weight_decay": 0.01}},
-        {"name": "AdamW"},
-        {"name": "NAdam"},
-        {"name": "RMSprop", "RMSprop": {"centered": True}},
-        {"name": "Adafactor"},
-        {"name": "ASGD"},
+        ({"name": "Adam", "Adam": {"betas": [0.9, 0.95]}}, "one_cycle", 1),
+        ({"name": "SGD", "SGD": {"momentum": 0.9, "nesterov": True}}, "one_cycle", 3),
+        ({"name": "NAdam"}, "constant", 2),
+        ({"name": "RMSprop", "RMSprop": {"centered": True}}, "constant", 3),
+        ({"name": "Adafactor"}, "one_cycle", 1),
+        ({"name": "ASGD"}, "constant", 1),
     ],
-    ids=lambda optimizer: optimizer["name"],
+    ids=lambda value: value["name"] if isinstance(value, dict) else str(value),
 )
 @pytest.mark.usefixtures("small_lanes")
 def test_a_resumed_run_ends_in_the_same_bits(
     optimizer: dict[str, object],
+    schedule: str,
     stop: int,
     own_network: dict[str, object],
     checkpoint: CheckpointFile,
     tmp_path: Path,
 ) -> None:
-    settings: dict[str, Any] = {"model": own_network, "optimizer": optimizer, "learning_rate": 0.01}
+    settings: dict[str, Any] = {"model": own_network, "optimizer": optimizer, "schedule": schedule}
+    settings["learning_rate"] = 0.01
     whole = make_training(**settings)
     list(whole.run(CheckpointFile(tmp_path / "other", "k" * 64)))
     assert whole.model.get_buffer("seen").item() > 0
@@ -309,8 +311,7 @@ def test_the_first_epochs_figures_by_hand(
     assert validation == pytest.approx(figures(run.validation.labels, 0.0))
 
 
-@pytest.mark.parametrize("value", ["nan", "inf"])
-@pytest.mark.parametrize(("epoch", "step"), [(1, 1), (2, 4)])
+@pytest.mark.parametrize(("epoch", "step", "value"), [(1, 1, "nan"), (2, 4, "inf")])
 def test_a_diverging_run_says_where_and_stops(
     epoch: int,
     step: int,
@@ -427,7 +428,7 @@ def test_the_first_lane_owns_the_buffers(
 def test_random_layers_draw_anew_for_each_step_and_lane() -> None:
     run = make_training(batch_size=8)
     run.lanes = 1
-    run._share_sums()
+    run.gradients.make_room(1, run.lanes)
     seeds = [next(batch.pieces[0])[2] for epoch in (1, 2) for batch in run._steps(epoch, 0)]
     assert len(set(seeds)) == 8
 

@@ -1,0 +1,126 @@
+"""Weights in memory that all processes share, and the sums of their gradients over the lanes.
+
+Each process adds up what its own lanes give, block by block, in the order of the tree (see
+`lanes`); the process that holds the optimizer adds up the blocks. All gradients of one sum lie in
+one flat array, so that adding two sums is one operation.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from image_pipeline.common.cores import DEVICE
+from image_pipeline.training.lanes import Block, add_up, blocks_of
+from image_pipeline.training.workers import shared_tensor
+
+CACHE_LINE = 16  # float32 values; no two weights share one
+
+
+def shared(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Return a tensor of zeros on the device; a CPU's is seen by all processes forked later."""
+    if DEVICE == "cpu":
+        return shared_tensor(shape, dtype)
+    return torch.zeros(shape, dtype=dtype, device=DEVICE)  # of the one process that uses it
+
+
+class Gradients:
+    """The gradients of some weights, which it moves to shared memory."""
+
+    def __init__(self, weights: Sequence[nn.Parameter]) -> None:
+        self._weights = weights
+        sizes = [-(-weight.numel() // CACHE_LINE) * CACHE_LINE for weight in weights]
+        self._starts = np.cumsum([0, *sizes]).tolist()
+        for weight in weights:
+            weight.data = weight.detach().clone()  # dense, where it was expanded
+        self._sums: list[list[Tensor]] = []  # by process, of each of its blocks
+        self._own_sums: dict[int, Tensor] = {}  # not yet handed on, by depth in the tree
+        self._views: dict[int, list[Tensor]] = {}  # of sums, by their address
+        for weight, space in zip(weights, self._split(self._room()), strict=True):
+            space.copy_(weight.detach())
+            weight.data = space
+
+    def make_room(self, processes: int, lanes: int) -> None:
+        """Make room for what each process hands on, for batches of so many lanes at most."""
+        counts = [lanes >> halvings for halvings in range(lanes.bit_length())]
+        self._sums = [
+            [
+                self._room()
+                for _ in range(max(len(blocks_of(process, processes, count)) for count in counts))
+            ]
+            for process in range(processes)
+        ]
+        self._own_sums, self._views = {}, {}
+
+    @property
+    def processes(self) -> int:
+        """How many processes there is room for."""
+        return len(self._sums)
+
+    def blocks(self, process: int, lanes: int) -> list[Block]:
+        """Return which of a batch's lanes a process computes."""
+        return blocks_of(process, self.processes, lanes)
+
+    def collect(self, process: int, lanes: int, learn: Callable[[int], None]) -> None:
+        """Have a process's lanes computed, and hand on the sum of each of its blocks.
+
+        Args:
+            process: which.
+            lanes: how many the batch has.
+            learn: leaves a lane's gradients with the weights, as `backward` does.
+        """
+        blocks = self.blocks(process, lanes)
+        for block, total in zip(blocks, self._sums[process], strict=False):
+            self._add_lanes(block, total, learn, depth=0)
+
+    def hand_over(self, lanes: int) -> None:
+        """Give each weight the sum of its gradients over a batch's lanes, for the optimizer."""
+        sums = {
+            block: total
+            for process, totals in enumerate(self._sums)
+            for block, total in zip(self.blocks(process, lanes), totals, strict=False)
+        }
+        gradients = self._views_of(add_up(sums, lanes))
+        for weight, gradient in zip(self._weights, gradients, strict=True):
+            weight.grad = gradient
+
+    def _add_lanes(
+        self, block: Block, out: Tensor, learn: Callable[[int], None], depth: int
+    ) -> None:
+        """Write the sum of a block's gradients to `out`, in the order of the tree."""
+        first, count = block
+        if count == 1:
+            learn(first)
+            self._take(out)
+            return
+        half = count // 2
+        self._add_lanes((first, half), out, learn, depth + 1)
+        if depth not in self._own_sums:
+            self._own_sums[depth] = torch.zeros_like(out)
+        self._add_lanes((first + half, half), self._own_sums[depth], learn, depth + 1)
+        out += self._own_sums[depth]
+
+    def _take(self, out: Tensor) -> None:
+        """Take the gradients from the weights."""
+        for weight, gradient in zip(self._weights, self._views_of(out), strict=True):
+            if weight.grad is None:  # it takes no part
+                gradient.zero_()
+            else:
+                gradient.copy_(weight.grad)
+            weight.grad = None
+
+    def _room(self) -> Tensor:
+        return shared((self._starts[-1],), torch.float32)
+
+    def _split(self, flat: Tensor) -> list[Tensor]:
+        """Return views of `flat` in the shapes of the weights, and in their order of axes."""
+        return [
+            flat[start : start + weight.numel()].as_strided(weight.shape, weight.stride())
+            for start, weight in zip(self._starts[:-1], self._weights, strict=True)
+        ]
+
+    def _views_of(self, flat: Tensor) -> list[Tensor]:
+        if flat.data_ptr() not in self._views:
+            self._views[flat.data_ptr()] = self._split(flat)
+        return self._views[flat.data_ptr()]
