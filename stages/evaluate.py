@@ -3,11 +3,7 @@
 Always computed with portable numerics: a model trained with fast ones is judged like any other.
 """
 
-import sys
-from itertools import chain
-from typing import TYPE_CHECKING
-
-from image_pipeline.common.stage import run_stage
+from image_pipeline.common.stage import TYPE_CHECKING, run_stage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,6 +13,9 @@ if TYPE_CHECKING:
 
 def main() -> None:
     # Here, not at the top: run_stage takes care of Ctrl-C and of errors first.
+    import sys
+    from itertools import chain
+
     from image_pipeline import numerics
     from image_pipeline.common import paths
     from image_pipeline.common.params import read_params

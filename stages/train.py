@@ -4,14 +4,14 @@ The validation split is scored after every epoch; plots/curves.png is redrawn as
 A killed run goes on from its last checkpoint and ends in the same bits.
 """
 
-import time
-from pathlib import Path
-
 from image_pipeline.common.stage import run_stage
 
 
 def main() -> None:
     # Here, not at the top: run_stage takes care of Ctrl-C and of errors first.
+    import time
+    from pathlib import Path
+
     from image_pipeline import numerics
     from image_pipeline.common import paths
     from image_pipeline.common.params import read_params
@@ -41,9 +41,9 @@ def main() -> None:
         scripts=[Path(__file__)],
     )
     checkpoint = CheckpointFile(paths.CHECKPOINTS, key)
-    curves = LiveCurves(paths.CURVES)
-    for history in training.run(checkpoint):
-        curves.update(history)
+    with LiveCurves(paths.CURVES) as curves:
+        for history in training.run(checkpoint):
+            curves.update(history)
 
     last = training.history[-1]
     why_not = "numerics: fast" if params.train.numerics == "fast" else ", ".join(training.unproved)

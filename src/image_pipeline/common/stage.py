@@ -1,8 +1,8 @@
 """What the five stage scripts have in common: --help, one-line errors, Ctrl-C, one run at a time.
 
-A stage script imports `run_stage` at its top and everything else of the package in its `main`, so
-that all of this holds while the libraries are imported, too: that is where a short stage spends
-most of its time.
+A stage script imports `run_stage` at its top and everything else in its `main`, so that all of this
+holds while the libraries are imported, too: that is where a short stage spends most of its time.
+For the same reason this module imports at its top only what the interpreter itself has imported.
 """
 
 import errno
@@ -10,14 +10,12 @@ import gc
 import os
 import signal
 import sys
-from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
-from typing import IO, NoReturn
 
-from image_pipeline.common.errors import PipelineError
-from image_pipeline.common.files import discard_partials
-from image_pipeline.common.paths import PARAMS
+TYPE_CHECKING = False  # not typing's: its import takes as long as all that is above
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import IO, NoReturn
 
 FREE_SPACE = "free some space, then run `dvc repro` again"
 GRANT_ACCESS = "make it readable and writable for you, then run `dvc repro` again"
@@ -46,15 +44,17 @@ RESTORE = (
 )
 
 
-def run_stage(main: Callable[[], None], description: str) -> None:
+def run_stage(main: "Callable[[], None]", description: str) -> None:
     """Run a stage's `main` as a command and end the process.
 
     Exit status: 0 on success, 2 for a mistake in params.yaml or on the command line, 130 after
     Ctrl-C, 143 after a request to terminate, 1 for every other failure a user can meet. A traceback
     is shown for a bug only.
     """
-    name = Path(sys.argv[0]).stem
+    name = os.path.basename(sys.argv[0]).removesuffix(".py")  # noqa: PTH119
     _end_on_signals(name)
+    from image_pipeline.common.errors import PipelineError
+
     _parse_arguments(name, description)
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(line_buffering=True)
@@ -84,7 +84,9 @@ def run_stage(main: Callable[[], None], description: str) -> None:
 
 
 def _parse_arguments(name: str, description: str) -> None:
-    import argparse  # here, because it takes longer than all the imports above
+    import argparse
+
+    from image_pipeline.common.paths import PARAMS
 
     parser = argparse.ArgumentParser(
         prog=f"python stages/{name}.py",
@@ -108,7 +110,8 @@ def _end_on_signals(name: str) -> None:
     def end(number: int, _frame: object) -> None:
         for each in endings:
             signal.signal(each, signal.SIG_IGN)  # a second Ctrl-C adds nothing
-        discard_partials()
+        if files := sys.modules.get("image_pipeline.common.files"):
+            files.discard_partials()
         _say(f"{name}: error: {endings[signal.Signals(number)]}; run `dvc repro` to go on")
         os._exit(128 + number)  # as shells report it
 
@@ -117,7 +120,7 @@ def _end_on_signals(name: str) -> None:
             signal.signal(number, end)
 
 
-def _wait_for_turn(name: str) -> IO[bytes] | None:
+def _wait_for_turn(name: str) -> "IO[bytes] | None":
     """Wait until no other run of this stage is at work in this folder, and keep others waiting.
 
     Two runs at once would write the same files: a second one started by hand, or one that went on
@@ -128,7 +131,7 @@ def _wait_for_turn(name: str) -> IO[bytes] | None:
         return None
     import fcntl
 
-    script = Path(sys.argv[0]).open("rb")  # noqa: SIM115 - open, and so locked, until the end
+    script = open(sys.argv[0], "rb")  # noqa: PTH123, SIM115 - open, and so locked, until the end
     try:
         fcntl.flock(script, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -140,6 +143,8 @@ def _wait_for_turn(name: str) -> IO[bytes] | None:
 
 
 def _out_of_memory(error: BaseException) -> str:
+    from image_pipeline.common.paths import PARAMS
+
     detail = str(error).strip().split("\n")[0] or type(error).__name__
     return (
         "out of memory: close other programs, or lower train.batch_size or the sizes in "
@@ -147,7 +152,7 @@ def _out_of_memory(error: BaseException) -> str:
     )
 
 
-def _fail(name: str, message: str, exit_code: int) -> NoReturn:
+def _fail(name: str, message: str, exit_code: int) -> "NoReturn":
     hint = RESTORE if os.environ.get("DVC_STAGE") else ""
     _say(f"{name}: error: {message}{hint}")
     # Not sys.exit: a library's exit handlers can take seconds, or print, after a failure.

@@ -3,9 +3,11 @@
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Self
 
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from image_pipeline.common.files import write_bytes
 from image_pipeline.training.figures import BLUE, ORANGE, new_figure, save_figure
 from image_pipeline.training.history import EpochRecord
 
@@ -35,11 +37,24 @@ def draw_curves(path: Path, history: Sequence[EpochRecord]) -> None:
 
 
 class LiveCurves:
-    """Redraws the curves while training goes on, at most once a second and seldom enough."""
+    """Redraws the curves while training goes on, at most once a second and seldom enough.
+
+    As a context manager it brings the picture of before back where training fails.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._next = 0.0
+
+    def __enter__(self) -> Self:
+        self._before = self._path.read_bytes() if self._path.is_file() else None
+        return self
+
+    def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
+        if failure and self._before is not None:
+            write_bytes(self._path, self._before)
+        elif failure:
+            self._path.unlink(missing_ok=True)
 
     def update(self, history: Sequence[EpochRecord]) -> None:
         """Redraw, unless the last time was a moment ago."""
