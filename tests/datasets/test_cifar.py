@@ -57,9 +57,7 @@ def with_archive(dataset: Cifar, content: bytes, folder: Path) -> Cifar:
     folder.mkdir(exist_ok=True)
     path = folder / dataset._archive.name
     path.write_bytes(content)
-    file = dataclasses.replace(
-        dataset._archive, md5=md5(path), sha256=None, size=len(content), timeout=None
-    )
+    file = dataclasses.replace(dataset._archive, md5=md5(path), sha256=None, size=len(content))
     return Cifar(
         file,
         dataset._folder,

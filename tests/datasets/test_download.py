@@ -351,13 +351,42 @@ def test_a_slow_trickle_is_left_for_the_next_mirror(
 
     monkeypatch.setattr(download, "SLOW_AFTER", 0.4)
     assert "too slow: " in failure(tmp_path, serve(trickle))
-    monkeypatch.setattr(download, "SLOW_AFTER", 60.0)
-    monkeypatch.setattr(download, "FILE_TIMEOUT", 0.4)
-    assert "not finished after 0 s" in failure(tmp_path, serve(trickle))
-    monkeypatch.setattr(download, "FILE_TIMEOUT", 600.0)
-    large = RemoteFile(NAME, hashlib.md5(CONTENT).hexdigest(), timeout=1.2)  # a time of its own
-    with pytest.raises(DownloadError, match="not finished after 1 s"):
-        fetch_files([large], [serve(trickle)], tmp_path, None)
+
+    def slackening(handler: BaseHTTPRequestHandler) -> None:
+        handler.wfile.write(OK + b"\r\n" + CONTENT[:-1000])
+        while not closing.wait(0.02):
+            handler.wfile.write(b"x")
+
+    # What came quickly before is no credit.
+    assert "too slow: " in failure(tmp_path, serve(slackening))
+
+
+def test_time_is_bounded_by_progress_alone(
+    tmp_path: Path, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def steady(handler: BaseHTTPRequestHandler) -> None:
+        handler.wfile.write(OK + b"\r\n")
+        for start in range(0, len(CONTENT), 20_000):
+            handler.wfile.write(CONTENT[start : start + 20_000])
+            time.sleep(0.1)
+
+    monkeypatch.setattr(download, "SLOW_AFTER", 0.2)
+    monkeypatch.setattr(download, "FILE_TIMEOUT", 0.4, raising=False)  # what once ended it
+    fetch(tmp_path, serve(steady))
+    assert (tmp_path / NAME).read_bytes() == CONTENT
+
+
+def test_a_file_may_have_as_many_bytes_as_it_is_allowed(
+    tmp_path: Path, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sha256 = hashlib.sha256(CONTENT).hexdigest()
+    few = RemoteFile(NAME, sha256=sha256, most_bytes=len(CONTENT) - 1)
+    with pytest.raises(DownloadError, match=f"longer than the expected {len(CONTENT) - 1} bytes"):
+        fetch_files([few], [serve(answer)], tmp_path, None)
+    monkeypatch.setattr(download, "MOST_BYTES", 1000)
+    enough = RemoteFile(NAME, sha256=sha256, most_bytes=len(CONTENT))
+    fetch_files([enough], [serve(answer)], tmp_path, None)
+    assert (tmp_path / NAME).read_bytes() == CONTENT
 
 
 def test_a_fault_that_passes_is_tried_a_second_time(tmp_path: Path, serve: Serve) -> None:

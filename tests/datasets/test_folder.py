@@ -10,7 +10,7 @@ import tarfile
 import threading
 import time
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -21,12 +21,19 @@ import pytest
 from PIL import Image
 
 from image_pipeline.common.errors import DataError, DownloadError, ParamsError, PipelineError
-from image_pipeline.common.params import DownloadFolderParams, TensorizeFolderParams
+from image_pipeline.common.params import (
+    DownloadFolderParams,
+    TensorizeFolderParams,
+    check_params,
+    read_params,
+)
+from image_pipeline.datasets import download
 from image_pipeline.datasets.base import RawSplit
-from image_pipeline.datasets.folder import Folder
-from image_pipeline.datasets.image_files.decoding import decode_all
+from image_pipeline.datasets.folder import NO_IMAGES, Folder
+from image_pipeline.datasets.image_files import archives, decoding
 from image_pipeline.datasets.image_files.pixels import PixelSettings
 from image_pipeline.tensorizing.tensorize import tensorize
+from project import ROOT, child_processes
 
 SIZE = 8
 
@@ -259,6 +266,31 @@ def test_a_class_without_a_readable_image_is_told(files: dict[str, bytes], tmp_p
     assert message.startswith("class c: none of its files is a readable image; add some, or remove")
 
 
+@pytest.mark.parametrize("unreadable", ["error", "skip"])
+@pytest.mark.parametrize("kind", ["folder", "tar.gz"])
+def test_a_class_folder_without_files_is_told(kind: str, unreadable: str, tmp_path: Path) -> None:
+    source = tmp_path / "images"
+    write(source, classes("a", "b"))
+    (source / "c" / "deeper").mkdir(parents=True)
+    (source / "a" / "empty").mkdir()
+    if kind == "tar.gz":
+        with tarfile.open(tmp_path / "images.tar.gz", "w:gz") as archive:
+            archive.add(source, "images")
+        source = tmp_path / "images.tar.gz"
+    dataset = make(source, unreadable=unreadable)
+    dataset.fetch(tmp_path / "raw", None)
+    told = "^class c: none of its files is a readable image; add some, or remove its folder$"
+    with pytest.raises(DataError, match=told):
+        dataset.read(tmp_path / "raw")
+
+
+def test_a_class_without_files_in_the_test_split_is_told(tmp_path: Path) -> None:
+    write(tmp_path / "images", under("train", "test") | {"train/fox/1.png": shade(1)})
+    (tmp_path / "images" / "test" / "fox").mkdir()
+    told = "class fox: none of its training or test files is a readable image; add some, or"
+    assert refusal({}, tmp_path).startswith(told)
+
+
 def test_nothing_but_useless_files_is_told(tmp_path: Path) -> None:
     files = {"a/1.png": b"", "b/1.png": b""}
     assert "2 of 2 files in" in refusal(files, tmp_path)
@@ -272,7 +304,7 @@ def test_a_raw_file_that_is_not_the_one_that_was_written(damage: str, tmp_path: 
     content = path.read_bytes()
     path.unlink()
     if damage != "missing":
-        path.write_bytes(content[:-2000] if damage == "cut" else b"x" * 600)
+        path.write_bytes(content[: len(content) // 4] if damage == "cut" else b"x" * 600)
     with pytest.raises(DataError, match=r"images\.tar: .*run `dvc repro --force download`$"):
         make(tmp_path / "images").read(path.parent)
 
@@ -352,6 +384,63 @@ def test_a_local_archive_is_checked(tmp_path: Path) -> None:
         make(tmp_path / "none.zip", sha256=right).fetch(tmp_path / "other", None)
 
 
+# The keys of params.yaml.
+
+
+def test_the_path_as_it_is_committed_stands_for_no_images(tmp_path: Path) -> None:
+    committed = read_params(ROOT / "params.yaml").download.folder
+    assert Path(committed.path) == NO_IMAGES
+    assert (ROOT / NO_IMAGES).is_file()
+    with pytest.raises(ParamsError) as caught:
+        make(committed.path).fetch(tmp_path / "raw", None)
+    assert str(caught.value) == (
+        "params.yaml: download.folder.path: images/README.md holds no images; put yours into "
+        "images/, one folder per class, and add `-S download.folder.path=images`, or name another "
+        "folder, or an archive"
+    )
+    assert not (tmp_path / "raw").exists()
+
+
+@pytest.mark.parametrize("sha256", ["", "0" * 64])
+def test_a_path_that_is_too_long_is_told(sha256: str, tmp_path: Path) -> None:
+    with pytest.raises(ParamsError) as caught:
+        make(tmp_path / ("x" * 300) / "y", sha256=sha256).fetch(tmp_path / "raw", None)
+    message = str(caught.value)
+    assert message.startswith("params.yaml: download.folder.path: ")
+    assert message.endswith(": File name too long; name a folder of images, or an archive")
+    assert message.isprintable()
+
+
+@pytest.mark.parametrize("url", ["http://[", "http://[::1", "https://?pets.zip", "http://:80/x"])
+def test_a_url_without_a_host_is_refused(url: str) -> None:
+    values = read_params(ROOT / "params.yaml").model_dump()
+    values["download"]["folder"] |= {"url": url, "sha256": "0" * 64}
+    with pytest.raises(ParamsError) as caught:
+        check_params(values, Path("params.yaml"))
+    assert str(caught.value) == (
+        f"params.yaml: download.folder.url: {url!r} is not allowed: it must be an http(s) address "
+        "with a host, or empty"
+    )
+
+
+def test_an_archive_from_a_url_may_be_as_large_as_archives_may_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    as_archive(classes("a", "b"), "tar", tmp_path / "images.tar")
+    content = (tmp_path / "images.tar").read_bytes()
+    sha256 = hashlib.sha256(content).hexdigest()
+    monkeypatch.setattr(download, "MOST_BYTES", 1000)  # of files of which nobody has told more
+    for name in ("images.tar", f"{'x' * 300}.tar"):
+        (tmp_path / name[-100:]).write_bytes(content)
+        source = make("unused", url=f"http://127.0.0.1:9/{name}", sha256=sha256)
+        source.fetch(tmp_path / "raw", str(tmp_path))
+        assert len(source.read(tmp_path / "raw")[0].labels) == 8
+    monkeypatch.setattr(archives, "MOST_BYTES", 1000)
+    monkeypatch.setattr(archives, "MOST_ENTRIES", 2)
+    with pytest.raises(DownloadError, match="longer than the expected 3048 bytes"):
+        source.fetch(tmp_path / "again", str(tmp_path))
+
+
 class _Handler(SimpleHTTPRequestHandler):
     def log_message(self, *_: object) -> None:
         pass
@@ -386,16 +475,13 @@ def test_an_archive_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert not list((tmp_path / "never").rglob("*.*"))
 
 
-def processes_with(word: str) -> list[str]:
-    """Return the ids of living processes on whose command line there is `word`."""
+def living(processes: list[int]) -> list[int]:
+    """Return those processes that have not ended, nor wait for somebody to take note of it."""
     found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
+    for process in processes:
         try:
-            if (
-                word in path.read_text()
-                and "Z" not in path.with_name("stat").read_text().split()[2]
-            ):
-                found.append(path.parent.name)
+            if Path(f"/proc/{process}/stat").read_text().rpartition(") ")[2][0] != "Z":
+                found.append(process)
         except OSError:
             continue
     return found
@@ -404,29 +490,26 @@ def processes_with(word: str) -> list[str]:
 DECODE_FOR_EVER = """
 import itertools, sys
 from pathlib import Path
+import numpy as np
 from image_pipeline.datasets.image_files import decoding
 from image_pipeline.datasets.image_files.pixels import PixelSettings
 
-task = decoding.Task(0, [512], [int(sys.argv[2])])
-with open(sys.argv[1], "rb") as tar, open(sys.argv[1] + ".pixels", "wb") as pixels:
-    settings = PixelSettings(1, int(sys.argv[3]), "pad")
-    results = decoding._in_processes(
-        itertools.repeat(task), settings, tar.fileno(), pixels.fileno(), 2
-    )
-    for _ in results:
+with open(sys.argv[1], "rb") as tar:
+    sizes = np.array([int(sys.argv[2])])
+    task = tar.fileno(), 0, np.array([512]), sizes, PixelSettings(1, 500, "pad")
+    for _ in decoding._in_processes(itertools.repeat(task), 2):
         print("decoded", flush=True)
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_no_process_outlives_the_one_that_started_it(number: int, tmp_path: Path) -> None:
     content = shade(7)
     write(tmp_path / "images", {"a/1.png": content, "b/1.png": content})
     make(tmp_path / "images").fetch(tmp_path, None)
-    size = str(500 + os.getpid() % 500)  # by which these processes are known from others
     command = [sys.executable, "-c", DECODE_FOR_EVER, str(tmp_path / "images.tar")]
     with subprocess.Popen(
-        [*command, str(len(content)), size],
+        [*command, str(len(content))],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -435,41 +518,61 @@ def test_no_process_outlives_the_one_that_started_it(number: int, tmp_path: Path
         assert process.stdout
         assert process.stderr
         assert process.stdout.readline() == "decoded\n"
-        mark = f'"size": {size}'
-        assert len(processes_with(mark)) == 2
+        children = child_processes(process.pid)
+        assert len(living(children)) == 2
         if number == signal.SIGINT:
             os.killpg(process.pid, number)  # as a terminal does
         else:
-            process.kill()
-        process.wait(60)
+            process.send_signal(number)
+        told = process.communicate(timeout=60)[1]
         deadline = time.monotonic() + 60
-        while processes_with(mark):
+        while living(children):
             assert time.monotonic() < deadline
         # Of Ctrl-C, only this process has anything to say.
-        assert process.stderr.read().count("Traceback") == (number == signal.SIGINT)
+        assert told.count("Traceback") == (number == signal.SIGINT)
 
 
-def test_a_process_that_is_killed_is_told(tmp_path: Path) -> None:
+def test_a_process_that_is_killed_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     content = shade(7)
     write(tmp_path / "images", {"a/1.png": content, "b/1.png": content})
     make(tmp_path / "images").fetch(tmp_path, None)
-    offsets, sizes = np.full(100_000, 512), np.full(100_000, len(content))
-    size = 4 + os.getpid() % 50
-
-    def kill_one() -> None:
-        while not (found := processes_with(f'"size": {size}')):
-            time.sleep(0.01)
-        os.kill(int(found[0]), signal.SIGKILL)
-
-    killer = threading.Thread(target=kill_one)
-    killer.start()
+    before = child_processes()
+    monkeypatch.setattr(decoding, "decode", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
     with (
         (tmp_path / "images.tar").open("rb") as tar,
         (tmp_path / "pixels").open("wb") as pixels,
-        pytest.raises(PipelineError, match=r"ended before its time \(status -9\), most likely for"),
+        pytest.raises(PipelineError, match="ended before its time, most likely for want of memory"),
     ):
-        decode_all(
-            tar.fileno(), offsets, sizes, PixelSettings(1, size, "pad"), pixels.fileno(), workers=2
+        decoding.decode_all(
+            tar.fileno(),
+            np.full(100_000, 512),
+            np.full(100_000, len(content)),
+            PixelSettings(1, 4, "pad"),
+            pixels,
+            workers=2,
         )
-    killer.join()
-    assert not processes_with(f'"size": {size}')
+    assert child_processes() == before
+
+
+def test_what_is_decoded_ahead_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory is flat in the number of images: no task is made before there is room for it."""
+    content, begun = shade(7), []
+    (tmp_path / "images").write_bytes(content)
+    monkeypatch.setattr(decoding, "TASK_IMAGES", 1)
+
+    def tasks(tar: int) -> Iterator[decoding.Task]:
+        for number in range(50):
+            begun.append(number)
+            yield (
+                tar,
+                number,
+                np.zeros(1, int),
+                np.array([len(content)]),
+                PixelSettings(1, 4, "pad"),
+            )
+
+    with (tmp_path / "images").open("rb") as tar:
+        for done, (pixels, failed) in enumerate(decoding._in_processes(tasks(tar.fileno()), 2)):
+            assert (pixels, failed) == (bytes([7]) * 16, [])
+            assert len(begun) - done <= 2 * decoding.TASKS_AHEAD + 1
+    assert len(begun) == 50

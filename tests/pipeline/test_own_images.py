@@ -4,6 +4,7 @@ They are MNIST's own, so that it is known what must arrive; where MNIST is not a
 that ship with scikit-learn.
 """
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -99,7 +100,7 @@ def test_an_experiment_on_them(
 ) -> None:
     root, known = folder
     before, copy = project.hashes(), project.copy_to(tmp_path / "copy")
-    command = "dvc exp run -S download.dataset=folder"
+    command = "dvc exp run -S download.dataset=folder -S download.folder.path=images"
     assert f"\n{command}\n" in (ROOT / "README.md").read_text()
     shutil.copytree(root, copy.root / "images", dirs_exist_ok=True)
     done = copy.run(*command.split(), "-S", "tensorize.folder.fit=crop")
@@ -168,6 +169,10 @@ def test_a_changed_folder_is_packed_anew(project: Project, tmp_path: Path) -> No
             Image.new("L", (9, 9), 20 * number).save(path)
     assert copy.git_status() == ""  # Git ignores all but the page that says what to put there
     copy.set_params({"download.dataset": "folder"})
+    done = copy.run("dvc", "repro", "tensorize", check=False)
+    assert "params.yaml: download.folder.path: images/README.md holds no images" in done.stderr
+    assert "Traceback" not in done.stderr
+    copy.set_params({"download.folder.path": "images"})
     copy.run("dvc", "repro", "tensorize")
     first = copy.hashes()["data/raw/images.tar"]
     (copy.root / "images" / ".DS_Store").write_bytes(b"?")
@@ -199,6 +204,28 @@ def test_a_changed_folder_is_packed_anew(project: Project, tmp_path: Path) -> No
     assert "; they are left out\n" in done.stderr
 
 
+def test_other_data_sets_do_not_depend_on_them(project: Project, tmp_path: Path) -> None:
+    copy = project.copy_to(tmp_path / "copy")
+    (copy.root / "images" / "cat").mkdir()
+    (copy.root / "images" / "cat" / "1.png").write_bytes(b"?")
+    assert "Running stage" not in copy.run("dvc", "repro").stdout
+
+
+def test_an_archive_from_a_url_needs_no_folder(project: Project, tmp_path: Path) -> None:
+    copy, served = project.copy_to(tmp_path / "copy"), tmp_path / "served"
+    for name in ("cat", "dog"):
+        (served / "pets" / name).mkdir(parents=True)
+        for number in range(10):
+            Image.new("L", (9, 9), 20 * number).save(served / "pets" / name / f"{number}.png")
+    archive = Path(shutil.make_archive(str(served / "pets"), "zip", served / "pets"))
+    digest = hashlib.sha256(archive.read_bytes()).hexdigest()
+    settings = {"url": "http://127.0.0.1:9/pets.zip", "sha256": digest}
+    copy.set_params({"download.dataset": "folder"})
+    copy.set_params({f"download.folder.{key}": value for key, value in settings.items()})
+    copy.run("dvc", "repro", "tensorize", env={"DATASET_MIRROR": str(served)})
+    assert counts(copy) == [14, 2, 4]
+
+
 def test_switching_back_to_mnist_restores_the_committed_hashes(tmp_path: Path) -> None:
     require(SHARED_MNIST.is_dir(), "a copy of MNIST in ../shared")
     images = tmp_path / "images"
@@ -210,7 +237,7 @@ def test_switching_back_to_mnist_restores_the_committed_hashes(tmp_path: Path) -
     project = Project(tmp_path / "project", params)
     project.run("dvc", "repro", "tensorize")
     assert (project.root / "data" / "raw" / "images.tar").exists()
-    project.set_params({"download.dataset": "mnist", "download.folder.path": "images"})
+    project.set_params({"download.dataset": "mnist", "download.folder.path": "images/README.md"})
     project.run("dvc", "repro", "tensorize", env={"DATASET_MIRROR": str(SHARED_MNIST)})
     yaml = YAML(typ="safe")
     found, committed = (

@@ -25,7 +25,6 @@ from image_pipeline.datasets.idx import REMEDY
 
 SHAPE = (3, 32, 32)  # of an image
 PIXELS = 3 * 32 * 32
-ARCHIVE_TIMEOUT = 3600.0  # seconds from one mirror; it has 170 MB
 MOST_NAMES = 1 << 14  # bytes of the file that has the classes' names
 
 
@@ -152,7 +151,6 @@ CIFAR10 = Cifar(
         md5="c32a1d4ab5d03f1284b67883e8d87530",
         sha256="c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
         size=170_052_171,
-        timeout=ARCHIVE_TIMEOUT,
     ),
     "cifar-10-batches-bin",
     "batches.meta.txt",
@@ -177,7 +175,6 @@ CIFAR100 = Cifar(
         md5="03b5dce01913d631647c71ecec9e9cb8",
         sha256="58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec",
         size=168_513_733,
-        timeout=ARCHIVE_TIMEOUT,
     ),
     "cifar-100-binary",
     "fine_label_names.txt",

@@ -1,8 +1,9 @@
 """Fetch files whose checksums are known from a list of mirrors that may be down, slow or wrong.
 
 Each mirror is asked in turn. Time is bounded from outside the network libraries, in whose own
-timeouts every address of a name and every byte counts anew; memory and disk are bounded by the
-file's known size. A file lands under its name only when its checksums are right.
+timeouts every address of a name and every byte counts anew: a file may take as long as it likes
+while it goes on. Memory and disk are bounded by its size. It lands under its name only when its
+checksum is right.
 """
 
 import hashlib
@@ -13,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NoReturn
@@ -27,17 +29,31 @@ from image_pipeline.common.files import PARTIAL_SUFFIX, replacing
 
 CONNECT_TIMEOUT = 4.0  # seconds, for each address of a name
 READ_TIMEOUT = 8.0  # seconds without a byte; also until the first one, name look-up and all
-FILE_TIMEOUT = 900.0  # seconds for one file from one mirror, unless the file has its own
-SLOWEST = 1024.0  # bytes per second on average, once the time below is over
+SLOWEST = 1024.0  # bytes per second, in every span of the time below
 SLOW_AFTER = 30.0  # seconds
 ATTEMPTS = 2  # per mirror, for faults that may pass
-PASSING = 2.0  # seconds; what took longer to fail is not tried a second time
 LONGEST_PAUSE = 5.0  # seconds; a server that asks for more is left for the next mirror
 PAUSE = 0.5  # seconds before a second attempt
 MOST_REDIRECTS = 5
-MOST_BYTES = 1 << 31  # of a file whose size nobody has told
+MOST_BYTES = 1 << 31  # of a file of which nobody has told more
 CHUNK = 1 << 16
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+# What the libraries raise, the first that fits: in words, and whether it may pass.
+FAULTS: tuple[tuple[tuple[type[Exception], ...], str, bool], ...] = (
+    (
+        (requests.exceptions.ProxyError,),
+        "no connection through the proxy that HTTP_PROXY or HTTPS_PROXY names: {}",
+        False,
+    ),
+    ((requests.ConnectionError,), "no connection ({})", True),
+    (
+        (urllib3.exceptions.LocationValueError, requests.RequestException),
+        "not a usable address or answer ({})",
+        False,
+    ),
+    ((urllib3.exceptions.HTTPError, http.client.HTTPException), "broke off ({})", True),
+    ((OSError, ValueError), "cannot be asked ({})", False),  # a certificate bundle is missing
+)
 
 
 @dataclass(frozen=True)
@@ -47,32 +63,31 @@ class RemoteFile:
     Attributes:
         name: as it is called on every mirror and here.
         md5: what its bytes must hash to, hexadecimal; this or the next must be known.
-        sha256: the same, stronger, where it is known.
-        size: in bytes, where it is known; else no more than `MOST_BYTES` are taken.
-        timeout: seconds for it from one mirror, where it is so large that it needs more than
-            `FILE_TIMEOUT`.
+        sha256: the same, stronger; where it is known, it is what counts.
+        size: in bytes, where it is known.
         url: where it is published under an address of its own, asked after the mirrors.
+        most_bytes: that are taken of it where its size is not known; else `MOST_BYTES`.
     """
 
     name: str
     md5: str | None = None
     sha256: str | None = None
     size: int | None = None
-    timeout: float | None = None
     url: str | None = None
+    most_bytes: int | None = None
 
     def __post_init__(self) -> None:
         if not (self.md5 or self.sha256):
             raise ValueError(f"no checksum of {self.name}")
 
-    @property
-    def most_bytes(self) -> int:
-        """How many bytes may come before it is clear that they are not this file's."""
-        return MOST_BYTES if self.size is None else self.size
+    def new_digest(self) -> "hashlib._Hash":
+        """Return what is to be given the bytes, and must then have the digest `expected`."""
+        return hashlib.sha256() if self.sha256 else hashlib.md5(usedforsecurity=False)
 
-    def has_digests(self, md5: str, sha256: str) -> bool:
-        """Tell whether bytes with these digests are this file's."""
-        return self.md5 in (None, md5) and self.sha256 in (None, sha256)
+    @property
+    def expected(self) -> str | None:
+        """See `new_digest`."""
+        return self.sha256 or self.md5
 
 
 class _FetchError(Exception):
@@ -147,48 +162,38 @@ def _fetch(file: RemoteFile, sources: Sequence[str], folder: Path, bar: "tqdm[No
     )
 
 
-def _receive(
-    file: RemoteFile,
-    source: str,
-    target: BinaryIO,
-    bar: "tqdm[NoReturn]",
-) -> None:
+def _receive(file: RemoteFile, source: str, target: BinaryIO, bar: "tqdm[NoReturn]") -> None:
     """Write the file's bytes to `target`; fail unless they are the right ones, and no more."""
-    digests = _md5(), hashlib.sha256()
-    received = 0
-    for chunk in _chunks(file, source):
+    if _is_url(source):
+        chunks = _in_time(_remote_chunks(_address(source, file), file))
+    elif SCHEME.match(source):
+        raise _FetchError("neither an http(s) address nor the path of a folder")
+    else:
+        chunks = _local_chunks(Path(source) / file.name)
+    digest, received = file.new_digest(), 0
+    most = file.size or file.most_bytes or MOST_BYTES
+    for chunk in chunks:
         received += len(chunk)
-        if received > file.most_bytes:
-            raise _FetchError(f"longer than the expected {file.most_bytes} bytes")
-        for digest in digests:
-            digest.update(chunk)
+        if received > most:
+            raise _FetchError(f"longer than the expected {most} bytes")
+        digest.update(chunk)
         target.write(chunk)
         bar.update(len(chunk))
     if file.size and received < file.size:
         raise _FetchError(f"ended after {received} of {file.size} bytes", again=PAUSE)
-    if not file.has_digests(*(digest.hexdigest() for digest in digests)):
+    if digest.hexdigest() != file.expected:
         raise _FetchError("its checksum is wrong: the mirror holds another file")
 
 
-def _chunks(file: RemoteFile, source: str) -> Iterator[bytes]:
-    if _is_url(source):
-        yield from _in_time(
-            _remote_chunks(_address(source, file), file), file.timeout or FILE_TIMEOUT
-        )
-    elif SCHEME.match(source):
-        raise _FetchError("neither an http(s) address nor the path of a folder")
-    else:
-        yield from _local_chunks(Path(source) / file.name)
-
-
-def _in_time(chunks: Iterator[bytes], timeout: float) -> Iterator[bytes]:
+def _in_time(chunks: Iterator[bytes]) -> Iterator[bytes]:
     """Pass on what a thread takes from `chunks`; fail when it is too slow.
 
     The timeouts of requests hold for one address of a name and for one byte: a name server that is
     silent, a name with many addresses, or a header that comes byte by byte outlasts them. A thread
-    that is given up ends with its next byte, its own timeout, or this process.
+    that is given up ends with its next byte, its own timeout, or this process. It waits until its
+    last chunks are taken, lest what nobody has written yet fill the memory.
     """
-    arrived: queue.SimpleQueue[bytes | Exception] = queue.SimpleQueue()
+    arrived: queue.Queue[bytes | Exception] = queue.Queue(maxsize=16)
     given_up = threading.Event()
 
     def work() -> None:
@@ -196,38 +201,38 @@ def _in_time(chunks: Iterator[bytes], timeout: float) -> Iterator[bytes]:
             for chunk in chunks:
                 arrived.put(chunk)
                 if given_up.is_set():
-                    break
+                    return
             arrived.put(b"")
         except Exception as error:  # raised again in the thread that waits for it
             arrived.put(error)
 
     threading.Thread(target=work, daemon=True).start()
-    start, received = time.monotonic(), 0
+    start, received, any_yet = time.monotonic(), 0, False
     try:
         while True:
             try:
                 item = arrived.get(timeout=READ_TIMEOUT)
             except queue.Empty:
-                what = "stalled" if received else "no answer"
+                what = "stalled" if any_yet else "no answer"
                 raise _FetchError(f"{what} within {READ_TIMEOUT:.0f} s") from None
             if isinstance(item, Exception):
                 raise item
             if not item:
                 return
             yield item
-            received += len(item)
+            received, any_yet = received + len(item), True
             elapsed = time.monotonic() - start
-            if elapsed > timeout:
-                raise _FetchError(f"not finished after {timeout:.0f} s")
-            if elapsed > SLOW_AFTER and received < SLOWEST * elapsed:
-                raise _FetchError(f"too slow: {received} bytes in {elapsed:.0f} s")
+            if elapsed > SLOW_AFTER:
+                if received < SLOWEST * elapsed:
+                    raise _FetchError(f"too slow: {received} bytes in {elapsed:.0f} s")
+                start, received = time.monotonic(), 0
     finally:
         given_up.set()
+        with suppress(queue.Empty):  # so that a thread that waits for room ends
+            arrived.get_nowait()
 
 
 def _remote_chunks(address: str, file: RemoteFile) -> Iterator[bytes]:
-    """Yield what is at `address`, up to the first chunk beyond the file's size."""
-    start = time.monotonic()
     try:
         with _Session() as session, _open(address, session) as response:
             length = response.headers.get("Content-Length", str(file.size))
@@ -235,29 +240,12 @@ def _remote_chunks(address: str, file: RemoteFile) -> Iterator[bytes]:
                 kind = response.headers.get("Content-Type", "unknown type")
                 found = one_line(f"{length} bytes of {kind}", 80)
                 raise _FetchError(f"{found}, not the expected {file.size} bytes: another file")
-            received, most = 0, file.most_bytes
             # read1 returns what has arrived: read would wait for a whole chunk, however slow.
-            while received <= most and (chunk := response.raw.read1(CHUNK, decode_content=False)):
-                received += len(chunk)
+            while chunk := response.raw.read1(CHUNK, decode_content=False):
                 yield chunk
-    except requests.ConnectTimeout:
-        raise _FetchError(f"no connection within {CONNECT_TIMEOUT:.0f} s") from None
-    except requests.Timeout:
-        raise _FetchError(f"no answer within {READ_TIMEOUT:.0f} s") from None
-    except requests.exceptions.ProxyError as error:
-        cause = f"the proxy that HTTP_PROXY or HTTPS_PROXY names: {_root_cause(error)}"
-        raise _FetchError(f"no connection through {cause}") from None
-    except requests.ConnectionError as error:
-        again = PAUSE if time.monotonic() - start < PASSING else None
-        raise _FetchError(f"no connection ({_root_cause(error)})", again) from None
-    except urllib3.exceptions.ReadTimeoutError:
-        raise _FetchError(f"stalled for {READ_TIMEOUT:.0f} s in mid-file") from None
-    except (urllib3.exceptions.LocationValueError, requests.RequestException) as error:
-        raise _FetchError(f"not a usable address or answer ({_root_cause(error)})") from None
-    except (urllib3.exceptions.HTTPError, http.client.HTTPException) as error:
-        raise _FetchError(f"broke off ({_root_cause(error)})", again=PAUSE) from None
-    except (OSError, ValueError) as error:  # such as a certificate bundle that is not there
-        raise _FetchError(f"cannot be asked ({_root_cause(error)})") from None
+    except tuple(kind for kinds, _, _ in FAULTS for kind in kinds) as error:
+        words, passing = next((w, p) for kinds, w, p in FAULTS if isinstance(error, kinds))
+        raise _FetchError(words.format(_root_cause(error)), PAUSE if passing else None) from None
 
 
 def _open(address: str, session: requests.Session) -> requests.Response:
@@ -266,7 +254,7 @@ def _open(address: str, session: requests.Session) -> requests.Response:
         response = session.get(
             address,
             stream=True,
-            timeout=(CONNECT_TIMEOUT, READ_TIMEOUT),
+            timeout=(CONNECT_TIMEOUT, 2 * READ_TIMEOUT),  # the latter ends a thread given up
             # The bytes as they are: no transfer compression that could hide a bomb.
             headers={"Accept-Encoding": "identity"},
         )
@@ -306,18 +294,12 @@ def _bad_status(response: requests.Response) -> _FetchError:
 
 def _is_right(path: Path, file: RemoteFile) -> bool:
     try:
-        if file.size is not None and path.stat().st_size != file.size:
+        if file.size not in (None, path.stat().st_size):
             return False
         with path.open("rb") as local:
-            if file.sha256:
-                return hashlib.file_digest(local, "sha256").hexdigest() == file.sha256
-            return hashlib.file_digest(local, _md5).hexdigest() == file.md5
+            return hashlib.file_digest(local, file.new_digest).hexdigest() == file.expected
     except OSError:
         return False
-
-
-def _md5() -> "hashlib._Hash":
-    return hashlib.md5(usedforsecurity=False)
 
 
 def _is_url(source: str) -> bool:
@@ -325,9 +307,7 @@ def _is_url(source: str) -> bool:
 
 
 def _address(source: str, file: RemoteFile) -> str:
-    if SCHEME.match(source) and not _is_url(source):
-        return source
-    if source == file.url:
+    if source == file.url or (SCHEME.match(source) and not _is_url(source)):
         return source
     return f"{source.rstrip('/')}/{file.name}" if _is_url(source) else str(Path(source) / file.name)
 

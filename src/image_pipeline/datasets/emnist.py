@@ -16,7 +16,6 @@ from image_pipeline.datasets.idx import ZipMember
 from image_pipeline.datasets.mnist import read_split
 
 ARCHIVE = "gzip.zip"
-ARCHIVE_TIMEOUT = 7200.0  # seconds from one mirror; it has 562 MB
 
 DIGITS = tuple(string.digits)
 DIGITS_AND_LETTERS = tuple(string.digits + string.ascii_uppercase + string.ascii_lowercase)
@@ -48,7 +47,7 @@ class Emnist:
         from torchvision.datasets import EMNIST
 
         address, name = EMNIST.url.rsplit("/", 1)
-        file = RemoteFile(name, EMNIST.md5, timeout=ARCHIVE_TIMEOUT)
+        file = RemoteFile(name, EMNIST.md5)
         fetch_files([file], [address], folder, mirror)
 
     def read(self, folder: Path) -> tuple[RawSplit, RawSplit]:

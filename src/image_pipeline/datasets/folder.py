@@ -5,14 +5,16 @@ counts as training images, because tensorize draws its validation split itself. 
 folders', sorted; folders inside a class's folder belong to the class.
 """
 
+import errno
 import hashlib
 import os
 import re
 import shutil
 import sys
+import tarfile
 import tempfile
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
@@ -24,11 +26,12 @@ from image_pipeline.common.errors import DataError, ParamsError, one_line
 from image_pipeline.common.params import DownloadFolderParams, TensorizeFolderParams
 from image_pipeline.datasets.base import RawSplit, images_per_chunk
 from image_pipeline.datasets.download import RemoteFile, fetch_files
-from image_pipeline.datasets.image_files.archives import pack
-from image_pipeline.datasets.image_files.tar_files import TarError, read_entries
+from image_pipeline.datasets.image_files.archives import most_packed_bytes, pack, read_tar
 from image_pipeline.datasets.splitting import draw
 
 FILE = "images.tar"
+NO_IMAGES = Path("images/README.md")  # the path while nobody has set one
+LONGEST_NAME = 100  # characters of a fetched archive's name that are kept
 FETCHED = "fetched"  # the folder for an archive that was fetched, until its images are in FILE
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 FIRST = 10  # files that an error names
@@ -72,6 +75,7 @@ class Folder:
         """
         if not self._source.url:
             path = Path(self._source.path)
+            _check_path(path)
             if self._source.sha256:
                 _check_digest(path, self._source.sha256)
             pack(path, folder / FILE)
@@ -82,8 +86,13 @@ class Folder:
                 "(`sha256sum` prints it)"
             )
         name = PurePosixPath(unquote(urlsplit(self._source.url).path)).name
-        name = re.sub(r"[^A-Za-z0-9._-]", "_", name).lstrip(".") or "archive"
-        archive = RemoteFile(name, sha256=self._source.sha256, url=self._source.url)
+        name = re.sub(r"[^A-Za-z0-9._-]", "_", name)[-LONGEST_NAME:].lstrip(".") or "archive"
+        archive = RemoteFile(
+            name,
+            sha256=self._source.sha256,
+            url=self._source.url,
+            most_bytes=most_packed_bytes(),
+        )
         fetch_files([archive], [], folder / FETCHED, mirror)
         pack(folder / FETCHED / name, folder / FILE)
         shutil.rmtree(folder / FETCHED)
@@ -101,11 +110,13 @@ class Folder:
 
         path, reading = folder / FILE, self._reading
         settings = PixelSettings(reading.channels, reading.image_size, reading.fit)
-        listed = _list_files(path)
-        layout = _read_layout(listed, self._source.url or self._source.path)
-        groups = np.frombuffer(listed.groups, np.int32)
-        labels, in_test = layout.labels[groups], layout.in_test[groups]
-        tried = np.flatnonzero((labels >= 0) & (np.frombuffer(listed.no_image, np.uint8) == 0))
+        names, places, folders = _list_files(path)
+        layout = _read_layout(folders, self._source.url or self._source.path)
+        meant = [layout.folders[name.rpartition("/")[0]] for name in names]
+        labels = np.array([label for label, _ in meant], np.int32)
+        in_test = np.array([test for _, test in meant], bool)
+        images = np.array([name.lower().endswith(SUFFIXES) for name in names], bool)
+        tried = np.flatnonzero((labels >= 0) & images)
 
         with path.open("rb") as tar, tempfile.TemporaryFile(dir=folder.parent) as decoded:
             room = max(1, len(tried) * settings.bytes_per_image)
@@ -113,10 +124,10 @@ class Folder:
                 os.posix_fallocate(decoded.fileno(), 0, room)  # a full disk is found out now
             failures = decode_all(
                 tar.fileno(),
-                np.frombuffer(listed.offsets, np.int64)[tried],
-                np.frombuffer(listed.sizes, np.int64)[tried],
+                places[tried, 0],
+                places[tried, 1],
                 settings,
-                decoded.fileno(),
+                decoded,
                 self._workers,
             )
             failed = np.frombuffer(failures.marks, np.uint8) != 0
@@ -128,7 +139,7 @@ class Folder:
         useless[tried[~failed]] = False
         if useless.any():
             causes = {int(tried[number]): why for number, why in failures.first}
-            told = self._tell_useless(path, labels, useless, causes)
+            told = self._tell_useless(names, labels, useless, causes)
             if reading.unreadable == "error":
                 raise DataError(
                     f"{told}. Take them out, or set tensorize.folder.unreadable to skip"
@@ -155,14 +166,14 @@ class Folder:
         return splits[0], splits[1]
 
     def _tell_useless(
-        self, path: Path, labels: np.ndarray, useless: np.ndarray, causes: dict[int, str]
+        self, names: list[str], labels: np.ndarray, useless: np.ndarray, causes: dict[int, str]
     ) -> str:
         """Name the first files that are of no use, with their causes, and count all."""
         first = np.flatnonzero(useless)[:FIRST].tolist()
         told = []
-        for number, name in zip(first, _names(path, first), strict=True):
+        for number in first:
             why = causes.get(number) or (NO_CLASS if labels[number] < 0 else NO_IMAGE)
-            told.append(f"{one_line(name, 100)} ({one_line(why, 160)})")
+            told.append(f"{one_line(names[number], 100)} ({one_line(why, 160)})")
         count = int(useless.sum())
         if count > len(first):
             told.append(f"and {count - len(first)} more")
@@ -170,63 +181,32 @@ class Folder:
         return f"{count} of {len(labels)} files in {where} cannot be used: {'; '.join(told)}"
 
 
-@dataclass
-class _Listed:
-    """The files in the tar file, in its order, some bytes for each.
+def _list_files(path: Path) -> tuple[list[str], np.ndarray, dict[str, None]]:
+    """Read the headers of the tar file that `fetch` wrote.
 
-    Attributes:
-        offsets, sizes: of their content.
-        groups: which of `folders` each is in.
-        no_image: 1 where a name does not end as an image's.
-        folders: the outermost two folders, or fewer, of a file.
+    Returns:
+        Of all files their names, and offset and size of their content, int64 `[N, 2]`; the folders
+        that hold files, and those that hold nothing.
     """
-
-    offsets: "array[int]"
-    sizes: "array[int]"
-    groups: "array[int]"
-    no_image: bytearray
-    folders: list[tuple[str, ...]]
-
-
-def _list_files(path: Path) -> _Listed:
-    """Read the headers of the tar file that `fetch` wrote."""
-    listed = _Listed(array("q"), array("q"), array("i"), bytearray(), [])
-    known: dict[str, int] = {}
-    for name, offset, size in _files(path):
-        above, _, last = name.rpartition("/")
-        group = known.get(above)
-        if group is None:
-            group = known[above] = len(listed.folders)
-            listed.folders.append(tuple(above.split("/")[:2]) if above else ())
-        listed.offsets.append(offset)
-        listed.sizes.append(size)
-        listed.groups.append(group)
-        listed.no_image.append(not last.lower().endswith(SUFFIXES))
-    return listed
-
-
-def _files(path: Path) -> Iterator[tuple[str, int, int]]:
-    """Yield name, offset and size of every file in the tar file that `fetch` wrote."""
+    names: list[str] = []
+    places: array[int] = array("q")
+    folders: dict[str, None] = {}
     try:
         with path.open("rb") as tar:
-            for entry in read_entries(tar.fileno()):
-                if entry.kind != "file":
-                    raise TarError(f"an entry that is {entry.kind}")
-                yield entry.name.decode(), entry.offset, entry.size
+            for entry in read_tar(tar):
+                folders[entry.name if entry.isdir() else entry.name.rpartition("/")[0]] = None
+                if entry.isreg():
+                    names.append(entry.name)
+                    places.extend((entry.offset_data, entry.size))
     except FileNotFoundError:
         raise DataError(f"{path}: not found; {REMEDY}") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); {REMEDY}") from None
-    except (TarError, UnicodeDecodeError) as error:
+    except tarfile.TarError as error:
         raise DataError(
             f"{path}: not as `download` writes it ({one_line(error)}); {REMEDY}"
         ) from None
-
-
-def _names(path: Path, numbers: list[int]) -> list[str]:
-    """Return the names of some files, by their numbers in order."""
-    wanted = set(numbers)
-    return [name for number, (name, _, _) in enumerate(_files(path)) if number in wanted]
+    return names, np.frombuffer(places, np.int64).reshape(-1, 2), folders
 
 
 @dataclass
@@ -235,24 +215,23 @@ class _Layout:
 
     Attributes:
         class_names: sorted.
-        labels: of each of the listed folders; -1 for one that is no class's.
-        in_test: whether each belongs to the test split.
+        folders: of each its label, -1 where it is no class's, and whether it is of the test split.
         has_test: whether there is a test split.
     """
 
     class_names: tuple[str, ...]
-    labels: np.ndarray
-    in_test: np.ndarray
+    folders: dict[str, tuple[int, bool]]
     has_test: bool
 
 
-def _read_layout(listed: _Listed, where: str) -> _Layout:
+def _read_layout(folders: Iterable[str], where: str) -> _Layout:
     """Tell splits and classes from the folders' names.
 
     Raises:
         DataError: they are not as they should be; says how.
     """
-    tops = sorted({folders[0] for folders in listed.folders if folders})
+    parts = {folder: folder.split("/") if folder else [] for folder in folders}
+    tops = sorted({names[0] for names in parts.values() if names})
     split = any(top.lower() in TRAIN for top in tops)
     has_test = any(top.lower() in TEST for top in tops)
     if has_test and not split:
@@ -263,12 +242,9 @@ def _read_layout(listed: _Listed, where: str) -> _Layout:
             f"{where}: the folder '{one_line(beside[0], 100)}' lies beside train/; only test/ and "
             "validation/ may: move or remove it"
         )
-    in_test: list[bool] = []
-    names: list[str | None] = []
-    for folders in listed.folders:
-        in_test.append(split and bool(folders) and folders[0].lower() in TEST)
-        names.append(folders[split] if len(folders) > split else None)
-    class_names = tuple(sorted({name for name in names if name is not None}))
+    named = {folder: names[split] for folder, names in parts.items() if len(names) > split}
+    tests = {folder for folder, names in parts.items() if names and names[0].lower() in TEST}
+    class_names = tuple(sorted(set(named.values())))
     for name in class_names:
         if not name.isprintable():
             raise DataError(f"{where}: the class name {name!a} does not print; rename it")
@@ -278,19 +254,20 @@ def _read_layout(listed: _Listed, where: str) -> _Layout:
             f"{where}: at least two folders, one per class, are expected; found: {found}"
         )
     if has_test:
-        sides: tuple[set[str], set[str]] = set(), set()
-        for folder, test in zip(names, in_test, strict=True):
-            if folder is not None:
-                sides[test].add(folder)
-        for name in sorted(sides[0] ^ sides[1]):
-            there, missing = ("train", "test") if name in sides[0] else ("test", "train")
+        in_test = {name for folder, name in named.items() if folder in tests}
+        in_train = {name for folder, name in named.items() if folder not in tests}
+        for name in sorted(in_train ^ in_test):
+            there, missing = ("train", "test") if name in in_train else ("test", "train")
             raise DataError(
                 f"{where}: the class '{one_line(name, 100)}' is in {there}/ but not in {missing}/; "
                 f"add images of it to {missing}/, or remove it from {there}/"
             )
     numbers = {name: number for number, name in enumerate(class_names)}
-    labels = [-1 if name is None else numbers[name] for name in names]
-    return _Layout(class_names, np.array(labels), np.array(in_test, bool), has_test)
+    meant = {
+        folder: (numbers[named[folder]] if folder in named else -1, folder in tests)
+        for folder in parts
+    }
+    return _Layout(class_names, meant, has_test)
 
 
 def _check_counts(labels: np.ndarray, class_names: tuple[str, ...], what: str) -> None:
@@ -315,6 +292,23 @@ def _split(
             yield np.asarray(pixels[positions[start : start + step]])
 
     return RawSplit(shape, labels.astype(np.uint32), chunks, skipped)
+
+
+def _check_path(path: Path) -> None:
+    key = "params.yaml: download.folder.path"
+    if path == NO_IMAGES:
+        raise ParamsError(
+            f"{key}: {path} holds no images; put yours into images/, one folder per class, and add "
+            "`-S download.folder.path=images`, or name another folder, or an archive"
+        )
+    try:
+        path.stat()
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            shown = one_line(path, 80)
+            raise ParamsError(
+                f"{key}: {shown}: {error.strerror}; name a folder of images, or an archive"
+            ) from None
 
 
 def _check_digest(path: Path, expected: str) -> None:

@@ -9,6 +9,7 @@ import struct
 import subprocess
 import sys
 import tarfile
+import tracemalloc
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,8 +20,7 @@ from hypothesis import strategies as st
 
 from image_pipeline.common.errors import DataError
 from image_pipeline.datasets.image_files import archives
-from image_pipeline.datasets.image_files.archives import pack
-from image_pipeline.datasets.image_files.tar_files import header, padding
+from image_pipeline.datasets.image_files.archives import pack, read_tar
 
 Make = Callable[[Path], object]
 FILES = {
@@ -40,6 +40,13 @@ def tree(folder: Path) -> dict[str, object]:
         content = path.read_bytes() if stat.S_ISREG(status.st_mode) else None
         found[str(path.relative_to(folder))] = (status.st_mode, status.st_mtime_ns, content)
     return found
+
+
+def header(name: str, size: int, kind: bytes = tarfile.REGTYPE) -> bytes:
+    """Return the header of a tar file's entry, all that is not said here being zero."""
+    info = tarfile.TarInfo(name)
+    info.size, info.type = size, kind
+    return info.tobuf(tarfile.GNU_FORMAT, "utf-8", "strict")
 
 
 def write_folder(path: Path, files: dict[str, bytes]) -> None:
@@ -130,11 +137,13 @@ MAKERS = dict(makers())
 @pytest.mark.parametrize("name", MAKERS)
 def test_the_same_files_give_the_same_bytes(name: str, raw: Path, tmp_path: Path) -> None:
     expected = b"".join(
-        header(file, len(content)) + content + padding(len(content))
+        header(file, len(content)) + content + bytes(-len(content) % 512)
         for file, content in sorted(FILES.items())
-    ) + bytes(1024)
+    )
     MAKERS[name](tmp_path / "source")
-    assert packed(tmp_path / "source", raw) == expected
+    found = packed(tmp_path / "source", raw)
+    assert len(found) == 10240
+    assert found == expected.ljust(10240, b"\0")
 
 
 def test_what_is_written_is_a_tar_file_to_others_too(raw: Path, tmp_path: Path) -> None:
@@ -244,11 +253,18 @@ def gzip_bomb(path: Path) -> None:
 
 def pax_bomb(path: Path) -> None:
     """A header that says of the next name that it has a gigabyte."""
-    block = bytearray(header("x", 1 << 30))
-    block[156:157] = b"x"
-    block[148:156] = b" " * 8
-    block[148:156] = b"%06o\0 " % sum(block)
-    path.write_bytes(bytes(block) + bytes(1024))
+    path.write_bytes(header("x", 1 << 30, b"x") + bytes(1024))
+
+
+def pax(kind: bytes, **facts: str) -> bytes:
+    """Return a header that tells more of the next entry (`x`), or of all (`g`)."""
+    bodies = [f" {key.replace('_', '.')}={value}\n" for key, value in facts.items()]
+    records = "".join(f"{len(body) + 2}{body}" for body in bodies).encode()  # of two digits each
+    return header("x", len(records), kind) + records + bytes(-len(records) % 512)
+
+
+def tar_of(*parts: bytes) -> Make:
+    return lambda path: path.write_bytes(b"".join(parts) + bytes(1024))
 
 
 def million_zip(path: Path) -> None:
@@ -359,6 +375,26 @@ HOSTILE: dict[str, tuple[Make, str]] = {
     "all together are a bomb": (overlapping_zip, "bytes unpack to beyond 100 times as much"),
     "a gzip bomb": (gzip_bomb, "unpack to more than 100 times as much, as no images do"),
     "a header that is a bomb": (pax_bomb, "a header of 1073741824 bytes at byte 512, too long"),
+    "a header that tells of itself": (
+        tar_of(*[header("x", 0, b"L")] * 5000),
+        "a header of 512 bytes at byte 32768, too long); get it again",
+    ),
+    "headers without an end": (
+        tar_of(header("x", 9, b"S")[:482] + b"\1" + bytes(29), b"\1" * 512 * 5000),
+        "no whole zip, tar or tar.gz file (",
+    ),
+    "a size below zero, in a longer header": (
+        tar_of(pax(b"x", size="-512"), header(ONE_MORE, 512), bytes(512)),
+        "(an entry of -512 bytes); get it again",
+    ),
+    "a sparse file by a longer header": (
+        tar_of(pax(b"x", GNU_sparse_map="0,1", GNU_sparse_size="9"), header(ONE_MORE, 0)),
+        BAD + "is a sparse file; leave it out",
+    ),
+    "a link that ends with a slash": (
+        tar_of(header("cat/", 0, tarfile.SYMTYPE)),
+        "entry 'cat/' is a symbolic link; put the file itself there",
+    ),
     "a file too large": (
         tar_claiming((1 << 30) + 1),
         BAD + "has 1073741825 bytes, more than 1073741824; leave it out",
@@ -398,18 +434,21 @@ HOSTILE: dict[str, tuple[Make, str]] = {
         "no whole archive (Bad CRC-32 for file",
     ),
     "half a zip": (cut(MAKERS["zip"], 0.5), "no whole archive (File is not a zip file); get it"),
-    "half a tar": (cut(MAKERS["GNU tar"], 0.2), "no whole zip, tar or tar.gz file (it ends at"),
+    "half a tar": (cut(MAKERS["GNU tar"], 0.2), "no whole zip, tar or tar.gz file (unexpected end"),
     "half a tar.gz": (cut(MAKERS["tar.gz"], 0.5), "no whole archive (Compressed file ended before"),
     "a tar without its end": (
         lambda path: path.write_bytes(header(ONE_MORE, 0)),
-        "(it ends at byte 512, before its end mark); get it again, or pack the folder anew",
+        "(no header and no end mark at byte 512); get it again, or pack the folder anew",
     ),
     "a size below zero": (
         patched(tar_claiming(8), b"00000000010", b"-0000000010", 1),
-        "no tar header at byte 0, where one is expected",
+        "no whole zip, tar or tar.gz file (bad checksum)",
     ),
-    "no archive": (lambda path: path.write_bytes(b"Dear reader" * 99), "no tar header at byte 0"),
-    "an empty file": (lambda path: path.touch(), "it ends at byte 0, before its end mark"),
+    "no archive": (
+        lambda path: path.write_bytes(b"Dear reader" * 99),
+        "tar.gz file (invalid header)",
+    ),
+    "an empty file": (lambda path: path.touch(), "no whole zip, tar or tar.gz file (empty file)"),
     "an archive without files": (lambda path: write_tar(path, {}), "there are no files in it; put"),
     "nothing": (lambda _: None, "not found; set download.folder.path to a folder of images"),
     "an empty folder": (lambda path: path.mkdir(), "there are no files in it; put images there"),
@@ -492,6 +531,66 @@ def test_a_million_entries_take_little_memory(make: Make, raw: Path, tmp_path: P
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     # In kilobytes. The list in the zip file has 67 MB; as Python's objects it would have 700.
     assert int(done.stdout) < 200_000
+
+
+def test_what_is_said_of_all_entries_is_not_kept(tmp_path: Path) -> None:
+    path = tmp_path / "source"
+    with path.open("wb") as file:
+        for number in range(300):
+            keys = {f"key{number:03}{key:03}": "x" * 50 for key in range(200)}
+            file.write(pax(b"g", **keys) + header(f"cat/{number}.png", 0))
+        file.write(bytes(1024))
+    with path.open("rb") as file:
+        tracemalloc.start()
+        assert sum(1 for _ in read_tar(file)) == 300
+        held = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert held < 1 << 20  # of 4 MB
+
+
+def test_folders_without_files_are_kept(raw: Path, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    write_folder(source, {f"pets/{name}": content for name, content in FILES.items()})
+    write_folder(source, {"pets/fox/.DS_Store": b"?", "pets/.git/x": b""})
+    (source / "pets" / "cat" / "deep" / "er").mkdir(parents=True)
+    (source / "pets" / "hen").mkdir()
+    expected = sorted([*FILES, "cat/deep/er", "fox", "hen"])
+    archived = tmp_path / "archive.tar.gz"
+    with tarfile.open(archived, "w:gz") as archive:
+        archive.add(source, "")
+    for path in (source, archived):
+        packed(path, raw)
+        with (raw / "images.tar").open("rb") as file:
+            found = {entry.name: entry.isdir() for entry in read_tar(file)}
+        assert list(found) == expected
+        assert [name for name in found if found[name]] == ["cat/deep/er", "fox", "hen"]
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_a_name_that_is_too_long_for_a_disk_does_no_harm_in_an_archive(
+    kind: str, raw: Path, tmp_path: Path
+) -> None:
+    files = {f"{'cat' * 100}/{'1' * 300}.png": b"one", "dog/1.png": b""}
+    (write_zip if kind == "zip" else write_tar)(tmp_path / "source", files)
+    packed(tmp_path / "source", raw)
+    with tarfile.open(raw / "images.tar") as archive:
+        assert archive.getnames() == sorted(files)
+
+
+def test_a_folder_that_is_too_deep_is_told(raw: Path, tmp_path: Path) -> None:
+    write_folder(tmp_path / "source", FILES)
+    before = Path.cwd()
+    try:
+        os.chdir(tmp_path / "source")
+        for _ in range(17):  # each step by a name of its own: the whole would be refused here, too
+            Path("x" * 250).mkdir()
+            os.chdir("x" * 250)
+    finally:
+        os.chdir(before)
+    told = "' has a path (longer than 4096 bytes|that is too long for this system); shorten it"
+    with pytest.raises(DataError, match=told) as caught:
+        pack(tmp_path / "source", raw / "images.tar")
+    assert str(caught.value).isprintable()
 
 
 def test_a_file_that_changes_meanwhile_is_told(

@@ -10,36 +10,31 @@ import errno
 import gzip
 import os
 import stat
+import tarfile
 import tempfile
 import unicodedata
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any, BinaryIO, Protocol, cast
+from typing import IO, Any, BinaryIO, cast
 
 from tqdm import tqdm
 
 from image_pipeline.common.errors import DataError, one_line
 from image_pipeline.common.files import replacing
-from image_pipeline.datasets.image_files.tar_files import (
-    BLOCK,
-    END,
-    MOST_NAME_BYTES,
-    TarError,
-    header,
-    padding,
-    read_entries,
-)
 
 MOST_ENTRIES = 500_000  # files and folders
 MOST_FILE_BYTES = 1 << 30  # of one file
 MOST_BYTES = 1 << 36  # of all files together: 64 GiB
 MOST_RATIO = 100  # bytes from one packed byte; images are packed already, and give one to four
 RATIO_FROM = 1 << 26  # bytes; no less is called a bomb
+MOST_NAME_BYTES = 4096  # of a path
 MOST_DIRECTORY_BYTES = 1 << 28  # of a zip file's list of its entries
+MOST_HEADER_BYTES = 1 << 15  # of all that a tar file says of one entry, a long name included
+BLOCK = 512  # of a tar file
 CHUNK = 1 << 18
 
 IGNORED = frozenset({"__macosx", "thumbs.db", "desktop.ini"})  # and all that begins with a dot
@@ -47,11 +42,22 @@ TOP_IGNORED = frozenset({"readme", "readme.md", "readme.txt", "readme.rst"})
 DRIVES = frozenset("abcdefghijklmnopqrstuvwxyz")
 ENCRYPTED = 0x2041  # flag bits of a zip entry: encrypted, strongly so, its headers masked
 KINDS = {
+    stat.S_IFREG: "file",
+    stat.S_IFDIR: "folder",
     stat.S_IFLNK: "a symbolic link",
     stat.S_IFBLK: "a device",
     stat.S_IFCHR: "a device",
     stat.S_IFIFO: "a fifo",
     stat.S_IFSOCK: "a socket",
+}
+TAR_KINDS = {
+    tarfile.DIRTYPE: "folder",
+    b"D": "folder",  # of GNU's incremental backups
+    tarfile.SYMTYPE: "a symbolic link",
+    tarfile.LNKTYPE: "a hard link",
+    tarfile.CHRTYPE: "a device",
+    tarfile.BLKTYPE: "a device",
+    tarfile.FIFOTYPE: "a fifo",
 }
 PACK_ANEW = "pack the folder anew from inside it"
 
@@ -77,64 +83,56 @@ class Entry:
     flaw: str = ""
 
 
-class Source(Protocol):
-    """Where files come from: each with its name, and then its content."""
-
-    def entries(self) -> Iterator[Entry]:
-        """Give every entry, in any order; the content of none is read."""
-
-    def content(self, entry: Entry) -> Iterator[bytes]:
-        """Read an entry's content, never more than its size and a chunk."""
+# Every entry of a source, in any order, without its content; and what opens an entry's content.
+Source = tuple[Iterator[Entry], Callable[[Entry], AbstractContextManager[IO[bytes]]]]
 
 
-def pack(source: Path, target: Path) -> int:
+def pack(source: Path, target: Path) -> None:
     """Bring the files of a folder or an archive into the tar file `target`.
 
     Hidden files, what file managers leave, and a README at the top are left out, and so is a single
-    folder that wraps all others.
+    folder that wraps all others. Folders without files are kept, so that an empty class is told.
 
     Args:
         source: a folder, or a zip, tar or tar.gz file; which, its first bytes tell.
         target: appears whole or not at all; beside it, a nameless temporary file at most.
 
-    Returns:
-        The number of files.
-
     Raises:
         DataError: an entry, or the archive, is refused; nothing has been written then.
     """
-    with open_source(source, target.parent) as opened:
-        chosen = choose(checked(opened.entries(), source))
-        if not chosen:
+    with open_source(source, target.parent) as (entries, opened):
+        chosen = choose(checked(entries, source))
+        if not any(entry.kind == "file" for entry in chosen):
             raise DataError(
                 f"{source}: there are no files in it; put images there, one folder per class"
             )
         total = sum(entry.size for entry in chosen)
         with (
             replacing(target) as file,
+            tarfile.open(fileobj=file, mode="w", format=tarfile.GNU_FORMAT) as packed,
             tqdm(total=total, desc="pack", unit="B", unit_scale=True) as bar,
         ):
             for entry in chosen:
-                file.write(header(entry.name, entry.size))
-                written = 0
-                for chunk in opened.content(entry):
-                    written += len(chunk)
-                    file.write(chunk)
-                if written != entry.size:
-                    raise _refusal(
-                        source,
-                        entry.name,
-                        f"{written} bytes instead of {entry.size}; "
-                        "it is damaged, or was changed meanwhile: run it again",
-                    )
-                file.write(padding(entry.size))
+                info = tarfile.TarInfo(entry.name)  # whose owner and times are zero
+                if entry.kind == "folder":
+                    info.type = tarfile.DIRTYPE
+                    packed.addfile(info)
+                    continue
+                info.size = entry.size
+                try:
+                    with opened(entry) as content:
+                        packed.addfile(info, content)
+                except (EOFError, OSError) as error:
+                    if getattr(error, "errno", None) is not None:
+                        raise
+                    damaged = "is damaged, or was changed meanwhile: run it again"
+                    raise _refusal(source, entry.name, damaged) from None
+                packed.members.clear()  # type: ignore[attr-defined]  # tarfile keeps them all
                 bar.update(entry.size)
-            file.write(END)
-    return len(chosen)
 
 
 def checked(entries: Iterable[Entry], source: Path) -> Iterator[Entry]:
-    """Pass on files whose name, kind and size are harmless, under their normal names.
+    """Pass on entries whose name, kind and size are harmless, under their normal names.
 
     Raises:
         DataError: one is not; or there are too many, or too much together.
@@ -181,8 +179,7 @@ def checked(entries: Iterable[Entry], source: Path) -> Iterator[Entry]:
         if not name or any(part.startswith(".") or part.lower() in IGNORED for part in parts):
             continue
         _check_collisions(seen, parts, entry.kind == "file", source)
-        if entry.kind == "file":
-            yield replace(entry, name=name)
+        yield replace(entry, name=name)
 
 
 def check_name(name: str, source: Path) -> str:
@@ -216,8 +213,16 @@ def check_name(name: str, source: Path) -> str:
 
 
 def choose(entries: Iterable[Entry]) -> list[Entry]:
-    """Return the files sorted by name, without wrapping folders and without a README at the top."""
+    """Return the files, and the folders that have none, sorted by name.
+
+    A README at the top is left out, and so are folders that wrap all others.
+    """
     names = [(entry.name, entry) for entry in entries]
+    above: set[str] = set()
+    for name, _ in names:
+        while (name := name.rpartition("/")[0]) and name not in above:
+            above.add(name)
+    names = [item for item in names if item[0] not in above]
     while True:
         names = [item for item in names if item[0].lower() not in TOP_IGNORED]
         tops = {name.partition("/")[0] for name, _ in names}
@@ -274,139 +279,154 @@ def open_source(path: Path, temporary: Path) -> Iterator[Source]:
         DataError: there is nothing at `path`, or nothing that can be opened; what goes wrong in the
             block with reading an archive is wrong with it.
     """
-    if path.is_dir():
-        yield FolderSource(path)
-        return
-    if not path.is_file():
-        what = "not a folder or file" if path.exists() else "not found"
-        raise DataError(
-            f"{path}: {what}; set download.folder.path to a folder of images, or to an archive"
-        )
     remedy = "get it again, or pack the folder anew"
     try:
+        if path.is_dir():
+            yield _folder_entries(path), lambda entry: _open_plainly(path / entry.place, entry.size)
+            return
+        if not path.is_file():
+            what = "not a folder or file" if path.exists() else "not found"
+            raise DataError(
+                f"{path}: {what}; set download.folder.path to a folder of images, or to an archive"
+            )
         with ExitStack() as stack:
             file: BinaryIO = stack.enter_context(path.open("rb"))
             start = file.read(4)
             if start in (b"PK\3\4", b"PK\5\6"):
-                guarded = cast("IO[bytes]", _GuardedFile(file, path))
-                yield ZipSource(
-                    stack.enter_context(zipfile.ZipFile(guarded, metadata_encoding="utf-8"))
-                )
+                guarded = cast("IO[bytes]", _GuardedZip(file, path))
+                archive = zipfile.ZipFile(guarded, metadata_encoding="utf-8")
+                stack.enter_context(archive)
+                yield _zip_entries(archive), lambda entry: archive.open(entry.place)
                 return
             if start[:2] == b"\x1f\x8b":
                 temporary.mkdir(parents=True, exist_ok=True)
                 unpacked = stack.enter_context(tempfile.TemporaryFile(dir=temporary))
                 _unpack(file, path, unpacked)
                 file = unpacked
-            yield TarSource(file.fileno())
-    except TarError as error:
-        raise DataError(f"{path}: no whole zip, tar or tar.gz file ({error}); {remedy}") from None
+
+            def content(entry: Entry) -> AbstractContextManager[IO[bytes]]:
+                file.seek(entry.place)
+                return nullcontext(file)
+
+            yield _tar_entries(file), content
+    except tarfile.TarError as error:
+        reason = f"no whole zip, tar or tar.gz file ({one_line(error)})"
+        raise DataError(f"{path}: {reason}; {remedy}") from None
     except UnicodeDecodeError as error:
         shown = ascii(error.object)[:120]
         raise DataError(f"{path}: entry {shown} has a name that is not UTF-8; rename it") from None
     except (EOFError, NotImplementedError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path}: no whole archive ({one_line(error)}); {remedy}") from None
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise DataError(
+                f"{path}: entry '{one_line(error.filename, 120)}' has a path that is too long for "
+                "this system; shorten it"
+            ) from None
         if error.errno not in (None, errno.EINVAL):  # of gzip's own making; a place before byte 0
             raise
         raise DataError(f"{path}: no whole archive ({one_line(error)}); {remedy}") from None
 
 
-class FolderSource:
-    """A folder on this machine. Hidden folders are not entered, and no link is followed."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def entries(self) -> Iterator[Entry]:
-        """See `Source`."""
-        waiting = [""]
-        while waiting:
-            prefix = waiting.pop()
-            with os.scandir(self._path / prefix) as found:
-                for item in found:
-                    if item.name.startswith("."):
-                        continue
-                    name = prefix + item.name
-                    mode = item.stat(follow_symlinks=False).st_mode
-                    if stat.S_ISDIR(mode):
-                        yield Entry(name, "folder", 0, None, 0)
-                        waiting.append(f"{name}/")
-                    else:
-                        kind = (
-                            "file"
-                            if stat.S_ISREG(mode)
-                            else KINDS.get(stat.S_IFMT(mode), "no file")
-                        )
-                        size = item.stat(follow_symlinks=False).st_size
-                        yield Entry(name, kind, size, name, size)
-
-    def content(self, entry: Entry) -> Iterator[bytes]:
-        """See `Source`."""
-        flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-        flags |= getattr(os, "O_BINARY", 0)
-        with open(os.open(self._path / entry.place, flags), "rb") as file:  # noqa: PTH123
-            read = 0
-            while read <= entry.size and (chunk := file.read(CHUNK)):
-                read += len(chunk)
-                yield chunk
+def _folder_entries(path: Path) -> Iterator[Entry]:
+    """Look through a folder on this machine; enter no hidden folder, and follow no link."""
+    waiting = [""]
+    while waiting:
+        prefix = waiting.pop()
+        with os.scandir(path / prefix) as found:
+            for item in found:
+                if item.name.startswith("."):
+                    continue
+                name, status = prefix + item.name, item.stat(follow_symlinks=False)
+                kind = KINDS.get(stat.S_IFMT(status.st_mode), "of an unknown kind")
+                if kind == "folder":
+                    waiting.append(f"{name}/")
+                size = status.st_size if kind == "file" else 0
+                yield Entry(name, kind, size, name, size)
 
 
-class ZipSource:
-    """A zip file, stored or deflated. Source of the format: PKWARE's APPNOTE.TXT."""
-
-    def __init__(self, archive: zipfile.ZipFile) -> None:
-        self._archive = archive
-
-    def entries(self) -> Iterator[Entry]:
-        """See `Source`."""
-        for info in self._archive.infolist():
-            mode = stat.S_IFMT(info.external_attr >> 16)
-            name = info.orig_filename  # the other one ends at a zero byte
-            kind = "file"
-            if mode == stat.S_IFDIR or (mode in (0, stat.S_IFREG) and name.endswith("/")):
-                kind = "folder"
-            elif mode not in (0, stat.S_IFREG):
-                kind = KINDS.get(mode, "of an unknown kind")
-            flaw = ""
-            if info.flag_bits & ENCRYPTED:
-                flaw = "is encrypted; pack the folder anew, without a password"
-            elif info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                # Python unpacks the other ways without a bound on memory.
-                flaw = "is packed in another way than deflate; pack the folder anew (`zip -r`)"
-            yield Entry(name, kind, info.file_size, info, info.compress_size, flaw)
-
-    def content(self, entry: Entry) -> Iterator[bytes]:
-        """See `Source`; zipfile checks the CRC, and stops at the size that was promised."""
-        with self._archive.open(entry.place) as file:
-            while chunk := file.read(CHUNK):
-                yield chunk
+def _open_plainly(path: Path, size: int) -> IO[bytes]:
+    """Open a file, unless it has become a link or a fifo since it was seen, or changed its size."""
+    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    file = open(os.open(path, flags | getattr(os, "O_BINARY", 0)), "rb")  # noqa: PTH123, SIM115
+    if os.fstat(file.fileno()).st_size != size:
+        file.close()
+        raise EOFError
+    return file
 
 
-class TarSource:
-    """A tar file that is not packed."""
-
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
-
-    def entries(self) -> Iterator[Entry]:
-        """See `Source`."""
-        for found in read_entries(self._descriptor):
-            name = found.name.decode("utf-8", "surrogateescape")
-            yield Entry(name, found.kind, found.size, found.offset, found.size)
-
-    def content(self, entry: Entry) -> Iterator[bytes]:
-        """See `Source`."""
-        position, end = entry.place, entry.place + entry.size
-        while position < end:
-            chunk = os.pread(self._descriptor, min(CHUNK, end - position), position)
-            if not chunk:
-                return
-            position += len(chunk)
-            yield chunk
+def _zip_entries(archive: zipfile.ZipFile) -> Iterator[Entry]:
+    """Go through a zip file's list. Source of the format: PKWARE's APPNOTE.TXT."""
+    for info in archive.infolist():
+        mode = stat.S_IFMT(info.external_attr >> 16)
+        name = info.orig_filename  # the other one ends at a zero byte
+        kind = KINDS.get(mode or stat.S_IFREG, "of an unknown kind")
+        if kind == "file" and name.endswith("/"):
+            kind = "folder"
+        flaw = ""
+        if info.flag_bits & ENCRYPTED:
+            flaw = "is encrypted; pack the folder anew, without a password"
+        elif info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            # Python unpacks the other ways without a bound on memory.
+            flaw = "is packed in another way than deflate; pack the folder anew (`zip -r`)"
+        yield Entry(name, kind, info.file_size, info, info.compress_size, flaw)
 
 
-class _GuardedFile:
+def _tar_entries(file: BinaryIO) -> Iterator[Entry]:
+    for info in read_tar(file):
+        kind = "file" if info.isreg() else f"of the unknown type {info.type!r}"
+        kind = "a sparse file" if info.issparse() else TAR_KINDS.get(info.type, kind)
+        if kind == "file" and info.name.endswith("/"):
+            kind = "folder"
+        yield Entry(info.name, kind, info.size, info.offset_data, info.size)
+
+
+def read_tar(file: BinaryIO) -> Iterator[tarfile.TarInfo]:
+    """Read the entries of a tar file that is not packed, headers only.
+
+    Memory does not grow with their number, nor with what a header claims.
+
+    Raises:
+        tarfile.TarError: the file is torn, or no tar file. Entries before the damage have been
+            given by then.
+    """
+    guarded = _GuardedTar(file)
+    file.seek(0)
+    try:
+        with tarfile.open(fileobj=cast("IO[bytes]", guarded), mode="r:") as archive:
+            while (info := archive.next()) is not None:
+                if info.size < 0:  # tarfile would go back by it, again and again
+                    raise tarfile.ReadError(f"an entry of {info.size} bytes")
+                yield info
+                guarded.left = MOST_HEADER_BYTES
+                # tarfile keeps them all, and what is said of all that follow.
+                archive.members.clear()  # type: ignore[attr-defined]
+                archive.pax_headers = {}
+            # A header that is none, or torn, ends tarfile's reading as an end mark does.
+            file.seek(archive.offset)
+            if file.read(BLOCK) != bytes(BLOCK):
+                raise tarfile.ReadError(f"no header and no end mark at byte {archive.offset}")
+    # What a hostile header makes of tarfile beside its own errors.
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, ValueError) as error:
+        raise tarfile.ReadError(f"a header that cannot be understood: {error!r}") from None
+
+
+class _GuardedTar:
+    """What tarfile reads from: it takes in at once as much as a header claims to have."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self.left = file, MOST_HEADER_BYTES
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, size: int) -> bytes:
+        self.left -= size
+        if size < 0 or self.left < 0:
+            place = self._file.tell()
+            raise tarfile.ReadError(f"a header of {size} bytes at byte {place}, too long")
+        return self._file.read(size)
+
+
+class _GuardedZip:
     """What zipfile reads from: it takes in the list of all entries at once, however many."""
 
     def __init__(self, file: BinaryIO, path: Path) -> None:
@@ -427,9 +447,14 @@ def _too_many(source: Path) -> DataError:
     return DataError(f"{source}: more than {MOST_ENTRIES} entries; use a smaller set")
 
 
+def most_packed_bytes() -> int:
+    """Return how large an archive may be: its files, stored, and two headers for each."""
+    return MOST_BYTES + MOST_ENTRIES * 2 * BLOCK
+
+
 def _unpack(packed: BinaryIO, path: Path, target: BinaryIO) -> None:
     """Write what a gzip file holds to `target`, as long as it is no bomb."""
-    most = MOST_BYTES + MOST_ENTRIES * 2 * BLOCK
+    most = most_packed_bytes()
     packed_size, written = os.fstat(packed.fileno()).st_size, 0
     packed.seek(0)
     with (
