@@ -2,7 +2,7 @@
 
 Each holds uint8 images [N, C, H, W], int64 labels [N], the class names, and the training split's
 mean and standard deviation. The test split is the data set's own and stays whole.
-metrics/data.json says what is in them; a test split that leaks into the others is warned of.
+plots/data.csv says what is in them; a test split that leaks into the others is warned of.
 """
 
 import sys
@@ -19,7 +19,7 @@ def main() -> None:
     from image_pipeline.tensorizing.tensorize import tensorize
 
     params = read_params()
-    metrics = tensorize(
+    table = tensorize(
         DATASETS[params.download.dataset](params),
         params.download.dataset,
         paths.RAW,
@@ -31,9 +31,9 @@ def main() -> None:
         paths.DATA_METRICS,
         paths.CLASS_BALANCE,
     )
-    listed = ", ".join(f"{count} {name}" for name, count in metrics["images"].items())
-    print(f"tensorize: {listed} images are in {paths.TENSORS}; more in {paths.DATA_METRICS}")
-    if warning := leak_warning(metrics, str(paths.DATA_METRICS)):
+    listed = ", ".join(f"{count} {name}" for name, count in table["images"].items())
+    print(f"tensorize: {listed} images are in {paths.TENSORS}; more in {paths.DATA_TABLE}")
+    if warning := leak_warning(table, str(paths.DATA_TABLE)):
         print(warning, file=sys.stderr)
 
 

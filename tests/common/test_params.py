@@ -1,7 +1,6 @@
-"""Every key of params.yaml, and every way to get it wrong."""
+"""Every key of params.yaml, and the ways to get it wrong."""
 
 import ast
-import math
 import re
 import time
 from collections.abc import Iterator
@@ -33,46 +32,7 @@ def keys(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldI
             yield prefix + name, field
 
 
-# Keys whose values are no number within bounds, no word of a few, no text: tested by themselves.
-APART = {
-    "train.model.name",
-    "train.optimizer.name",
-    "train.augmentation.custom",
-}
-FIELDS = {key: field for key, field in keys(Params) if key not in APART}
-
-
-def bounds(field: FieldInfo) -> dict[str, float]:
-    """Return a field's ge, gt, le and lt."""
-    return {
-        name: float(getattr(item, name))
-        for item in field.metadata
-        for name in ("ge", "gt", "le", "lt")
-        if getattr(item, name, None) is not None
-    }
-
-
-INTEGERS = {key: bounds(field) for key, field in FIELDS.items() if field.annotation is int}
-FLOATS = {key: bounds(field) for key, field in FIELDS.items() if field.annotation is float}
-TEXTS = {
-    "download.folder.path": "text of 1 to 4096 characters",
-    "download.folder.url": "an http(s) address, or empty",
-    "download.folder.sha256": "64 hexadecimal digits in lower case, or empty",
-}
-CHOICES = {
-    key: get_args(field.annotation)
-    for key, field in FIELDS.items()
-    if key not in INTEGERS and key not in FLOATS and key not in TEXTS
-}
-
-
-FILES = {
-    key: sorted(path.stem for path in (ROOT / "src" / "image_pipeline" / folder).glob("[a-z]*.py"))
-    for key, folder in (
-        ("train.model.name", "models"),
-        ("train.augmentation.custom", "augmentations"),
-    )
-}
+FIELDS = dict(keys(Params))
 
 
 def document(changes: dict[str, Any] | None = None, remove: str = "") -> dict[str, Any]:
@@ -113,6 +73,12 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("params") / "params.yaml"
 
 
+def write(path: Path, values: object) -> bytes:
+    with path.open("w", encoding="utf-8") as stream:
+        YAML(typ="safe", pure=True).dump(values, stream)
+    return path.read_bytes()
+
+
 def refusal(path: Path, content: str | bytes) -> str:
     """Return what is said of a file with this content: one line that names the file."""
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
@@ -123,7 +89,7 @@ def refusal(path: Path, content: str | bytes) -> str:
     assert message.isprintable()  # so it is one line, too
     assert len(message) < 1500
     assert caught.value.exit_code == 2
-    return message
+    return message.removeprefix(str(path)).removeprefix(": ")
 
 
 def read_or_refuse(path: Path) -> None:
@@ -139,156 +105,145 @@ def read_or_refuse(path: Path) -> None:
 
 
 def test_the_committed_file_is_allowed_and_complete() -> None:
-    found = read_params(ROOT / "params.yaml")
-    assert found.model_dump() == document()
-    assert all({"ge", "gt"} & set(limits) for limits in (INTEGERS | FLOATS).values())
-    assert all({"le", "lt"} & set(limits) for limits in (INTEGERS | FLOATS).values())
+    assert read_params(ROOT / "params.yaml").model_dump() == document()
 
 
-def edge_values() -> Iterator[tuple[str, str, bool]]:
-    """Yield keys with YAML values at, and just beyond, the edges of what is allowed."""
-    for key, limits in INTEGERS.items():
-        low, high = int(limits["ge"]), int(limits["le"])
-        yield from ((key, str(value), True) for value in (low, high))
-        yield from ((key, str(value), False) for value in (low - 1, high + 1))
-    for key, limits in FLOATS.items():
-        for name, inward in (("ge", 1), ("le", -1)):
-            if name in limits:
-                yield key, repr(limits[name]), True
-                whole = int(limits[name])  # an integer is a number
-                yield key, str(whole), whole >= limits.get("ge", 0.01)
-                yield key, repr(math.nextafter(limits[name], -inward * math.inf)), False
-        for name, inward in (("gt", 1), ("lt", -1)):
-            if name in limits:
-                yield key, repr(limits[name]), False
-                yield key, repr(math.nextafter(limits[name], inward * math.inf)), True
-    for key, choices in CHOICES.items():
-        for choice in choices:
-            yield key, str(choice), True
-            yield key, f"{choice}00", False
-    yield "download.folder.path", "x" * 4096, True
-    yield "download.folder.path", '""', False
-    yield "download.folder.path", "x" * 4097, False
-    yield "download.folder.url", "https://example.org/pets.zip?download=1", True
-    for url in ("pets.zip", "ftp://example.org/pets.zip", "https://exa mple.org", "http://"):
-        yield "download.folder.url", url, False
-    for digits, allowed in ((64, True), (63, False), (65, False)):
-        yield "download.folder.sha256", "a" * digits, allowed
-    yield "download.folder.sha256", "A" * 64, False
-    for key, names in FILES.items():
-        yield from ((key, name, True) for name in names)
-        yield key, "nothing", False
-        yield key, "__init__", False
-    for name, allowed in (("AdamW", True), ("torch.optim.SGD", False), ("''", False)):
-        yield "train.optimizer.name", name, allowed
-
-
-@pytest.mark.parametrize(("key", "yaml", "allowed"), list(edge_values()))
-def test_the_edges_of_what_is_allowed(key: str, yaml: str, allowed: bool, file: Path) -> None:
-    if not allowed:
-        message = refusal(file, replaced(key, yaml))
-        assert f"{file}: {key}" in message
-        assert " is not allowed: it must be " in message
-        return
-    file.write_text(replaced(key, yaml))
-    block: Any = read_params(file)
-    for name in key.split("."):
-        block = getattr(block, name)
-    assert block == YAML(typ="safe", pure=True).load(yaml)
-
-
-WRONG = {
-    "null": "null",
-    "~": "null",
-    "true": "true",
-    "'5'": "'5'",
-    "five": "'five'",
-    ".nan": "nan",
-    ".inf": "inf",
-    "-.inf": "-inf",
-    "-1": "-1",
-    "-1" + "0" * 400: "-100",
-    "1" + "0" * 400: "100",
-    "0x1" + "0" * 5000: "a number of thousands of digits",
-    "2001-02-03": "datetime.date(2001, 2, 3)",
-    "[[1]]": "[[1]]",
-    "{a: 1}": "{'a': 1}",
-    "!!binary aGVsbG8=": "b'hello'",
-    "!!set {b, a}": "{'a', 'b'}",
-    "&loop [*loop]": "[[[...]]]",
-    "'" + "x" * 50_000 + "'": "'xxx",
-    '"line\\nbreak\\e[2J"': r"'line\nbreak\x1b[2J'",
+# For each key: values in YAML, and what they are read as.
+ALLOWED: dict[str, list[tuple[str, object]]] = {
+    "train.epochs": [("1", 1), ("10000", 10_000)],
+    "train.learning_rate": [("1e-3", 0.001), ("10", 10.0)],  # numbers, as for DVC
+    "train.cycle_momentum": [("false", False)],
+    "train.seed": [("0", 0), ("4294967295", 2**32 - 1)],
+    "train.numerics": [("fast", "fast")],
+    "train.augmentation.custom": [("none", "none")],
+    "train.model.name": [("cnn", "cnn"), ("mlp", "mlp"), ("resnet", "resnet")],
+    "train.optimizer.name": [("AdamW", "AdamW"), ("x" * 64, "x" * 64)],
+    "tensorize.folder.channels": [("1", 1), ("3", 3)],
+    "download.folder.path": [("x" * 4096, "x" * 4096)],
+    "download.folder.url": [("''", ""), ("http://a.org/b?c=1", "http://a.org/b?c=1")],
+    "download.folder.sha256": [("''", ""), ("a" * 64, "a" * 64)],
 }
 
 
-# One of each kind.
-KINDS = (
-    "train.epochs",
-    "train.label_smoothing",
-    "train.numerics",
-    "download.folder.path",
-    "download.folder.sha256",
-)
+@pytest.mark.parametrize("key", ALLOWED)
+def test_what_is_allowed(key: str, file: Path) -> None:
+    for yaml, value in ALLOWED[key]:
+        file.write_text(replaced(key, yaml))
+        found: Any = read_params(file)
+        for name in key.split("."):
+            found = getattr(found, name)
+        assert found == value
+        assert type(found) is type(value)
 
 
-@pytest.mark.parametrize("key", KINDS)
-@pytest.mark.parametrize("yaml", WRONG, ids=lambda text: text[:12])
-def test_wrong_values_name_key_value_and_what_is_allowed(yaml: str, key: str, file: Path) -> None:
-    if key == "download.folder.path" and yaml in ("'5'", "five", '"line\\nbreak\\e[2J"'):
-        return  # a folder may be called so
-    message = refusal(file, replaced(key, yaml))
-    assert message.startswith(f"{file}: {key}")
-    if "loop" not in yaml:
-        assert f": {WRONG[yaml]}" in message
-    allowed = message.partition(" is not allowed: it must be ")[2]
-    if key in INTEGERS:
-        limits = INTEGERS[key]
-        assert allowed == f"an integer from {limits['ge']:.0f} to {limits['le']:.0f}"
-    elif key in FLOATS:
-        assert allowed.startswith("a number ")
-        assert {float(number) for number in re.findall(r"[0-9.]+", allowed)} == set(
-            FLOATS[key].values()
-        )
-    elif key in CHOICES:
-        assert allowed == " or ".join(map(str, CHOICES[key]))
-    else:
-        assert allowed == TEXTS[key]
+INTEGER = "input should be a valid integer"
+AT_MOST = "string should have at most {} characters"
+PATTERN = "string should match pattern '{}'"
+# For each key: values in YAML, how they are shown, and what is said of them.
+REFUSED: dict[str, list[tuple[str, str, str]]] = {
+    "train.epochs": [
+        ("many", "'many'", INTEGER),
+        ("'5'", "'5'", INTEGER),
+        ("2.0", "2.0", INTEGER),
+        ("1e2", "100.0", INTEGER),
+        ("true", "true", INTEGER),
+        ("~", "null", INTEGER),
+        ("[[1]]", "[[1]]", INTEGER),
+        ("&loop [*loop]", "[[[...]]]", INTEGER),
+        ("2001-02-03", "datetime.date(2001, 2, 3)", INTEGER),
+        ("!!binary aGVsbG8=", "b'hello'", INTEGER),
+        ('"line\\nbreak\\e[2J"', r"'line\nbreak\x1b[2J'", INTEGER),
+        ("0", "0", "input should be greater than or equal to 1"),
+        ("10001", "10001", "input should be less than or equal to 10000"),
+        (
+            f"0x1{'0' * 5000}",
+            "a number of thousands of digits",
+            "input should be less than or equal to 10000",
+        ),
+    ],
+    "train.learning_rate": [
+        ("0", "0", "input should be greater than 0"),
+        ("10.1", "10.1", "input should be less than or equal to 10"),
+        ("1e", "'1e'", "input should be a valid number"),
+        ("true", "true", "input should be a valid number"),
+    ],
+    "train.max_momentum": [
+        ("1.0", "1.0", "input should be less than 1"),
+        (".nan", "nan", "input should be a finite number"),
+        ("-.inf", "-inf", "input should be a finite number"),
+    ],
+    "train.cycle_momentum": [("1", "1", "input should be a valid boolean")],
+    "train.numerics": [("exact", "'exact'", "input should be 'portable' or 'fast'")],
+    "train.model.name": [("__init__", "'__init__'", "it must be cnn or mlp or resnet")],
+    "train.augmentation.custom": [("nothing", "'nothing'", "it must be none")],
+    "train.optimizer.name": [
+        ("torch.optim.SGD", "'torch.optim.SGD'", PATTERN.format("^[A-Za-z][A-Za-z0-9]*$")),
+        ("x" * 65, f"'{'x' * 12}...{'x' * 13}'", AT_MOST.format(64)),
+    ],
+    "tensorize.folder.channels": [
+        ("2", "2", "input should be 1 or 3"),
+        ("true", "true", INTEGER),  # it equals 1
+        ("1.0", "1.0", INTEGER),
+    ],
+    "download.folder.path": [
+        ("''", "''", "string should have at least 1 character"),
+        ("x" * 4097, f"'{'x' * 12}...{'x' * 13}'", AT_MOST.format(4096)),
+    ],
+    "download.folder.url": [
+        (url, f"'{url}'", PATTERN.format("^(https?://[!-~]+)?$"))
+        for url in ("pets.zip", "ftp://a.org/pets", "https://a b.org", "http://")
+    ]
+    + [
+        (url, f"'{url}'", "it must be an http(s) address with a host, or empty")
+        for url in ("http://[", "http://?x")
+    ],
+    "download.folder.sha256": [
+        (digits, f"'{digits[:12]}...{digits[-13:]}'", PATTERN.format("^([0-9a-f]{64})?$"))
+        for digits in ("a" * 63, "a" * 65, "A" * 64)
+    ],
+}
 
 
-@pytest.mark.parametrize("key", INTEGERS)
-@pytest.mark.parametrize("yaml", ["2.0", "1e2", "false"])
-def test_integers_are_integers(key: str, yaml: str, file: Path) -> None:
-    assert f"{file}: {key}: {yaml.replace('1e2', '100.0')} is not" in refusal(
-        file, replaced(key, yaml)
+@pytest.mark.parametrize("key", REFUSED)
+def test_what_is_refused(key: str, file: Path) -> None:
+    for yaml, shown, said in REFUSED[key]:
+        message = refusal(file, replaced(key, yaml))
+        assert message == f"{key}: {shown} is not allowed: {said}"
+
+
+@pytest.mark.parametrize("key", ["train.epochs", "train.augmentation", "plot"])
+def test_a_missing_key_is_named(key: str, file: Path) -> None:
+    message = refusal(file, write(file, document(remove=key)))
+    assert message == f"{key}: missing; add it (the committed params.yaml has it)"
+
+
+@pytest.mark.parametrize(("yaml", "shown"), [("3", "3"), ("", "null"), ("[a]", "['a']")])
+def test_a_block_that_is_none(yaml: str, shown: str, file: Path) -> None:
+    text = f"{TEXT[: TEXT.index('machine:')]}machine: {yaml}\n"
+    assert refusal(file, text) == (
+        f"machine: {shown} is not allowed: "
+        "input should be a valid dictionary or instance of MachineParams"
     )
 
 
-@pytest.mark.parametrize("key", [*FIELDS, "train.augmentation", *Params.model_fields])
-def test_a_missing_key_is_named(key: str, file: Path) -> None:
-    with file.open("w") as stream:
-        YAML().dump(document(remove=key), stream)
-    message = refusal(file, file.read_bytes())
-    assert message.startswith(f"{file}: {key}: missing; add it (the committed params.yaml has it)")
-
-
-@pytest.mark.parametrize("block", [*Params.model_fields, "train.augmentation"])
-@pytest.mark.parametrize("value", [None, [], "mnist", 3, [{"seed": 1}]])
-def test_a_block_that_is_none(block: str, value: object, file: Path) -> None:
-    with file.open("w") as stream:
-        YAML().dump(document({block: value}), stream)
-    message = refusal(file, file.read_bytes())
-    assert message.startswith(f"{file}: {block}: ")
-    assert " is not allowed: it must be a block with the keys " in message
-
-
-@pytest.mark.parametrize(
-    "key", ["extra", "download.extra", "train.epoch", "train.augmentation.blur", "plot.DPI"]
-)
+@pytest.mark.parametrize("key", ["extra", "train.epoch", "train.augmentation.blur"])
 def test_an_unknown_key_is_named(key: str, file: Path) -> None:
-    with file.open("w") as stream:
-        YAML().dump(document({key: 3}), stream)
-    message = refusal(file, file.read_bytes())
-    assert message == f"{file}: {key}: unknown key; remove it or correct its spelling"
+    message = refusal(file, write(file, document({key: 3})))
+    assert message == f"{key}: unknown key; remove it or correct its spelling"
+
+
+def test_keys_that_are_no_names(file: Path) -> None:
+    for key in ("3", "~", "? [a, b]\n", '"line\\nbreak\\e[2J"', "2001-02-03", "1.5", "true"):
+        assert "unknown key" in refusal(file, f"{TEXT}{key}: 3\n"), key
+
+
+def test_five_problems_are_shown_at_most(file: Path) -> None:
+    def said(number: int) -> str:
+        return refusal(file, TEXT + "".join(f"k{n}: 3\n" for n in range(number)))
+
+    unknown = [f"k{n}: unknown key; remove it or correct its spelling" for n in range(5)]
+    assert said(5) == "; ".join(unknown)
+    assert said(6) == "; ".join(unknown) + "; and 1 more"
 
 
 OPTIONS = "a block of at most 64 options, each a word, a number, true, false, or a list of these"
@@ -297,14 +252,9 @@ OPTIONS = "a block of at most 64 options, each a word, a number, true, false, or
 @pytest.mark.parametrize("block", ["train.model.mlp", "train.optimizer.SGD"])
 def test_blocks_of_options(block: str, file: Path) -> None:
     """They are free, chosen or not, within what a constructor can be given."""
-
-    def write(options: object) -> bytes:
-        with file.open("w") as stream:
-            YAML().dump(document({block: options}), stream)
-        return file.read_bytes()
-
-    good = {"sizes": [1, 2.5, [3, 4]], "word": "gelu", "bias": True}
-    write(good)
+    good = {"sizes": [1, 2.5, [3, 4]], "word": "gelu", "bias": True, "many": [1] * 64}
+    good |= {f"a{number}": 1 for number in range(60)}
+    write(file, document({block: good}))
     found = read_params(file).train
     assert found.model.options == (good if "mlp" in block else {"hidden_sizes": [120, 84]})
     assert found.optimizer.options == {"betas": [0.9, 0.999]}
@@ -321,42 +271,28 @@ def test_blocks_of_options(block: str, file: Path) -> None:
         {"a": [1] * 65},
         {f"a{number}": 1 for number in range(65)},
     ):
-        message = refusal(file, write(bad))
-        assert message.startswith(f"{file}: {block}: ")
+        message = refusal(file, write(file, document({block: bad})))
+        assert message.startswith(f"{block}: ")
         assert message.endswith(f" is not allowed: it must be {OPTIONS}")
 
 
 def test_without_a_block_there_are_no_options(file: Path) -> None:
-    with file.open("w") as stream:
-        YAML().dump(document(remove="train.model.mlp"), stream)
+    write(file, document(remove="train.model.mlp"))
     assert read_params(file).train.model.options == {}
-
-
-def test_keys_that_are_no_names(file: Path) -> None:
-    for key in ("3", "~", "? [a, b]\n", '"line\\nbreak\\e[2J"', "2001-02-03", "1.5", "true"):
-        assert "unknown key" in refusal(file, f"{TEXT}{key}: 3\n"), key
-    assert "and 95 more" in refusal(file, TEXT + "".join(f"k{n}: 3\n" for n in range(100)))
 
 
 LINES = TEXT.count("\n")
 SYNTAX = {
-    "a duplicate block": (f"{TEXT}plot: {{}}\n", LINES + 1, 'duplicate key "plot"'),
-    "a duplicate key": (TEXT + "  dpi: 3\n", LINES + 1, 'duplicate key "dpi"'),
-    "a tab": (TEXT + "\tx: 3\n", LINES + 1, "'\\t'"),
+    "a duplicate key": (TEXT + "  cores: 3\n", LINES + 1, 'duplicate key "cores"'),
     "a command to run": (
         replaced("plot.dpi", "!!python/object/apply:os.system [touch /tmp/x]"),
         TEXT[: TEXT.index("  dpi:")].count("\n") + 1,
         "could not determine a constructor for the tag",
     ),
-    "a tag of one's own": (TEXT + "x: !mine 3\n", LINES + 1, "constructor for the tag '!mine'"),
     "two documents": (f"{TEXT}---\n{TEXT}", LINES + 1, "another document"),
-    "an open bracket": (TEXT + "x: [1,\n", LINES + 2, "stream end"),
     "an open quote": (TEXT + 'x: "1\n', LINES + 2, "end of stream"),
     "an unknown alias": (TEXT + "x: *nothing\n", LINES + 1, "undefined alias 'nothing'"),
-    "a merge with a number": (TEXT + "x: {<<: 3}\n", LINES + 1, "merging"),
     "a zero byte": (TEXT + "x: \0\n", LINES + 1, "special characters are not allowed"),
-    "a newer YAML": (f"%YAML 9.9\n---\n{TEXT}", 1, "incompatible YAML document"),
-    "a wrong base64": (TEXT + 'x: !!binary "a"\n', LINES + 1, "base64"),
 }
 
 
@@ -364,21 +300,19 @@ SYNTAX = {
 def test_syntax_errors_name_the_line(name: str, file: Path) -> None:
     content, line, problem = SYNTAX[name]
     message = refusal(file, content)
-    assert message.startswith(f"{file}, line {line}: not valid YAML here: ")
+    assert message.startswith(f", line {line}: not valid YAML here: ")
     assert problem in message
 
 
-@pytest.mark.parametrize(
-    "value", ["!!int ''", "!!bool maybe", "!!float x", "2001-99-99", '"\\U00110000"', "1" * 5000]
-)
-def test_values_that_yaml_itself_trips_over(value: str, file: Path) -> None:
-    assert refusal(file, f"{TEXT}x: {value}\n").startswith(f"{file}: not valid YAML: ")
+def test_values_that_yaml_itself_trips_over(file: Path) -> None:
+    for value in ("!!int ''", "!!bool maybe", "2001-99-99", '"\\U00110000"', "1" * 5000):
+        assert refusal(file, f"{TEXT}x: {value}\n").startswith("not valid YAML: "), value
 
 
-@pytest.mark.parametrize("content", ["", "# nothing\n", "null", "3", "text", "- a\n- b", "[]"])
-def test_a_file_without_blocks(content: str, file: Path) -> None:
-    message = refusal(file, content)
-    assert message == f"{file}: a mapping with one block per stage is expected at the top"
+def test_a_file_without_blocks(file: Path) -> None:
+    for content in ("", "# nothing\n", "3", "- a\n- b"):
+        message = refusal(file, content)
+        assert message == "a mapping with one block per stage is expected at the top"
 
 
 def test_encodings(file: Path) -> None:
@@ -390,7 +324,9 @@ def test_encodings(file: Path) -> None:
 
 def test_large_and_deep_files_end_soon(file: Path) -> None:
     start = time.monotonic()
-    assert "larger than 65536 bytes" in refusal(file, TEXT + "#" * 2_000_000)
+    file.write_text(TEXT + "#" * (65536 - len(TEXT.encode())))
+    read_params(file)
+    assert "larger than 65536 bytes" in refusal(file, file.read_text() + "#")
     names = "abcdefghijklmnop"
     rows = [f"{name}: &{name} [{', '.join(['*' + last] * 9)}]" for last, name in pairwise(names)]
     refusal(file, "a: &a [lol]\n" + "\n".join(rows))  # 9 to the power of 15, written out
@@ -414,10 +350,6 @@ def test_what_is_not_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     missing = Path("params.yaml")
     with pytest.raises(ParamsError, match=r"^params.yaml: not found in .*; run from the project's"):
         read_params(missing)
-    missing.symlink_to("nowhere")
-    with pytest.raises(ParamsError, match=r"^params.yaml: not found"):
-        read_params(missing)
-    missing.unlink()
     missing.mkdir()
     with pytest.raises(ParamsError, match=r"^params.yaml: cannot be read: Is a directory$"):
         read_params(missing)
@@ -432,12 +364,10 @@ anything = st.recursive(
 @quick
 @given(key=st.sampled_from(sorted(FIELDS)), value=anything)
 def test_any_value_is_allowed_or_refused_in_one_line(key: str, value: object, file: Path) -> None:
-    with file.open("w", encoding="utf-8") as stream:
-        yaml = YAML(typ="safe", pure=True)
-        try:
-            yaml.dump(document({key: value}), stream)
-        except UnicodeEncodeError:  # a lone surrogate cannot be in a file
-            return
+    try:
+        write(file, document({key: value}))
+    except UnicodeEncodeError:  # a lone surrogate cannot be in a file
+        return
     read_or_refuse(file)
 
 
@@ -469,7 +399,7 @@ def test_a_stage_ends_with_status_2(project: Project) -> None:
         assert done.stdout == ""
         assert done.stderr == (
             f"{name}: error: params.yaml: train.epochs: 'many' is not allowed: "
-            "it must be an integer from 1 to 10000\n"
+            "input should be a valid integer\n"
         )
 
 
@@ -490,30 +420,50 @@ def comments() -> dict[str, str]:
     return found
 
 
-@pytest.mark.parametrize("key", FIELDS)
-def test_each_comment_tells_the_range_that_is_checked(key: str) -> None:
-    comment = comments()[key]
-    told = comment.rpartition("; ")[2]
-    if key in CHOICES:
-        named = [part.split()[0] for part in comment.split(" | ")]
-        assert named == list(map(str, CHOICES[key]))
-        return
-    if key in TEXTS:
-        assert told in (
-            "1 to 4096 characters",
-            "up to 4096 characters",
-            "64 hexadecimal digits",
-        )
-        return
-    limits = (INTEGERS | FLOATS)[key]
-    low, high = limits.get("ge", limits.get("gt")), limits.get("le", limits.get("lt"))
-    assert [float(number) for number in re.findall(r"\b[0-9]+(?:\.[0-9]+)?\b", told)] == [low, high]
-    if "gt" in limits:
-        assert re.match("(above|between) ", told)
-    if "lt" in limits:
-        assert re.search("(below|between) ", told)
-    if "ge" in limits and "le" in limits:
-        assert not re.search("above|below|between", told)
+def bounds(field: FieldInfo) -> dict[str, float]:
+    """Return a field's ge, gt, le and lt, and the least and greatest length of a text."""
+    names = ("ge", "gt", "le", "lt", "min_length", "max_length")
+    return {
+        name: getattr(item, name)
+        for item in field.metadata
+        for name in names
+        if getattr(item, name, None) is not None
+    }
+
+
+def told(comment: str) -> dict[str, float]:
+    """Return the bounds that a comment tells at its end."""
+    number = r"([0-9]+(?:\.[0-9]+)?)"
+    patterns = {
+        rf"{number} (?:\(none\) )?to {number}": ("ge", "le"),
+        rf"{number} to below {number}": ("ge", "lt"),
+        rf"above {number}, to {number}": ("gt", "le"),
+        rf"between {number} and {number}": ("gt", "lt"),
+        rf"{number} to {number} characters": ("min_length", "max_length"),
+        rf"up to {number} characters": ("max_length",),
+    }
+    [(names, found)] = [
+        (names, match)
+        for pattern, names in patterns.items()
+        if (match := re.fullmatch(pattern, comment.rpartition("; ")[2]))
+    ]
+    return dict(zip(names, map(float, found.groups()), strict=True))
+
+
+def test_each_comment_tells_the_range_that_is_checked() -> None:
+    numbers = words = 0
+    for key, field in FIELDS.items():
+        comment = comments()[key]
+        if choices := get_args(field.annotation):
+            words += 1
+            assert [part.split()[0] for part in comment.split(" | ")] == list(map(str, choices))
+        elif field.annotation in (int, float) or "characters" in comment:
+            numbers += 1
+            assert told(comment) == bounds(field), key
+        else:
+            assert field.annotation in (str, bool), key
+    assert numbers >= 30
+    assert words >= 5
 
 
 def test_every_parameter_is_used() -> None:

@@ -1,5 +1,6 @@
 """Every picture draws whatever data it is given, and is the same bytes each time."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,17 +8,25 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.font_manager import findfont
 from PIL import Image
 
+from image_pipeline.plotting import images as images_module
 from image_pipeline.plotting.balance import draw_class_balance
 from image_pipeline.plotting.classification import (
     draw_confusion_matrix,
     draw_f1_by_class,
     draw_reliability,
 )
-from image_pipeline.plotting.images import draw_classes, draw_first_layer, draw_images
-from image_pipeline.plotting.labels import LONGEST_LABEL, class_labels, short_names
+from image_pipeline.plotting.images import (
+    MOST_UNITS,
+    draw_classes,
+    draw_first_layer,
+    draw_images,
+)
+from image_pipeline.plotting.labels import LONGEST_LABEL, class_labels, label_inches, short_names
 from image_pipeline.training.curves import LiveCurves, draw_curves
+from image_pipeline.training.figures import fonts
 from image_pipeline.training.history import EpochRecord
 
 DPI = 50
@@ -104,9 +113,11 @@ CASES: dict[str, tuple[Draw, tuple[int, int]]] = {
     "samples of 10 classes in colour": (classes(MANY[:10], 3, 8), (500, 243)),
     "samples of 100 classes": (classes(MANY, 3, 5), (500, 960)),
     "samples of long names": (classes(LONG, 1, 3), (500, 238)),
-    "first layer": (first_layer(120, 1, 1.0), (600, 205)),
-    "first layer of zeros": (first_layer(3, 1, 0.0), (250, 55)),
-    "first layer of colours": (first_layer(21, 3, 1e-8), (600, 85)),
+    # A cell is 30 pixels wide; of 3 x 2 weights and an edge around them, it is 24 high.
+    "first layer": (first_layer(120, 1, 1.0), (600, 169)),
+    "first layer of zeros": (first_layer(3, 1, 0.0), (250, 49)),
+    "first layer of colours": (first_layer(21, 3, 1e-8), (600, 73)),
+    "first layer of many units": (first_layer(65536, 3, 1.0), (600, 601)),
     "curves of one epoch": (curves(1), (1000, 400)),
     "curves of 30 epochs": (curves(30), (1000, 400)),
     "curves of 1000 epochs": (curves(1000), (1000, 400)),
@@ -131,11 +142,27 @@ def test_a_picture(name: str, tmp_path: Path) -> None:
 
 
 def test_long_names_are_shortened_and_stay_apart() -> None:
-    names = [f"{LONG[0]} {end}" for end in "ab"] + ["short", "cost $5", "猫"]
+    names = [f"{LONG[0]} {end}" for end in "ab"] + ["short", "cost $5", "\u0e01"]
     short = short_names(names)
-    assert short == ["the Pembroke Welsh… (0)", "the Pembroke Welsh… (1)", *names[2:4], "[732B]"]
+    assert short == ["the Pembroke Welsh… (0)", "the Pembroke Welsh… (1)", *names[2:4], "[0E01]"]
     assert all(len(name) <= LONGEST_LABEL + 4 for name in short)
     assert class_labels(names)[3] == r"cost \$5"
+
+
+def test_chinese_japanese_and_korean_names_are_written_as_they_are(tmp_path: Path) -> None:
+    names = ["猫和狗", "ネコといぬ", "고양이", "Кот", "Ünï"]
+    assert short_names(names) == class_labels(names) == names
+    assert label_inches(names[:1]) == label_inches(["abcdef"]) > label_inches(["abc"]) == 0
+    drawn = set()
+    for name in ["", *names]:
+        f1([name], [0.5])(tmp_path / "p.png")
+        drawn.add((tmp_path / "p.png").read_bytes())
+    assert len(drawn) == len(names) + 1
+
+
+def test_no_font_of_the_machines_is_taken_for_ours() -> None:
+    for name in fonts():
+        assert Path(sys.prefix) in Path(findfont(name, fallback_to_default=False)).parents
 
 
 def test_a_pictures_size_follows_the_resolution(tmp_path: Path) -> None:
@@ -144,6 +171,21 @@ def test_a_pictures_size_follows_the_resolution(tmp_path: Path) -> None:
         draw_f1_by_class(tmp_path / "picture.png", table, dpi)
         with Image.open(tmp_path / "picture.png") as picture:
             assert picture.size == (7 * dpi, 3 * dpi)
+
+
+@pytest.mark.parametrize("count", [1, 20, 21, MOST_UNITS, MOST_UNITS + 1])
+def test_first_layer_has_every_unit_in_its_place(
+    count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[np.ndarray] = []
+    monkeypatch.setattr(images_module, "_show", lambda _, pixels, **__: shown.append(pixels))
+    weights = np.arange(count * 12, dtype=np.float32).reshape(count, 2, 2, 3)
+    draw_first_layer(tmp_path / "p.png", weights, DPI)
+    (mosaic,) = shown
+    for number, unit in enumerate(weights[:MOST_UNITS].mean(axis=1)):
+        top, left = number // 20 * 4 + 1, number % 20 * 5 + 1
+        assert np.array_equal(mosaic[top : top + 2, left : left + 3], unit)
+    assert np.isfinite(mosaic).sum() == 6 * min(count, MOST_UNITS)
 
 
 def test_first_layer_is_red_above_zero_and_blue_below(tmp_path: Path) -> None:

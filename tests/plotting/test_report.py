@@ -33,11 +33,8 @@ RELIABILITY = "confidence,accuracy,perfect,images\n0.75,0.75,0.75,4\n"
 BALANCE = "class,split,images\n" + "".join(
     f"{name},{split},{n}\n" for name in DATA.class_names for n, split in enumerate(SPLITS)
 )
-REPORT = (
-    '{"classes_with_few_images": {"fewer_than": 10}, "leaked_test_images": 1,'
-    ' "images": {"test": 4}}\n'
-)
-COLUMNS = ["actual", "predicted", "confidence"]
+SPLIT_TABLE = "split,images,leaked,in_test\ntrain,4,0,1\nvalidation,3,1,0\ntest,4,1,\n"
+COLUMNS = report.TABLES[paths.PREDICTIONS]
 
 
 def write_inputs(
@@ -72,7 +69,7 @@ def write_inputs(
         (paths.CLASSES, CLASSES),
         (paths.RELIABILITY, RELIABILITY),
         (paths.CLASS_BALANCE, BALANCE),
-        (paths.DATA_METRICS, REPORT),
+        (paths.DATA_TABLE, SPLIT_TABLE),
     ):
         path.parent.mkdir(exist_ok=True)
         path.write_text(text)
@@ -142,52 +139,46 @@ def test_where_nothing_sees_the_images_first_the_picture_says_so(
 
 
 BAD_TABLES: dict[str, tuple[Path, str | bytes, str]] = {
-    "empty": (paths.PREDICTIONS, "", "not a table (No columns to parse from file)"),
-    "only a header": (paths.PREDICTIONS, "actual,predicted,confidence\n", "it has no rows"),
+    "empty": (paths.PREDICTIONS, "", "confidence (No columns to parse from file)"),
+    "only a header": (
+        paths.PREDICTIONS,
+        "actual,predicted,confidence\n",
+        "0 rows for the 4 images of data/tensors/test.safetensors",
+    ),
     "no confidence": (
         paths.PREDICTIONS,
         PREDICTIONS.replace("confidence", "doubt"),
-        "it has no column confidence",
+        "columns expected but not found: ['confidence'])",
     ),
-    "nothing known": (paths.CLASSES, "a\n1\n", "it has no column class, f1"),
+    "nothing known": (paths.CLASSES, "a\n1\n", "not a table of class, f1 (Usecols do not match"),
     "text for a number": (
         paths.PREDICTIONS,
         PREDICTIONS.replace("0.8", "high"),
-        "confidence must be numbers from 0 to 1 throughout",
+        "confidence (could not convert string to float: 'high')",
     ),
     "no number": (
         paths.PREDICTIONS,
         PREDICTIONS.replace("0.8", ""),
-        "confidence must be numbers from 0 to 1 throughout",
+        "confidence (could not convert string to float: '')",
     ),
-    "NaN": (paths.PREDICTIONS, PREDICTIONS.replace("0.8", "nan"), "confidence must be numbers"),
+    "NaN": (paths.PREDICTIONS, PREDICTIONS.replace("0.8", "nan"), "not a table of actual, "),
     "infinite": (paths.PREDICTIONS, PREDICTIONS.replace("0.8", "inf"), "confidence must be numb"),
-    "truth values": (
-        paths.RELIABILITY,
-        RELIABILITY.replace("0.75", "True"),
-        "confidence must be numbers from 0 to 1",
-    ),
     "more than all": (paths.PREDICTIONS, PREDICTIONS.replace("0.8", "1.8"), "confidence must be"),
     "negative images": (
         paths.RELIABILITY,
         RELIABILITY.replace(",4", ",-4"),
-        "images must be finite numbers throughout",
+        "images must be numbers from 0 to 1e+15 throughout",
     ),
     "no images": (paths.RELIABILITY, RELIABILITY.replace(",4", ",0"), "it counts no images"),
     "a score above 1": (paths.CLASSES, CLASSES.replace("1.0", "7"), "f1 must be numbers from 0"),
     "long rows": (
         paths.PREDICTIONS,
         "actual,predicted,confidence\ncat,cat,dog,0.9\n",
-        "its rows are longer than its header",
+        "confidence (could not convert string to float: 'dog')",
     ),
-    "a longer row": (
-        paths.PREDICTIONS,
-        f"{PREDICTIONS}cat,cat,0.9,0.9\n",
-        "not a table (Error tokenizing data. C error: Expected 3 fields in line 6, saw 4)",
-    ),
-    "an open quote": (paths.PREDICTIONS, f'{PREDICTIONS}"cat', "not a table ("),
-    "another encoding": (paths.PREDICTIONS, PREDICTIONS.encode("utf-16"), "not a table ("),
-    "half a character": (paths.PREDICTIONS, PREDICTIONS.encode() + b"\xff,a,1", "not a table ("),
+    "an open quote": (paths.PREDICTIONS, f'{PREDICTIONS}"cat', "not a table of "),
+    "another encoding": (paths.PREDICTIONS, PREDICTIONS.encode("utf-16"), "not a table of "),
+    "half a character": (paths.PREDICTIONS, PREDICTIONS.encode() + b"\xff,a,1", "not a table of "),
     "noise": (paths.PREDICTIONS, bytes(range(256)) * 9, ""),
     "a row too few": (
         paths.PREDICTIONS,
@@ -202,39 +193,37 @@ BAD_TABLES: dict[str, tuple[Path, str | bytes, str]] = {
     "an unknown class": (
         paths.PREDICTIONS,
         PREDICTIONS.replace("fox,dog", "fox,\x1bcow"),
-        r"'\x1bcow' in row 2 is not a class of models/model.safetensors",
+        r"'\x1bcow' is not a class of models/model.safetensors",
     ),
     "an unknown truth": (
         paths.PREDICTIONS,
         PREDICTIONS.replace("fox,dog", ",dog"),
-        "'' in row 2 is not a class of models/model.safetensors",
+        "'' is not a class of models/model.safetensors",
     ),
     "a class missing": (
         paths.CLASSES,
         CLASSES.replace("dog,1,0.5,1,0.7\n", ""),
-        "its classes are not those of models/model.safetensors",
+        "its rows are not the classes of models/model.safetensors",
     ),
     "a split missing": (
         paths.CLASS_BALANCE,
         BALANCE.replace("dog,test,2\n", ""),
-        "its classes are not those of models/model.safetensors",
+        "its rows are not the classes of models/model.safetensors, or not the splits",
     ),
     "a balance without numbers": (
         paths.CLASS_BALANCE,
         BALANCE.replace("test,2", "test,two"),
-        "images must be finite numbers throughout",
+        "images (could not convert string to float: 'two')",
     ),
-    "no report": (paths.DATA_METRICS, "", "not a report on the data (JSONDecodeError("),
-    "another report": (
-        paths.DATA_METRICS,
-        '{"images": 1}',
-        "not a report on the data (KeyError('classes_with_few_images'))",
+    "another order of splits": (
+        paths.DATA_TABLE,
+        SPLIT_TABLE.replace("train", "t").replace("test,4", "train,4").replace("t,4", "test,4"),
+        "its rows are not the classes of models/model.safetensors, or not the splits",
     ),
-    "a list": (paths.DATA_METRICS, "[]", "not a report on the data (TypeError("),
-    "no test images": (
-        paths.DATA_METRICS,
-        REPORT.replace('"test": 4', '"test": 0'),
-        "not a report on the data (ZeroDivisionError(",
+    "no leaks counted": (
+        paths.DATA_TABLE,
+        SPLIT_TABLE.replace("4,1,", "4,,"),
+        "not a table of split, images, leaked (could not convert string to float: '')",
     ),
 }
 
@@ -246,26 +235,20 @@ def test_tables_that_are_something_else(name: str, folder: Path) -> None:
     (folder / path).write_bytes(content if isinstance(content, bytes) else content.encode())
     message = refusal(path)
     assert cause in message
-    stage = "tensorize" if path in (paths.CLASS_BALANCE, paths.DATA_METRICS) else "evaluate"
+    stage = "tensorize" if path in (paths.CLASS_BALANCE, paths.DATA_TABLE) else "evaluate"
     assert message.endswith(REMEDY.replace("evaluate", stage))
 
 
-@pytest.mark.parametrize("path", [paths.PREDICTIONS, paths.CLASSES, paths.RELIABILITY])
+@pytest.mark.parametrize("path", report.TABLES)
 def test_what_is_not_a_file(path: Path, folder: Path) -> None:
     write_inputs()
     (folder / path).unlink()
-    assert refusal(path) == "not found; run `dvc repro evaluate`"
+    stage = "tensorize" if path in (paths.CLASS_BALANCE, paths.DATA_TABLE) else "evaluate"
+    assert refusal(path) == f"not found; run `dvc repro {stage}`"
     (folder / path).mkdir()
-    assert refusal(path) == f"cannot be read (Is a directory){REMEDY}"
-
-
-@pytest.mark.parametrize("path", [paths.CLASS_BALANCE, paths.DATA_METRICS])
-def test_what_is_no_file_of_tensorizes(path: Path, folder: Path) -> None:
-    write_inputs()
-    (folder / path).unlink()
-    assert refusal(path) == "not found; run `dvc repro tensorize`"
-    (folder / path).mkdir()
-    assert refusal(path).startswith("cannot be read (Is a directory); run `dvc repro --force tens")
+    columns = ", ".join(report.TABLES[path])
+    remedy = REMEDY.replace("evaluate", stage)
+    assert refusal(path) == f"not a table of {columns} (Is a directory){remedy}"
 
 
 def test_tensors_that_do_not_fit_the_model(folder: Path) -> None:

@@ -1,14 +1,15 @@
 """The report on the data, on splits whose duplicates and leaks are known."""
 
-import io
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 
-from image_pipeline.common.files import scratch
-from image_pipeline.tensorizing.data_report import DataReport, leak_in_words, leak_warning
+from image_pipeline.tensorizing.data_report import (
+    DataReport,
+    leak_in_words,
+    leak_warning,
+    table_rows,
+)
 from image_pipeline.tensors.tensor_files import Description
+from project import ROOT
 
 NAMES = ("cat", "dog, wet")
 SHAPE = (3, 1, 2)
@@ -22,7 +23,7 @@ CLEAN = {
 
 
 def report(splits: dict[str, list[tuple[int, int]]]) -> DataReport:
-    made = DataReport(io.BytesIO(), NAMES, SHAPE)
+    made = DataReport(NAMES, SHAPE)
     for split, content in splits.items():
         images = np.zeros((len(content), *SHAPE), np.uint8)
         images[:, 0, 0, 0] = [pixel for pixel, _ in content]
@@ -30,60 +31,72 @@ def report(splits: dict[str, list[tuple[int, int]]]) -> DataReport:
     return made
 
 
-def metrics(splits: dict[str, list[tuple[int, int]]], skipped: int = 0) -> dict[str, Any]:
-    return report(splits).metrics(DATA, skipped)
+NOTHING = {"train": 0, "validation": 0, "test": 0}
+
+
+def others(split: str, **counts: int) -> dict[str, int]:
+    return {name: counts.get(name, 0) for name in NOTHING if name != split}
 
 
 def test_a_clean_data_set() -> None:
-    nothing = {"different_images": 0, "labels_differ": 0}
-    assert metrics(CLEAN, skipped=7) == {
-        "classes": {
-            "cat": {"train": 12, "validation": 1, "test": 2},
-            "dog, wet": {"train": 3, "validation": 1, "test": 1},
-        },
-        "classes_with_few_images": {
-            "fewer_than": 10,
-            "names": ["cat", "dog, wet"],
-            "train": 1,
-            "validation": 2,
-            "test": 2,
-        },
-        "duplicates_within": {
-            "train": {"images": 1, "labels_differ": 0},
-            "validation": {"images": 0, "labels_differ": 0},
-            "test": {"images": 1, "labels_differ": 1},
-        },
-        "duplicates_across": {
-            "train_and_validation": {**nothing, "images_of_train": 0, "images_of_validation": 0},
-            "train_and_test": {**nothing, "images_of_train": 0, "images_of_test": 0},
-            "validation_and_test": {**nothing, "images_of_validation": 0, "images_of_test": 0},
-        },
+    made = report(CLEAN)
+    table = made.table()
+    assert table == {
         "images": {"train": 15, "validation": 2, "test": 3},
+        "classes_with_fewer_than_10": {"train": 1, "validation": 2, "test": 2},
+        "duplicates": {"train": 1, "validation": 0, "test": 1},
+        "labels_differ": {"train": 0, "validation": 0, "test": 1},
+        "leaked": NOTHING,
+        "in_train": others("train"),
+        "different_in_train": others("train"),
+        "labels_differ_in_train": others("train"),
+        "in_validation": others("validation"),
+        "different_in_validation": others("validation"),
+        "labels_differ_in_validation": others("validation"),
+        "in_test": others("test"),
+        "different_in_test": others("test"),
+        "labels_differ_in_test": others("test"),
+    }
+    assert table_rows(table) == [
+        ["train", 15, 1, 1, 0, 0, "", "", "", 0, 0, 0, 0, 0, 0],
+        ["validation", 2, 2, 0, 0, 0, 0, 0, 0, "", "", "", 0, 0, 0],
+        ["test", 3, 2, 1, 1, 0, 0, 0, 0, 0, 0, 0, "", "", ""],
+    ]
+    assert made.metrics(table, DATA, skipped=7) == {
+        "classes_with_few_images": ["cat", "dog, wet"],
+        "duplicates": 2,
         "images_skipped": 7,
         "leaked_test_images": 0,
         "number_of_classes": 2,
-        "pixels": {
-            "mean": {"red": 0.1, "green": 0.2, "blue": 0.3},
-            "standard_deviation": {"red": 0.4, "green": 0.5, "blue": 0.6},
-        },
-        "shape": {"channels": 3, "height": 1, "width": 2},
+        "pixels": {"mean": (0.1, 0.2, 0.3), "standard_deviation": (0.4, 0.5, 0.6)},
+        "shape": SHAPE,
     }
-    assert leak_in_words(metrics(CLEAN)) == leak_warning(metrics(CLEAN), "a.json") == ""
+    assert leak_warning(table, "a.csv") == leak_in_words(0, 3) == ""
+
+
+def test_a_class_has_few_images_if_one_split_has_few_of_it() -> None:
+    plenty = [(n, 0) for n in range(10)]
+    made = report({"train": plenty + [(n, 1) for n in range(9)], "validation": plenty})
+    table = made.table()
+    assert table["classes_with_fewer_than_10"] == {"train": 1, "validation": 1, "test": 2}
+    made.add("test", np.zeros((10, *SHAPE), np.uint8), np.zeros(10, np.uint8))
+    assert made.metrics(table, DATA, 0)["classes_with_few_images"] == ["dog, wet"]
 
 
 def test_a_leak_is_counted_and_told() -> None:
-    leaky = metrics({**CLEAN, "test": [*CLEAN["test"], (20, 0), (20, 0), (31, 1)]})
-    assert leaky["leaked_test_images"] == 3
-    assert leaky["duplicates_across"]["train_and_test"] == {
-        "different_images": 1,
-        "images_of_train": 2,
-        "images_of_test": 2,
-        "labels_differ": 1,
-    }
-    assert leaky["duplicates_across"]["validation_and_test"]["images_of_test"] == 1
-    assert leaky["duplicates_across"]["train_and_validation"]["different_images"] == 0
-    assert leak_in_words(leaky) == "3 of 6 test images (50.00%) are also in train or validation"
-    lines = leak_warning(leaky, "metrics/data.json").splitlines()
+    made = report({**CLEAN, "test": [*CLEAN["test"], (20, 0), (20, 0), (31, 1)]})
+    leaky = made.table()
+    assert leaky["leaked"] == {"train": 0, "validation": 0, "test": 3}
+    assert made.metrics(leaky, DATA, 0)["leaked_test_images"] == 3
+    assert leaky["in_test"] == {"train": 2, "validation": 1}
+    assert leaky["in_train"] == {"validation": 0, "test": 2}
+    assert leaky["in_validation"] == {"train": 0, "test": 1}
+    assert leaky["different_in_test"] == {"train": 1, "validation": 1}
+    assert leaky["different_in_train"] == {"validation": 0, "test": 1}
+    assert leaky["labels_differ_in_train"] == {"validation": 0, "test": 1}
+    assert leaky["labels_differ_in_test"] == {"train": 1, "validation": 0}
+    assert leak_in_words(3, 6) == "3 of 6 test images (50.00%) are also in train or validation"
+    lines = leak_warning(leaky, "plots/data.csv").splitlines()
     assert len(lines) > 8
     assert len({len(line) for line in lines}) == 1  # a frame
     assert set(lines[0]) == set(lines[-1]) == {"!"}
@@ -92,10 +105,15 @@ def test_a_leak_is_counted_and_told() -> None:
     assert "3 of 6 test images (50.00%) are also in train or validation" in text
     assert "2 also in train, 1 of their pictures with differing labels" in text
     assert "1 also in validation, 0 of their pictures with differing labels" in text
-    assert "metrics/data.json" in text
+    assert "plots/data.csv" in text
     heading = "A look at the data"
     assert heading in text
-    assert f"## {heading}\n" in (Path(__file__).parent.parent / "README.md").read_text()
+    assert f"## {heading}\n" in (ROOT / "README.md").read_text()
+
+
+def test_what_validation_shares_with_train_leaks_too() -> None:
+    made = report({"train": [(1, 0)], "validation": [(1, 0), (1, 0), (2, 0)], "test": []})
+    assert made.table()["leaked"] == {"train": 0, "validation": 2, "test": 0}
 
 
 def test_class_balance_keeps_the_order_of_the_classes() -> None:
@@ -107,13 +125,3 @@ def test_class_balance_keeps_the_order_of_the_classes() -> None:
         ("dog, wet", "validation", 1),
         ("dog, wet", "test", 1),
     ]
-
-
-def test_the_digests_never_stand_in_the_folder(tmp_path: Path) -> None:
-    with scratch(tmp_path / "tensors" / "digests") as file:
-        made = DataReport(file, NAMES, SHAPE)
-        made.add("test", np.zeros((3, *SHAPE), np.uint8), np.zeros(3, np.uint8))
-        assert made.metrics(DATA, 0)["duplicates_within"]["test"]["images"] == 2
-        seen = list((tmp_path / "tensors").iterdir())
-        assert all(path.name.endswith(".partial") for path in seen)  # none at all on Linux
-    assert list((tmp_path / "tensors").iterdir()) == []

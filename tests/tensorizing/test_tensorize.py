@@ -1,8 +1,8 @@
 """The split and the statistics, against values worked out by hand."""
 
+import csv
 import json
 from pathlib import Path
-from unittest.mock import ANY
 
 import numpy as np
 import pytest
@@ -36,11 +36,19 @@ def test_tensorize_leaves_the_test_split_whole(tmp_path: Path) -> None:
     paths = [tmp_path / f"{name}.safetensors" for name in ("train", "validation", "test")]
     report, balance = tmp_path / "data.json", tmp_path / "balance.csv"
     train_path, validation_path, test_path = paths
-    metrics = tensorize(
+    table = tensorize(
         Digits(), "digits", raw, 0.1, 0, train_path, validation_path, test_path, report, balance
     )
-    assert metrics["images"] == {"train": 1292, "validation": 145, "test": 360}
-    assert json.loads(report.read_text()) == metrics | {"pixels": ANY}
+    assert table["images"] == {"train": 1292, "validation": 145, "test": 360}
+    with (tmp_path / "data.csv").open(newline="") as file:
+        written = {row["split"]: row for row in csv.DictReader(file)}
+    assert list(written) == ["train", "validation", "test"]
+    for column, counts in table.items():
+        for split, row in written.items():
+            assert row[column] == str(counts.get(split, ""))
+    metrics = json.loads(report.read_text())
+    assert metrics["shape"] == [1, 28, 28]
+    assert metrics["number_of_classes"] == 10
     rows = [line.rsplit(",", 2) for line in balance.read_text().splitlines()]
     assert rows[0] == ["class", "split", "images"]
     assert sum(int(images) for _, _, images in rows[1:]) == 1797

@@ -90,13 +90,13 @@ def scratch(path: Path) -> Iterator[BinaryIO]:
     except OSError as error:
         error.filename = str(path)
         raise
-    with file:
-        try:
+    try:
+        with file:  # whose end writes what is left in its buffer
             yield file
-        except OSError as error:
-            if error.errno and not error.filename:
-                error.filename = str(path)
-            raise
+    except OSError as error:
+        if error.errno and not error.filename:
+            error.filename = str(path)
+        raise
 
 
 def discard_partials() -> None:

@@ -7,11 +7,11 @@ download starts.
 """
 
 import math
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from reprlib import Repr
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -20,8 +20,9 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    field_validator,
 )
-from pydantic_core import ErrorDetails
+from pydantic_core import ErrorDetails, PydanticKnownError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError
 from ruamel.yaml.reader import ReaderError
@@ -36,22 +37,15 @@ MAX_OPTIONS = 64  # of a network or an optimizer, and values in one of them
 
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
-
-
-CLASS_NAME = r"^[A-Za-z][A-Za-z0-9]*$"
 URL = r"^(https?://[!-~]+)?$"
 SHA256 = r"^([0-9a-f]{64})?$"
-TEXTS = {
-    URL: "an http(s) address, or empty",
-    SHA256: "64 hexadecimal digits in lower case, or empty",
-    CLASS_NAME: "the name of a class of torch.optim",
-}
+CLASS_NAME = r"^[A-Za-z][A-Za-z0-9]*$"
 
 
 def _no_truth(value: object) -> object:
     """Refuse `true` and 1.0, which equal 1, where a choice among numbers asks for 1."""
     if isinstance(value, (bool, float)):
-        raise ValueError("not an integer")
+        raise PydanticKnownError("int_type")
     return value
 
 
@@ -100,6 +94,17 @@ class DownloadFolderParams(_Block):
     path: Annotated[str, Field(min_length=1, max_length=4096)]
     url: Annotated[str, Field(pattern=URL, max_length=4096)]
     sha256: Annotated[str, Field(pattern=SHA256)]
+
+    @field_validator("url")
+    @classmethod
+    def _has_a_host(cls, url: str) -> str:
+        try:
+            usable = bool(not url or urlsplit(url).hostname)
+        except ValueError:  # as `http://[` has it
+            usable = False
+        if not usable:
+            raise ValueError("it must be an http(s) address with a host, or empty")
+        return url
 
 
 class DownloadParams(_Block):
@@ -314,14 +319,12 @@ def _parse(path: Path) -> object:
 def _describe(item: ErrorDetails) -> str:
     key = one_line(".".join(str(part) for part in item["loc"]), 80)
     match item["type"]:
-        case "value_error" if str(item["ctx"]["error"]).startswith("it must"):
-            return f"{key}: {_shown(item['input'])} is not allowed: {item['ctx']['error']}"
         case "extra_forbidden" | "invalid_key":
             return f"{key}: unknown key; remove it or correct its spelling"
         case "missing":
-            needed = f"it must be {_allowed(item['loc'])}"
-            return f"{key}: missing; add it (the committed params.yaml has it): {needed}"
-    return f"{key}: {_shown(item['input'])} is not allowed: it must be {_allowed(item['loc'])}"
+            return f"{key}: missing; add it (the committed params.yaml has it)"
+    problem = item["msg"].removeprefix("Value error, ")
+    return f"{key}: {_shown(item['input'])} is not allowed: {problem[0].lower()}{problem[1:]}"
 
 
 def _shown(value: object) -> str:
@@ -334,33 +337,3 @@ def _shown(value: object) -> str:
         return one_line(short.repr(value), 60)
     except ValueError:  # Python's limit on the digits of an integer
         return "a number of thousands of digits"
-
-
-def _allowed(location: tuple[int | str, ...]) -> str:
-    """Say in words which values the key at `location` may have."""
-    schema = Params.model_json_schema()
-    blocks = schema["$defs"]
-    for part in location:
-        schema = schema["items"] if isinstance(part, int) else schema["properties"][part]
-        if "$ref" in schema:
-            schema = blocks[schema["$ref"].rsplit("/", 1)[1]]
-    return _in_words(schema)
-
-
-def _in_words(schema: Mapping[str, Any]) -> str:
-    if "enum" in schema:
-        return " or ".join(map(str, schema["enum"]))
-    if schema["type"] == "string":
-        return TEXTS.get(schema.get("pattern", ""), "text of 1 to 4096 characters")
-    if schema["type"] == "object":
-        return f"a block with the keys {', '.join(schema['properties'])}"
-    if schema["type"] == "array":
-        each = _in_words(schema["items"])
-        return f"a list of {schema['minItems']} to {schema['maxItems']} values, each {each}"
-    if schema["type"] == "boolean":
-        return "true or false"
-    low, high = schema.get("minimum"), schema.get("maximum")
-    above, below = schema.get("exclusiveMinimum"), schema.get("exclusiveMaximum")
-    start = f"from {low:g}" if low is not None else f"above {above:g}"
-    end = f"to {high}" if high is not None else f"to below {below:g}"
-    return f"{'an integer' if schema['type'] == 'integer' else 'a number'} {start} {end}"

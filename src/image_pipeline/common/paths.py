@@ -19,6 +19,7 @@ TEST_METRICS = Path("metrics/test.json")
 
 PLOTS = Path("plots")
 CLASS_BALANCE = PLOTS / "class_balance.csv"
+DATA_TABLE = PLOTS / "data.csv"
 CURVES = PLOTS / "curves.png"
 HISTORY = PLOTS / "history.csv"
 PREDICTIONS = PLOTS / "predictions.csv"

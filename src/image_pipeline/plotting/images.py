@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 
-from image_pipeline.plotting.labels import class_labels, plain
+from image_pipeline.plotting.labels import class_labels, letters, plain
 from image_pipeline.training.figures import new_figure, save_figure
 
 COLUMNS = 8
@@ -17,6 +17,8 @@ CAPTION_INCHES_PER_LETTER = 0.085
 CLASS_GRIDS = ((4, (1, 12)), (30, (2, 8)), (100, (4, 5)))
 MOST_CLASSES = CLASS_GRIDS[-1][0]
 CLASSES_WIDTH = 10  # inches
+UNIT_COLUMNS, UNIT_INCHES = 20, 0.6
+MOST_UNITS = 24 * UNIT_COLUMNS  # what a screen shows at a time, or two
 
 
 def draw_images(
@@ -25,13 +27,18 @@ def draw_images(
     """Draw images `[N, C, H, W]` with values 0 to 255 (1 or 3 channels), each under its caption."""
     lines = [line for caption in captions for line in caption.split("\n")]
     height = max((caption.count("\n") + 1 for caption in captions), default=0)
-    width = max(INCHES, CAPTION_INCHES_PER_LETTER * max(map(len, lines), default=0))
-    columns = max(1, int(COLUMNS * INCHES / width))
-    cells = _Grid(len(images), title, columns, width, extra=INCHES - width + 0.2 * height)
-    for axes, image, caption in zip(cells.axes, images, captions, strict=False):
+    width = max(INCHES, CAPTION_INCHES_PER_LETTER * max(map(letters, lines), default=0))
+    columns = max(1, min(int(COLUMNS * INCHES / width), len(images)))
+    rows = max(1, math.ceil(len(images) / columns))
+    figure = new_figure(max(columns * width, 5), rows * (INCHES + 0.2 * height) + 0.5)
+    figure.suptitle(title)
+    cells = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axes in cells:
+        axes.axis("off")
+    for axes, image, caption in zip(cells, images, captions, strict=False):
         _show_image(axes, image)
         axes.set_title(plain(caption), fontsize=9)
-    save_figure(path, cells.figure, dpi)
+    save_figure(path, figure, dpi)
 
 
 def class_grid(classes: int) -> tuple[int, int]:
@@ -79,42 +86,34 @@ def draw_classes(
 def draw_first_layer(path: Path, weights: np.ndarray | None, dpi: int) -> None:
     """Draw each unit's weights `[units, C, H, W]` as an image, red above 0 and blue below.
 
-    Units are those of the first dense layer, or the filters of the first convolution. Several
-    channels are drawn as their mean. None says that no layer looks at the pixels so.
+    Units are those of the first dense layer, or the filters of the first convolution, up to
+    MOST_UNITS. Several channels are drawn as their mean. None says that no layer looks at the
+    pixels so.
     """
     if weights is None:
         figure = new_figure(5, 1)
         figure.suptitle("First layer: nothing to show, it is neither dense\nnor a convolution")
         save_figure(path, figure, dpi)
         return
-    units = weights.mean(axis=1)
-    cells = _Grid(
-        len(units), f"First layer: the weights of its {len(units)} units", columns=20, inches=0.6
-    )
+    step = max(1, int(weights.shape[3] / (UNIT_INCHES * dpi)))  # no more than there are pixels for
+    units = weights[:MOST_UNITS, :, ::step, ::step].mean(axis=1)
+    count, height, width = units.shape
+    columns = min(UNIT_COLUMNS, count)
+    rows = math.ceil(count / columns)
+    # All in one image, as axes for each unit would take most of a minute. NaN leaves gaps white.
+    edge = max(1, width // 28)
+    high, wide = height + 2 * edge, width + 2 * edge
+    cells = np.full((rows * columns, high, wide), np.nan, np.float32)
+    cells[:count, edge:-edge, edge:-edge] = units
+    mosaic = cells.reshape(rows, columns, high, wide).swapaxes(1, 2).reshape(rows * high, -1)
+    figure = new_figure(max(columns * UNIT_INCHES, 5), rows * UNIT_INCHES * high / wide + 0.5)
+    which = "" if count == len(weights) else f"the first {count} of "
+    figure.suptitle(f"First layer: the weights of {which}its {len(weights):,} units")
+    axes = figure.subplots()
+    axes.axis("off")
     top = float(np.quantile(np.abs(units), 0.995)) or 1.0
-    for axes, unit in zip(cells.axes, units, strict=False):
-        _show(axes, unit, cmap="RdBu_r", bottom=-top, top=top)
-    save_figure(path, cells.figure, dpi)
-
-
-class _Grid:
-    """A figure with a cell for each of `count` images."""
-
-    def __init__(
-        self,
-        count: int,
-        title: str,
-        columns: int = COLUMNS,
-        inches: float = INCHES,
-        extra: float = 0,
-    ) -> None:
-        columns = max(1, min(columns, count))
-        rows = max(1, math.ceil(count / columns))
-        self.figure = new_figure(max(columns * inches, 5), rows * (inches + extra) + 0.5)
-        self.figure.suptitle(title)
-        self.axes: list[Axes] = list(self.figure.subplots(rows, columns, squeeze=False).flat)
-        for axes in self.axes:
-            axes.axis("off")
+    _show(axes, mosaic, cmap="RdBu_r", bottom=-top, top=top)
+    save_figure(path, figure, dpi)
 
 
 def _show_image(axes: Axes, image: np.ndarray) -> None:

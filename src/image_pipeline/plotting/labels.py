@@ -3,10 +3,11 @@
 from collections import Counter
 from collections.abc import Sequence
 from functools import cache
+from unicodedata import east_asian_width
 
 from matplotlib.font_manager import findfont, get_font
 
-from image_pipeline.training.figures import FONT
+from image_pipeline.training.figures import fonts
 
 LONGEST_LABEL = 20  # characters of a class name that are shown
 INCHES_PER_LETTER = 0.09  # on average, of a label
@@ -15,9 +16,8 @@ INCHES_PER_LETTER = 0.09  # on average, of a label
 def plain(text: str) -> str:
     """Return `text` so that matplotlib shows it as it is: no maths is set between dollar signs.
 
-    The font has Latin, Greek, Cyrillic, Arabic and Hebrew letters and many symbols. What it has
-    not, such as Chinese, is shown as code points, [732B]: another font would not be on every
-    machine, and the picture not the same.
+    What the `fonts` have not, such as Thai, is shown as code points, [0E01]: another font would not
+    be on every machine, and the picture not the same.
     """
     return _readable(text).replace("$", r"\$")
 
@@ -28,7 +28,13 @@ def _readable(text: str) -> str:
 
 @cache
 def _has_glyph(character: str) -> bool:
-    return character == "\n" or get_font(findfont(FONT)).get_char_index(ord(character)) != 0
+    code = ord(character)
+    return character == "\n" or any(get_font(findfont(f)).get_char_index(code) for f in fonts())
+
+
+def letters(text: str) -> int:
+    """Return how many letters wide `text` is: a Chinese, Japanese or Korean one counts as two."""
+    return len(text) + sum(east_asian_width(character) in "FW" for character in text)
 
 
 def short_names(names: Sequence[str]) -> list[str]:
@@ -51,4 +57,4 @@ def class_labels(names: Sequence[str]) -> list[str]:
 
 def label_inches(labels: Sequence[str]) -> float:
     """Return the room that labels take beyond a few letters, which every figure has room for."""
-    return INCHES_PER_LETTER * max(0, max(map(len, labels)) - 4)
+    return INCHES_PER_LETTER * max(0, max(map(letters, labels)) - 4)

@@ -1,6 +1,6 @@
 """The pictures of the plot stage: what each is made from, and where it goes."""
 
-import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -24,16 +24,28 @@ from image_pipeline.plotting.images import (
     draw_first_layer,
     draw_images,
 )
-from image_pipeline.plotting.labels import short_names
-from image_pipeline.tensorizing.data_report import BALANCE_COLUMNS, SPLITS, leak_in_words
-from image_pipeline.tensors.tensor_files import count_images, open_tensors, read_labels, read_sample
+from image_pipeline.plotting.labels import letters, short_names
+from image_pipeline.tensorizing.data_report import FEW_IMAGES, SPLITS, leak_in_words
+from image_pipeline.tensors.tensor_files import (
+    Sample,
+    count_images,
+    open_tensors,
+    read_labels,
+    read_sample,
+)
 from image_pipeline.training import custom
 from image_pipeline.training.augmentation import augment
 
-MADE_BY = {paths.CLASS_BALANCE: "tensorize", paths.DATA_METRICS: "tensorize"}  # else evaluate
-TEXT_COLUMNS = {"actual": str, "predicted": str, "class": str, "split": str}
 LONGEST_WORD = 8  # of a name in a caption that is to fit above an image
-LARGEST = {"confidence": 1.0, "accuracy": 1.0, "f1": 1.0}  # the smallest value of all is 0
+MOST = 1e15  # images
+# The columns that are read of each table: the largest number that may be in one, None for text.
+TABLES: dict[Path, dict[str, float | None]] = {
+    paths.PREDICTIONS: {"actual": None, "predicted": None, "confidence": 1},
+    paths.CLASSES: {"class": None, "f1": 1},
+    paths.RELIABILITY: {"confidence": 1, "accuracy": 1, "images": MOST},
+    paths.CLASS_BALANCE: {"class": None, "split": None, "images": MOST},
+    paths.DATA_TABLE: {"split": None, "images": MOST, "leaked": MOST},
+}
 
 
 def draw_report(params: PlotParams) -> list[str]:
@@ -42,17 +54,17 @@ def draw_report(params: PlotParams) -> list[str]:
     Raises:
         DataError: a table, the model or the tensors are missing or not what they should be.
     """
-    predictions = _read_table(paths.PREDICTIONS, ["actual", "predicted", "confidence"])
-    classes = _read_table(paths.CLASSES, ["class", "f1"])
-    reliability = _read_table(paths.RELIABILITY, ["confidence", "accuracy", "images"])
-    balance = _read_table(paths.CLASS_BALANCE, list(BALANCE_COLUMNS))
-    few, leak = _read_report(paths.DATA_METRICS)
+    tables = {path: _read_table(path, columns) for path, columns in TABLES.items()}
     card, weights = _read_first_layer(paths.MODEL)
     names = list(card.data.class_names)
-    _check_tables(predictions, classes, reliability, names)
-    counts = _images_by_split(balance, names)
+    _check_rows(tables, names)
+    predictions, classes, reliability, balance, data = tables.values()
+    counts = balance["images"].to_numpy(np.int64).reshape(-1, len(SPLITS)).T
+    balances = dict(zip(SPLITS, counts, strict=True))
+    leak = leak_in_words(*data[["leaked", "images"]].to_numpy(int)[-1])
     gap = (reliability["accuracy"] - reliability["confidence"]).abs()
     error = float((gap * reliability["images"]).sum() / reliability["images"].sum())
+    dpi = params.dpi
 
     drawn = []
 
@@ -61,13 +73,13 @@ def draw_report(params: PlotParams) -> list[str]:
         return paths.PLOTS / name
 
     with together():
-        draw_confusion_matrix(target("confusion_matrix.png"), predictions, names, params.dpi)
-        draw_f1_by_class(target("f1_by_class.png"), classes, params.dpi)
-        draw_reliability(target("reliability.png"), reliability, error, params.dpi)
+        draw_confusion_matrix(target("confusion_matrix.png"), predictions, names, dpi)
+        draw_f1_by_class(target("f1_by_class.png"), classes, dpi)
+        draw_reliability(target("reliability.png"), reliability, error, dpi)
         _draw_mistakes(target("worst_mistakes.png"), predictions, card, params)
         _draw_samples(target("training_sample.png"), card, params)
-        draw_first_layer(target("first_layer.png"), weights, params.dpi)
-        draw_class_balance(target("class_balance.png"), counts, names, few, leak, params.dpi)
+        draw_first_layer(target("first_layer.png"), weights, dpi)
+        draw_class_balance(target("class_balance.png"), balances, names, FEW_IMAGES, leak, dpi)
         _draw_classes(target("samples.png"), card, params)
     return drawn
 
@@ -80,7 +92,7 @@ def _draw_mistakes(
     names = card.data.class_names
     short = dict(zip(names, short_names(names), strict=True))
     words = "{} taken for\n{} at {:.1%}"
-    if max(map(len, short.values())) > LONGEST_WORD:
+    if max(map(letters, short.values())) > LONGEST_WORD:
         words = "{}\ntaken for\n{}\nat {:.1%}"
     captions = [
         words.format(short[actual], short[predicted], confidence)
@@ -88,9 +100,7 @@ def _draw_mistakes(
             worst["actual"], worst["predicted"], worst["confidence"], strict=True
         )
     ]
-    indices = [int(index) for index in worst.index]
-    sample = read_sample(paths.TEST_TENSORS, indices)
-    card.check_fits(paths.TEST_TENSORS, sample)
+    sample = _sample(paths.TEST_TENSORS, worst.index, card)
     title = f"The most confident of {len(wrong)} mistakes in {len(predictions)} test images"
     draw_images(path, sample.images, captions, title, params.dpi)
 
@@ -109,9 +119,7 @@ def _draw_classes(path: Path, card: ModelCard, params: PlotParams) -> None:
     for label in shown:
         members = np.flatnonzero(labels == label)
         chosen = rng.choice(members, min(most, len(members)), replace=False)
-        sample = read_sample(paths.TRAIN_TENSORS, chosen.tolist())
-        card.check_fits(paths.TRAIN_TENSORS, sample)
-        samples.append(sample.images)
+        samples.append(_sample(paths.TRAIN_TENSORS, chosen, card).images)
     draw_classes(path, samples, [names[label] for label in shown], title, params.dpi)
 
 
@@ -119,8 +127,7 @@ def _draw_samples(path: Path, card: ModelCard, params: PlotParams) -> None:
     rng = np.random.default_rng(params.seed)
     count = count_images(paths.TRAIN_TENSORS)
     chosen = rng.choice(count, size=min(params.samples, count), replace=False)
-    sample = read_sample(paths.TRAIN_TENSORS, chosen.tolist())
-    card.check_fits(paths.TRAIN_TENSORS, sample)
+    sample = _sample(paths.TRAIN_TENSORS, chosen, card)
     images = sample.images
     what = "Training images"
     if card.augmentation.enabled:
@@ -136,83 +143,53 @@ def _draw_samples(path: Path, card: ModelCard, params: PlotParams) -> None:
     draw_images(path, images, captions, what, params.dpi)
 
 
-def _read_table(path: Path, columns: list[str]) -> pd.DataFrame:
+def _sample(path: Path, indices: Iterable[int], card: ModelCard) -> Sample:
+    sample = read_sample(path, [int(index) for index in indices])
+    card.check_fits(path, sample)
+    return sample
+
+
+def _read_table(path: Path, columns: dict[str, float | None]) -> pd.DataFrame:
+    types = {name: str if most is None else float for name, most in columns.items()}
     try:
-        table = pd.read_csv(path, dtype=TEXT_COLUMNS, keep_default_na=False)
+        table = pd.read_csv(path, usecols=list(columns), dtype=types, keep_default_na=False)
     except FileNotFoundError:
-        raise _not_found(path) from None
-    except OSError as error:
-        raise _bad(path, f"cannot be read ({error.strerror})") from None
-    except (ValueError, OverflowError) as error:
-        raise _bad(path, f"not a table ({one_line(error)})") from None
-    if missing := [column for column in columns if column not in table]:
-        raise _bad(path, f"it has no column {', '.join(missing)}")
-    if not isinstance(table.index, pd.RangeIndex) or table.empty:
-        raise _bad(path, "it has no rows" if table.empty else "its rows are longer than its header")
-    for column in columns:
-        if column not in TEXT_COLUMNS:
-            _check_numbers(path, table[column])
+        raise DataError(f"{path}: not found; run `dvc repro {_made_by(path)}`") from None
+    except (OSError, ValueError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or one_line(error)
+        raise _bad(path, f"not a table of {', '.join(columns)} ({reason})") from None
+    for name, most in columns.items():
+        if most is not None and not table[name].between(0, most).all():
+            raise _bad(path, f"{name} must be numbers from 0 to {most:g} throughout")
     return table
 
 
-def _check_numbers(path: Path, column: pd.Series) -> None:
-    largest = LARGEST.get(str(column.name), float("inf"))
-    numeric = pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
-    if not numeric or not (np.isfinite(column) & column.between(0, largest)).all():
-        allowed = f"numbers from 0 to {largest:g}" if largest < float("inf") else "finite numbers"
-        raise _bad(path, f"{column.name} must be {allowed} throughout")
+def _check_rows(tables: dict[Path, pd.DataFrame], names: list[str]) -> None:
+    predictions, count = tables[paths.PREDICTIONS], count_images(paths.TEST_TENSORS)
+    if len(predictions) != count:
+        reason = f"{len(predictions)} rows for the {count} images of {paths.TEST_TENSORS}"
+        raise _bad(paths.PREDICTIONS, reason)
+    if unknown := sorted({*predictions["actual"], *predictions["predicted"]} - {*names}):
+        reason = f"{one_line(repr(unknown[0]), 40)} is not a class of {paths.MODEL}"
+        raise _bad(paths.PREDICTIONS, reason)
+    for path, expected in (
+        (paths.CLASSES, [[name] for name in names]),
+        (paths.CLASS_BALANCE, [[name, split] for name in names for split in SPLITS]),
+        (paths.DATA_TABLE, [[split] for split in SPLITS]),
+    ):
+        text = [name for name, most in TABLES[path].items() if most is None]
+        if tables[path][text].to_numpy().tolist() != expected:
+            raise _bad(path, f"its rows are not the classes of {paths.MODEL}, or not the splits")
+    if not tables[paths.RELIABILITY]["images"].sum() > 0:
+        raise _bad(paths.RELIABILITY, "it counts no images")
 
 
-def _not_found(path: Path) -> DataError:
-    return DataError(f"{path}: not found; run `dvc repro {MADE_BY.get(path, 'evaluate')}`")
+def _made_by(path: Path) -> str:
+    return "tensorize" if path in (paths.CLASS_BALANCE, paths.DATA_TABLE) else "evaluate"
 
 
 def _bad(path: Path, reason: str) -> DataError:
-    stage = MADE_BY.get(path, "evaluate")
-    return DataError(f"{path}: {reason}; run `dvc repro --force {stage}` to make it anew")
-
-
-def _read_report(path: Path) -> tuple[int, str]:
-    """Return below how many images there are few of a class, and how the test split leaks."""
-    try:
-        metrics = json.loads(path.read_bytes())
-        return int(metrics["classes_with_few_images"]["fewer_than"]), leak_in_words(metrics)
-    except FileNotFoundError:
-        raise _not_found(path) from None
-    except OSError as error:
-        raise _bad(path, f"cannot be read ({error.strerror})") from None
-    except (ArithmeticError, LookupError, RecursionError, TypeError, ValueError) as error:
-        raise _bad(path, f"not a report on the data ({one_line(repr(error))})") from None
-
-
-def _images_by_split(balance: pd.DataFrame, names: list[str]) -> dict[str, np.ndarray]:
-    """Return the images of each class, int64 `[classes]`, by split."""
-    expected = [(name, split) for name in names for split in SPLITS]
-    if list(zip(balance["class"], balance["split"], strict=True)) != expected:
-        raise _bad(paths.CLASS_BALANCE, f"its classes are not those of {paths.MODEL}")
-    images = balance["images"].to_numpy(np.int64).reshape(-1, len(SPLITS))
-    return dict(zip(SPLITS, images.T, strict=True))
-
-
-def _check_tables(
-    predictions: pd.DataFrame, classes: pd.DataFrame, reliability: pd.DataFrame, names: list[str]
-) -> None:
-    count = count_images(paths.TEST_TENSORS)
-    if len(predictions) != count:
-        raise _bad(
-            paths.PREDICTIONS,
-            f"{len(predictions)} rows for the {count} images of {paths.TEST_TENSORS}",
-        )
-    for column in ("actual", "predicted"):
-        unknown = predictions[column][~predictions[column].isin(names)]
-        if len(unknown):
-            name = one_line(repr(unknown.iloc[0]), 40)
-            reason = f"{name} in row {unknown.index[0] + 1} is not a class of {paths.MODEL}"
-            raise _bad(paths.PREDICTIONS, reason)
-    if list(classes["class"]) != names:
-        raise _bad(paths.CLASSES, f"its classes are not those of {paths.MODEL}")
-    if not reliability["images"].sum() > 0:
-        raise _bad(paths.RELIABILITY, "it counts no images")
+    return DataError(f"{path}: {reason}; run `dvc repro --force {_made_by(path)}` to make it anew")
 
 
 def _read_first_layer(path: Path) -> tuple[ModelCard, np.ndarray | None]:

@@ -3,15 +3,16 @@
 import math
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 from tqdm import tqdm
 
+from image_pipeline.common import paths
 from image_pipeline.common.files import scratch, together, write_csv_rows, write_json
 from image_pipeline.datasets.base import Dataset
 from image_pipeline.datasets.splitting import draw
-from image_pipeline.tensorizing.data_report import BALANCE_COLUMNS, DataReport
+from image_pipeline.tensorizing.data_report import BALANCE_COLUMNS, DataReport, Table, table_rows
 from image_pipeline.tensors.tensor_files import Description, writing_split
 
 
@@ -26,12 +27,12 @@ def tensorize(
     test_path: Path,
     metrics_path: Path,
     balance_path: Path,
-) -> dict[str, Any]:
-    """Read a data set from `raw`, write its splits and a report on them; return its metrics.
+) -> Table:
+    """Read a data set from `raw`, write its splits and a report on them; return its table.
 
     The validation split is drawn from the training split, by class; the test split stays whole.
     The normalisation statistics are the remaining training images' alone. Images pass through in
-    chunks, so memory does not grow with their number.
+    chunks; memory grows by some 24 bytes an image, what `DuplicateCounter` holds of it.
 
     Args:
         dataset: reads the files.
@@ -43,7 +44,8 @@ def tensorize(
         validation_path: see `train_path`.
         test_path: see `train_path`.
         metrics_path: of what `DataReport.metrics` tells.
-        balance_path: of the table of the images of each class.
+        balance_path: of the table of the images of each class; data.csv, what `DataReport.table`
+            tells, comes to lie beside it.
 
     Raises:
         DataError: a file is not what it should be, or a class has too few images to be split.
@@ -63,7 +65,6 @@ def tensorize(
     statistics = PixelStatistics(shape[0])
     with (
         together(),
-        scratch(train_path.with_name("digests")) as digests,
         scratch(train_path.with_name("labels")) as labels_file,
         scratch(train_path.with_name("draw")) as draw_file,
         ExitStack() as files,
@@ -73,7 +74,7 @@ def tensorize(
             files.enter_context(writing_split(path, size, shape, name, dataset.class_names))
             for path, size in sizes.items()
         )
-        report = DataReport(digests, dataset.class_names, shape)
+        report = DataReport(dataset.class_names, shape)
         del train_and_validation
         labels, kept_back = _to_file(labels, labels_file), _to_file(kept_back, draw_file)
         start = 0
@@ -98,10 +99,12 @@ def tensorize(
         )
         for writer in (into_train, into_validation, into_test):
             writer.finish(description)
-        metrics = report.metrics(description, skipped)
+        table = report.table()
+        table_path = balance_path.with_name(paths.DATA_TABLE.name)
         write_csv_rows(balance_path, BALANCE_COLUMNS, report.class_balance())
-        write_json(metrics_path, metrics)
-    return metrics
+        write_csv_rows(table_path, ["split", *table], table_rows(table))
+        write_json(metrics_path, report.metrics(table, description, skipped))
+    return table
 
 
 def _to_file(values: np.ndarray, file: BinaryIO) -> np.ndarray:
