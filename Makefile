@@ -8,7 +8,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # uv trusts the certificates that the machine trusts, as pip does.
 export UV_SYSTEM_CERTS ?= true
 
-.PHONY: help setup demo repro test soak lint bench bench-scale lock
+.PHONY: help setup demo repro test test-all soak lint bench bench-scale lock
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' Makefile
@@ -33,8 +33,12 @@ repro: setup ## run the committed MNIST pipeline, or what is out of date of it
 demo: setup ## run the whole pipeline on digits that need no download, in the folder demo/
 	@python -m image_pipeline.commands.demo
 
-test: setup ## run the tests
-	pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+PYTEST = pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+test: setup ## prove the main promises (3 minutes on 2 cores)
+	$(PYTEST) -m 'not slow'
+
+test-all: test ## prove every promise: other processors, kills, full disks, a browser (15 minutes)
+	$(PYTEST) -m slow
 
 soak: setup ## kill `dvc repro` 60 times; its results must stay the same (7 minutes)
 	PYTHONPATH=tests python tests/pipeline/kill_harness.py

@@ -1,11 +1,30 @@
 import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from project import SMALL, Project
+from project import SMALL, Project, require
+
+if TYPE_CHECKING:
+    from kill_harness import Undisturbed
+
+ROOT = Path(__file__).parent
+# Whole runs, a browser, an emulator: what `make test` leaves to `make test-all`.
+SLOW = (
+    ROOT / "browser",
+    ROOT / "pipeline",
+    ROOT / "numerics" / "test_operations.py",
+    ROOT / "numerics" / "test_pin.py",
+)
+PROMISES = (ROOT / "pipeline" / "test_contract.py", ROOT / "pipeline" / "test_whole_run.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path not in PROMISES and not {item.path, *item.path.parents}.isdisjoint(SLOW):
+            item.add_marker(pytest.mark.slow)
 
 
 def pytest_configure() -> None:
@@ -31,3 +50,24 @@ def make_project(tmp_path: Path) -> Callable[..., Project]:
 def project(make_project: Callable[..., Project]) -> Project:
     """Return a copy of the project, set to a small run on data that need no download."""
     return make_project()
+
+
+@pytest.fixture(scope="session")
+def finished_run(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> "tuple[Project, Undisturbed]":
+    """Return a project after a whole `dvc repro`, measured; for tests to copy, not to touch."""
+    from kill_harness import QUICK, run_undisturbed
+
+    require(Path("/proc/self/status").exists(), "Linux's /proc")
+    project = Project(tmp_path_factory.mktemp("finished_run") / "project", QUICK)
+    return project, run_undisturbed(project)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(
+    finished_run: "tuple[Project, Undisturbed]", tmp_path_factory: pytest.TempPathFactory
+) -> "tuple[Project, Undisturbed]":
+    """Return a copy of that project for the tests of one file, and what the run left."""
+    project, found = finished_run
+    return project.copy_to(tmp_path_factory.mktemp("undisturbed") / "project"), found

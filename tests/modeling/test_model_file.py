@@ -1,15 +1,12 @@
-"""Model files and checkpoints that are not what they claim to be."""
+"""Model files: what is written is read, and what is not what it claims to be is refused."""
 
 import dataclasses
-import hashlib
-import io
 import json
 import resource
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -24,7 +21,6 @@ from image_pipeline.modeling import networks
 from image_pipeline.modeling.model_card import ModelCard
 from image_pipeline.modeling.model_file import read_model, write_model
 from image_pipeline.tensors.tensor_files import METADATA_KEY, Description, Split
-from image_pipeline.training.checkpoint import CheckpointFile
 from project import ROOT
 
 quick = settings(derandomize=True, deadline=None, max_examples=150, database=None)
@@ -75,50 +71,31 @@ def test_what_is_written_is_read(file: Path) -> None:
 
 
 GOOD = model()
-NAN, INFINITE = torch.full((4, 6), torch.nan), torch.full((4, 6), -torch.inf)
+NAN = torch.full((4, 6), torch.nan)
 BAD: dict[str, tuple[bytes, str]] = {
-    "empty": (b"", "it is no valid safetensors file ("),
     "torn": (GOOD[:-1], "it is no valid safetensors file ("),
-    "a split": (save({"images": torch.zeros(1)}), "its card is unreadable (KeyError("),
     "no card": (save(WEIGHTS), "its card is unreadable (KeyError("),
-    "no JSON": (save(WEIGHTS, {METADATA_KEY: "?"}), "its card is unreadable (JSONDecodeError"),
-    "a list": (save(WEIGHTS, {METADATA_KEY: "[1]"}), "its card is unreadable (TypeError"),
     "deep JSON": (save(WEIGHTS, {METADATA_KEY: "[" * 99_999}), "unreadable (RecursionError"),
     "another shape": (model(input_shape=[1, 2, 4]), "are not those of its card"),
     "two sizes": (model(input_shape=[1, 6]), "its card is unreadable (ValueError"),
-    "no height": (model(input_shape=[1, 0, 6]), "its sizes are out of bounds"),
     "a negative height": (model(input_shape=[1, -2, -3]), "its sizes are out of bounds"),
-    "infinite height": (model(input_shape=[1, 2, float("inf")]), "unreadable (OverflowError"),
     "channels": (model(input_shape=[6, 1, 1]), "6 channels but 1 statistics"),
     "enormous layers": (model(hidden_sizes=[1 << 40, 1 << 40]), "allocate memory"),
-    "layers of gigabytes": (model(hidden_sizes=[1 << 15] * 16), "are not those of its card"),
     "a million layers": (model(hidden_sizes=[1] * 1_000_000), "its options are too many"),
-    "no layers": (model(hidden_sizes=[]), "are not those of its card"),
-    "a negative layer": (model(hidden_sizes=[-4, -5]), "its network cannot be rebuilt ("),
-    "words for layers": (model(hidden_sizes="four"), "cannot be rebuilt (train.model.mlp.hidden"),
-    "a layer too many": (model(hidden_sizes=[4, 5, 5]), "are not those of its card"),
     "an unknown option": (model(options={"depth": 3}), "train.model.mlp.depth: unknown option"),
-    "options that are none": (model(options=3), "its card is unreadable (TypeError"),
     "a tensor too many": (model({"extra": torch.zeros(1)}), "are not those of its card"),
     "a class too many": (
         model(data=VALUES["data"] | {"class_names": ["a", "b", "c", "d"]}),
         "are not those of its card",
     ),
     "a network's path": (model(network="../mlp"), "its card is unreadable (ValueError"),
-    "a first layer that is none": (model(first_layer=3), "its card is unreadable (TypeError"),
     "a class twice": (model(data=VALUES["data"] | {"class_names": ["a"] * 3}), "of one name"),
-    "no data": (model(data=None), "its card is unreadable (TypeError"),
-    "no augmentation": (model(augmentation={}), "its card is unreadable ("),
     "hostile augmentation": (
         model(augmentation=VALUES["augmentation"] | {"group_size": -1}),
         "its card is unreadable (",
     ),
     "a NaN weight": (
         model({"hidden.0.weight": NAN}),
-        "`hidden.0.weight` is not float32 and finite throughout",
-    ),
-    "an infinite weight": (
-        model({"hidden.0.weight": INFINITE}),
         "`hidden.0.weight` is not float32 and finite throughout",
     ),
     "doubles": (
@@ -251,96 +228,3 @@ def test_any_metadata(metadata: dict[str, str] | None) -> None:
     path = Path("model.safetensors")
     with pytest.raises(DataError, match="its card is unreadable"):
         ModelCard.from_metadata(path, metadata)
-
-
-# Checkpoints: a bad one is ignored, since training can do without.
-
-STATE = {"model": {"weight": torch.arange(4.0)}, "history": [{"epoch": 1}], "schedule": None}
-
-
-def checkpoint(folder: Path) -> CheckpointFile:
-    return CheckpointFile(folder, "0123456789abcdef" * 4)
-
-
-def put(kept: CheckpointFile, content: bytes) -> None:
-    """Write content with the digest that a checkpoint has."""
-    kept.path.parent.mkdir(parents=True, exist_ok=True)
-    kept.path.write_bytes(hashlib.sha256(content).digest() + content)
-
-
-def test_a_checkpoint_comes_back_whole(tmp_path: Path) -> None:
-    kept = checkpoint(tmp_path)
-    assert kept.load() is None
-    kept.save(STATE)
-    found = kept.load()
-    assert found is not None
-    assert torch.equal(found["model"]["weight"], torch.arange(4.0))
-    assert found["history"] == [{"epoch": 1}]
-    kept.remove()
-    assert kept.load() is None
-
-
-def saved(value: object) -> bytes:
-    buffer = io.BytesIO()
-    torch.save(value, buffer)
-    return buffer.getvalue()
-
-
-class Foreign:
-    """Something that only an unsafe reader would build."""
-
-
-FOREIGN = {
-    "nothing": b"",
-    "noise": b"noise" * 100,
-    "a list": saved([1]),
-    "no key": saved({"state": {}}),
-    "a state that is none": saved({"key": "0123456789abcdef" * 4, "state": 3}),
-    "an object": saved({"key": "0123456789abcdef" * 4, "state": {"a": Foreign()}}),
-    "an array": saved({"key": "0123456789abcdef" * 4, "state": {"a": np.zeros(2)}}),
-}
-
-
-@pytest.mark.parametrize("name", FOREIGN)
-def test_a_foreign_checkpoint_is_ignored(
-    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    kept = checkpoint(tmp_path)
-    put(kept, FOREIGN[name])
-    assert kept.load() is None
-    told = capsys.readouterr().err
-    assert told.startswith(f"WARNING: {kept.path}: this checkpoint is no checkpoint of this ")
-    assert told.count("\n") == 1
-
-
-def test_a_checkpoint_of_another_run_is_ignored(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    other = CheckpointFile(tmp_path, "0123456789abcdef" * 2 + "f" * 32)  # of the same file name
-    other.save(STATE)
-    assert checkpoint(tmp_path).load() is None
-    assert "this checkpoint is of another run" in capsys.readouterr().err
-
-
-CHECKPOINT_SIZE = 1500
-
-
-@quick
-@given(start=st.integers(0, CHECKPOINT_SIZE), length=st.integers(0, 9), new=st.binary(max_size=9))
-def test_any_damage_to_a_checkpoint_is_seen(
-    start: int, length: int, new: bytes, file: Path
-) -> None:
-    kept = checkpoint(file.parent / "checkpoints")
-    kept.save(STATE)
-    content = kept.path.read_bytes()
-    changed = content[:start] + new + content[start + length :]
-    kept.path.write_bytes(changed)
-    assert (kept.load() is None) == (changed != content)
-
-
-@quick
-@given(content=st.binary(max_size=200))
-def test_any_content_of_a_checkpoint_is_ignored(content: bytes, file: Path) -> None:
-    kept = checkpoint(file.parent / "checkpoints")
-    put(kept, content)
-    assert kept.load() is None

@@ -90,8 +90,7 @@ def test_a_convolutional_networks_weights() -> None:
 
 
 @pytest.mark.parametrize("name", networks.names())
-@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32), (3, 97, 64)])
-@pytest.mark.parametrize("classes", [2, 100])
+@pytest.mark.parametrize(("shape", "classes"), [((1, 28, 28), 2), ((3, 97, 64), 100)])
 def test_each_network_takes_images_of_any_size(
     name: str, shape: tuple[int, int, int], classes: int
 ) -> None:

@@ -72,7 +72,7 @@ def test_the_list_is_what_the_cases_show(native: list[dict[str, Any]]) -> None:
 
 
 def test_emulated_processors_compute_the_same_bits(native: list[dict[str, Any]]) -> None:
-    """Of every operation in every case; two at a time, two minutes each on cores of their own."""
+    """Of every operation in every case; two at a time, a minute and more each on its own core."""
     qemu = shutil.which("qemu-x86_64")
     require(qemu, "qemu-x86_64")
     assert qemu is not None

@@ -3,7 +3,6 @@
 What each reader refuses is tested beside it; here, that every stage passes it on.
 """
 
-import gzip
 import os
 import shutil
 from collections.abc import Callable
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from kill_harness import Undisturbed
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
@@ -21,18 +21,10 @@ Damage = Callable[[Path], object]
 ROOT_USER = os.name == "posix" and os.geteuid() == 0
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """Return a project in which every stage has run."""
-    project = Project(tmp_path_factory.mktemp("finished") / "project")
-    for name in ("download", "tensorize", "train", "evaluate", "plot"):
-        project.stage(name)
-    return project
-
-
 @pytest.fixture
-def done(finished: Project) -> Project:
-    """Return the finished project, its outputs as they were after the run."""
+def done(undisturbed: tuple[Project, Undisturbed]) -> Project:
+    """Return a finished project, its outputs as they were after the run."""
+    finished, _ = undisturbed
     kept = finished.root.parent / "kept"
     if not kept.exists():
         for name in OUTPUT_FOLDERS:
@@ -45,10 +37,6 @@ def done(finished: Project) -> Project:
 
 def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1])
-
-
-def empty(path: Path) -> None:
-    path.write_bytes(b"")
 
 
 def make_a_folder(path: Path) -> None:
@@ -74,21 +62,8 @@ def other_shape(path: Path) -> None:
     rewrite(path, lambda split: split.update(images=split["images"][:, :, :27].copy()))
 
 
-def other_dtype(path: Path) -> None:
-    rewrite(path, lambda split: split.update(images=split["images"].astype(np.float32)))
-
-
 def not_a_number(path: Path) -> None:
     rewrite(path, lambda weights: weights["hidden.0.weight"].fill(np.nan))
-
-
-def swap_text(old: bytes, new: bytes) -> Damage:
-    def damage(path: Path) -> None:
-        content = path.read_bytes()
-        assert old in content
-        path.write_bytes(content.replace(old, new, 1))
-
-    return damage
 
 
 def shorten(path: Path) -> None:
@@ -100,34 +75,18 @@ TRAIN, VALIDATION, TEST = (
     f"data/tensors/{name}.safetensors" for name in ("train", "validation", "test")
 )
 MODEL = "models/model.safetensors"
-TABLES = ("plots/predictions.csv", "plots/classes.csv", "plots/reliability.csv")
+PREDICTIONS = "plots/predictions.csv"
 TORN = "it is no valid safetensors file ("
 CASES: list[tuple[str, str, Damage, str, str]] = [
     # stage, file, damage, cause, the stage to run anew
     ("tensorize", RAW, truncate, "not a whole gzip file (", "--force download"),
-    ("tensorize", RAW, make_a_folder, "cannot be read (Is a directory)", "--force download"),
-    (
-        "tensorize",
-        RAW,
-        lambda path: path.write_bytes(gzip.compress(bytes(100 << 20), 1)),
-        "not scikit-learn's digits (another SHA-256)",
-        "--force download",
-    ),
     ("train", TRAIN, truncate, TORN, "--force tensorize"),
-    ("train", TRAIN, other_shape, f"{VALIDATION}: images of shape (1, 28, 28), the model", ""),
-    ("train", VALIDATION, other_shape, "images of shape (1, 27, 28), the model takes", ""),
     ("train", VALIDATION, dangle, "not found", "tensorize"),
-    ("evaluate", TEST, other_dtype, "`images` is F32 ", "--force tensorize"),
     ("evaluate", TEST, other_shape, "images of shape (1, 27, 28), the model takes", ""),
-    ("evaluate", MODEL, empty, TORN, "--force train"),
     ("evaluate", MODEL, not_a_number, "`hidden.0.weight` is not float32 and", "--force train"),
     ("plot", MODEL, not_a_number, "its first layer is not float32 and fin", "--force train"),
-    ("plot", TRAIN, other_shape, "images of shape (1, 27, 28), the model takes", ""),
     ("plot", TEST, make_a_folder, "cannot be read (it is a folder)", "--force tensorize"),
-    ("plot", TABLES[0], shorten, " rows for the 360 images of data/tens", "--force evaluate"),
-    ("plot", TABLES[0], swap_text(b"actual", b"truth"), "no column actual", "--force evaluate"),
-    ("plot", TABLES[1], swap_text(b"\n0,", b"\ncat,"), "its classes are not", "--force evaluate"),
-    ("plot", TABLES[2], swap_text(b"0.", b"zero"), "must be numbers from 0", "--force evaluate"),
+    ("plot", PREDICTIONS, shorten, " rows for the 360 images of data/tens", "--force evaluate"),
 ]
 
 
@@ -161,11 +120,8 @@ def test_a_bad_file_ends_the_stage_in_one_line(
     assert files(done) == before
 
 
-@pytest.mark.parametrize(
-    ("stage", "name"),
-    [("tensorize", RAW), ("train", TRAIN), ("evaluate", MODEL), ("plot", TABLES[0])],
-)
-def test_a_file_without_permission_is_named(stage: str, name: str, done: Project) -> None:
+def test_a_file_without_permission_is_named(done: Project) -> None:
+    stage, name = "train", TRAIN
     # Root may read everything, unless it gives up these two rights.
     bound = ("setpriv", "--bounding-set=-dac_override,-dac_read_search") if ROOT_USER else ()
     require(os.name == "posix" and (not bound or shutil.which("setpriv")), "a user bound by modes")
@@ -191,20 +147,9 @@ def files_that_can_be_read(project: Project) -> dict[str, bytes]:
 # Settings that are allowed each by itself, together.
 
 
-@pytest.mark.parametrize(
-    "params",
-    [
-        {"train.epochs": 5, "train.batch_size": 1_000_000},  # one step an epoch, one of warmup
-        {"train.epochs": 1, "train.batch_size": 1_000_000, "train.warmup_fraction": 0.999999},
-        {"train.epochs": 1, "train.warmup_fraction": 1e-300, "train.augmentation.group_size": 4096},
-    ],
-)
-def test_extreme_settings_work_together(params: dict[str, object], done: Project) -> None:
-    committed = (done.root / "params.yaml").read_text()
-    try:
-        done.set_params(params)
-        done.stage("train")
-        done.stage("evaluate")
-        done.stage("plot")
-    finally:
-        (done.root / "params.yaml").write_text(committed)
+def test_extreme_settings_work_together(done: Project) -> None:
+    # One step an epoch, the first one of warmup; all images share one draw.
+    done.set_params({"train.epochs": 5, "train.batch_size": 1_000_000})
+    done.set_params({"train.augmentation.group_size": 4096})
+    for stage in ("train", "evaluate", "plot"):
+        done.stage(stage)

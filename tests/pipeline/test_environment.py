@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+from kill_harness import Undisturbed
+
 from project import Project
 
 
@@ -13,10 +15,11 @@ def upgrade(lock: Path, package: str) -> None:
     lock.write_text(text)
 
 
-def test_what_computes_reruns_and_what_develops_does_not(project: Project) -> None:
-    project.run("dvc", "repro")
+def test_what_computes_reruns_and_what_develops_does_not(
+    undisturbed: tuple[Project, Undisturbed],
+) -> None:
+    project, _ = undisturbed
     before = project.hashes()
-
     upgrade(project.root / "requirements-dev.lock", "ruff")
     project.set_params({"machine.cores": 1, "machine.checkpoint_every": 0})
     assert "Running stage" not in project.run("dvc", "repro").stdout

@@ -2,64 +2,75 @@
 
 import signal
 import time
-from pathlib import Path
 
 import pytest
-from kill_harness import QUICK, STAGES, Command, Undisturbed, forget, outputs, run_undisturbed
+from kill_harness import QUICK, Command, Undisturbed, forget, outputs
 
-from project import Project, require
+from project import Project
 
 LONG_RUN = {**QUICK, "train.epochs": 3000}
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, Undisturbed]:
-    require(Path("/proc/self/status").exists(), "Linux's /proc")
-    project = Project(tmp_path_factory.mktemp("interrupts") / "project", QUICK)
-    return project, run_undisturbed(project)
-
-
-def interrupt(command: Command, times: int = 1) -> float:
-    """Press Ctrl-C so many times in quick succession; return the seconds until the end."""
+def interrupt(command: Command, *signals: int) -> float:
+    """Send the signals in quick succession, a Ctrl-C if none; return the seconds until the end."""
     start = time.monotonic()
-    for _ in range(times):
-        command.signal(signal.SIGINT)
+    for number in signals or (signal.SIGINT,):
+        command.signal(number)
         time.sleep(0.02)
     command.wait()
     return time.monotonic() - start
 
 
-@pytest.mark.parametrize(("share", "times"), [(0.0, 1), (0.2, 2), (0.5, 1), (0.8, 2)])
-@pytest.mark.parametrize("stage", STAGES)
+ONCE, TWICE, TERMINATE = (signal.SIGINT,), (signal.SIGINT, signal.SIGINT), (signal.SIGTERM,)
+
+
+@pytest.mark.parametrize(
+    ("stage", "share", "signals", "status", "how"),
+    [
+        ("download", 0.0, ONCE, 130, "interrupted"),
+        ("tensorize", 0.2, TWICE, 130, "interrupted"),
+        ("train", 0.1, ONCE, 130, "interrupted"),  # libraries are being imported
+        ("train", 0.8, TWICE, 130, "interrupted"),
+        ("train", 0.5, TERMINATE, 143, "terminated"),
+        ("evaluate", 0.5, ONCE, 130, "interrupted"),
+        ("plot", 0.8, TWICE, 130, "interrupted"),
+    ],
+)
 def test_a_stage_by_itself(
-    finished: tuple[Project, Undisturbed], stage: str, share: float, times: int
+    undisturbed: tuple[Project, Undisturbed],
+    stage: str,
+    share: float,
+    signals: tuple[int, ...],
+    status: int,
+    how: str,
 ) -> None:
-    project, undisturbed = finished
+    project, expected = undisturbed
     # A stage can turn out faster than it was before: try again, earlier.
-    for delay in (share * undisturbed.seconds[stage] / 2**attempt for attempt in range(5)):
+    for delay in (share * expected.seconds[stage] / 2**attempt for attempt in range(5)):
         with Command(project, "python", f"stages/{stage}.py") as command:
             assert command.wait_for_stage(stage), command.text
             time.sleep(delay)
-            seconds = interrupt(command, times)
-        if command.process.returncode not in (0, -signal.SIGINT):  # while the interpreter ends
+            seconds = interrupt(command, *signals)
+        if command.process.returncode not in (0, -signals[0]):  # while the interpreter ends
             break
-    assert command.process.returncode == 130, command.text
+    assert command.process.returncode == status, command.text
     lines = [line.strip() for line in command.text.splitlines() if line.strip()]
-    said = [line for line in lines if not line.startswith((f"{stage}:  ", f"{stage}: 100%"))]
-    assert said == [f"{stage}: error: interrupted; run `dvc repro` to go on"]
+    usual = (f"{stage}:  ", f"{stage}: 100%", "train: one_cycle changes the learning rate ")
+    said = [line for line in lines if not line.startswith(usual)]
+    assert said == [f"{stage}: error: {how}; run `dvc repro` to go on"]
     assert lines[-1] == said[0]
     assert seconds < 10  # it takes much less; a bound that a busy machine keeps, too
-    assert outputs(project).keys() == undisturbed.outputs.keys()  # and nothing partial
+    assert outputs(project).keys() == expected.outputs.keys()  # and nothing partial
 
 
 def test_dvc_repro_is_interrupted_in_training_and_goes_on(
-    finished: tuple[Project, Undisturbed],
+    undisturbed: tuple[Project, Undisturbed],
 ) -> None:
-    project, undisturbed = finished
+    project, expected = undisturbed
     forget(project)
     with Command(project, "dvc", "repro") as command:
         assert command.wait_for_stage("train")
-        time.sleep(undisturbed.seconds["train"] / 2)
+        time.sleep(expected.seconds["train"] / 2)
         interrupt(command)
     assert command.process.returncode == 255
     lines = command.text.splitlines()
@@ -67,14 +78,14 @@ def test_dvc_repro_is_interrupted_in_training_and_goes_on(
     assert "Traceback" not in command.text
     again = project.run("dvc", "repro")
     assert "going on after epoch" in again.stdout or "Running stage 'train'" in again.stdout
-    assert outputs(project) == undisturbed.outputs
-    assert project.git_status() == undisturbed.status
+    assert outputs(project) == expected.outputs
+    assert project.git_status() == expected.status
 
 
 def test_waiting_for_the_other_run_is_interrupted_too(
-    finished: tuple[Project, Undisturbed],
+    undisturbed: tuple[Project, Undisturbed],
 ) -> None:
-    project, _ = finished
+    project, _ = undisturbed
     project.set_params(LONG_RUN)
     try:
         with (

@@ -10,22 +10,27 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from kill_harness import Undisturbed
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 
 from project import Project, require
 
-# Emulated processors, AMD's and Intel's; the project's own networks are tried here, too.
+# Emulated processors, AMD's and Intel's; the project's own networks are tried here, too, but for
+# the perceptron, which test_same_bits.py tries.
 PROCESSORS = {
     "hybrid": ("EPYC-Rome", "EPYC-Milan", "Haswell", "Skylake-Client"),
     "recurrent": ("EPYC-Milan",),
     "torchvision_net": ("Haswell",),
-    "resnet": ("EPYC-Rome", "Haswell"),
+    "resnet": ("EPYC-Rome",),
     "cnn": ("Skylake-Client",),
 }
+IMAGES = {"train": 160, "validation": 40}  # so few, for the emulator's sake
 # Small enough for an emulator, with all that a recipe uses.
 OPTIONS: dict[str, dict[str, object]] = {
     "resnet": {"stem_filters": 4, "filters": [8, 12], "window": 6, "mirror": True}
@@ -147,9 +152,8 @@ def params_of(name: str) -> dict[str, object]:
         "train.optimizer.name": "SGD",
         "train.optimizer.SGD": {"momentum": 0.9, "nesterov": True, "weight_decay": 5e-4},
         "train.learning_rate": 0.05,
-        "tensorize.validation_fraction": 0.5,
         "train.epochs": 1,
-        "train.batch_size": 200,
+        "train.batch_size": 80,
         "train.augmentation.horizontal_flip": 0.5,
         "train.augmentation.crop_padding": 2,
         "train.augmentation.cutout": 4,
@@ -159,13 +163,18 @@ def params_of(name: str) -> dict[str, object]:
 @pytest.fixture(scope="module")
 def tensors(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """Return a project that has all networks in it, and the tensors to learn from."""
-    params = {"download.dataset": "digits", "tensorize.validation_fraction": 0.5}
-    project = Project(tmp_path_factory.mktemp("networks") / "project", params)
+    project = Project(tmp_path_factory.mktemp("networks") / "project")
     for name, code in {**NETWORKS, "unproved": UNPROVED}.items():
         path = project.root / "src" / "image_pipeline" / "models" / f"{name}.py"
         path.write_text(f'"""A network that this project does not know."""\n{HEAD}{code}')
     for stage in ("download", "tensorize"):
         project.stage(stage)
+    for split, count in IMAGES.items():
+        path = project.root / "data" / "tensors" / f"{split}.safetensors"
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata()
+        few = {name: values[:count] for name, values in load_file(path).items()}
+        save_file(few, path, metadata)
     return project
 
 
@@ -181,14 +190,14 @@ def train(project: Project, prefix: tuple[str, ...], env: Mapping[str, str]) -> 
 
 @pytest.mark.parametrize("name", PROCESSORS)
 def test_the_same_bits_everywhere(name: str, tensors: Project, tmp_path: Path) -> None:
-    """On two cores, on one, on eight that are claimed, and on emulated processors."""
+    """On one core, on eight that are claimed, and on emulated processors."""
     require(shutil.which("qemu-x86_64"), "qemu-x86_64")
     require(shutil.which("taskset"), "taskset")
     site = tmp_path / "site"
     site.mkdir()
     (site / "sitecustomize.py").write_text(EIGHT_PROCESSORS)
-    places: dict[str, tuple[str, ...]] = {"native": (), "narrow": ("taskset", "-c", "0")}
-    places |= {"wide": (), **{cpu: ("qemu-x86_64", "-cpu", cpu) for cpu in PROCESSORS[name]}}
+    places: dict[str, tuple[str, ...]] = {"narrow": ("taskset", "-c", "0"), "wide": ()}
+    places |= {cpu: ("qemu-x86_64", "-cpu", cpu) for cpu in PROCESSORS[name]}
 
     def run_in(place: str) -> dict[str, str]:
         project = tensors.copy_to(tmp_path / place)
@@ -199,14 +208,14 @@ def test_the_same_bits_everywhere(name: str, tensors: Project, tmp_path: Path) -
     with ThreadPoolExecutor(2) as pool:
         found = dict(zip(places, pool.map(run_in, places), strict=True))
     for place, hashes in found.items():
-        assert hashes == found["native"], place
+        assert hashes == found["narrow"], place
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-def test_killed_and_resumed(name: str, tensors: Project, tmp_path: Path) -> None:
+def test_killed_and_resumed(tensors: Project, tmp_path: Path) -> None:
+    """The one that draws from Python's own dice, too."""
     whole, killed = tensors.copy_to(tmp_path / "whole"), tensors.copy_to(tmp_path / "killed")
     for project in (whole, killed):
-        project.set_params(params_of(name) | {"train.epochs": 6})
+        project.set_params(params_of("recurrent") | {"train.epochs": 100})
     whole.stage("train")
 
     process = subprocess.Popen(
@@ -233,21 +242,20 @@ def test_an_operation_that_is_not_proved_is_named_once(tensors: Project, tmp_pat
     assert json.loads((project.root / "metrics/train.json").read_text())["portable"] is False
 
 
-def test_one_network_never_retrains_another(make_project: Callable[..., Project]) -> None:
-    project = make_project("project", {"download.dataset": "digits", "train.epochs": 1})
-    project.run("dvc", "repro")
+def test_one_network_never_retrains_another(undisturbed: tuple[Project, Undisturbed]) -> None:
+    project, _ = undisturbed
     models = project.root / "src" / "image_pipeline" / "models"
     with (models / "cnn.py").open("a") as file:
         file.write("# a change\n")
     done = project.run("dvc", "repro")
     assert "Data and pipelines are up to date." in done.stdout
 
-    # A new network, without a block of options.
+    # A new network, with a block of options that there was not.
     (models / "fresh.py").write_text(f'"""New."""\n{HEAD}{HYBRID}')
     project.commit("a new network")
-    done = project.run("dvc", "exp", "run", "-S", "train.model.name=fresh")
+    new = ("-S", "train.model.name=fresh", "-S", "+train.model.fresh.width=8")
+    done = project.run("dvc", "exp", "run", *new)
     assert "Running stage 'train'" in done.stdout
-    project.run("dvc", "exp", "run", "-S", "+train.model.fresh.width=8")
 
     # Its file changes behind the model's back.
     with (models / "fresh.py").open("a") as file:

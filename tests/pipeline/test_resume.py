@@ -78,12 +78,11 @@ def after_kill(
     return project, whole, project.root / "checkpoints" / kept.name
 
 
-@pytest.mark.parametrize("every", [1, 0, 2, 100])
-def test_a_killed_run_goes_on_whatever_checkpoint_every_is_now(
-    after_kill: tuple[Project, dict[str, bytes], Path], every: int
+def test_a_killed_run_goes_on_whatever_the_machines_settings_are_now(
+    after_kill: tuple[Project, dict[str, bytes], Path],
 ) -> None:
     project, whole, checkpoint = after_kill
-    project.set_params({"machine.checkpoint_every": every})  # it is no part of the key
+    project.set_params({"machine.checkpoint_every": 0, "machine.cores": 1})
     done = project.stage("train")
     name = checkpoint.relative_to(project.root).as_posix()
     said = [line for line in done.stdout.splitlines() if line.startswith("train: going on")]
@@ -112,7 +111,6 @@ def append(name: str) -> Any:
 CHANGES = {
     "param": change_param,
     "library": append("src/image_pipeline/training/augmentation.py"),
-    "script": append("stages/train.py"),
 }
 
 
@@ -126,7 +124,6 @@ def test_a_change_never_meets_the_old_checkpoint(
         for name in (
             "params.yaml",
             "src/image_pipeline/training/augmentation.py",
-            "stages/train.py",
         )
     }
     change(project.root)
@@ -138,31 +135,6 @@ def test_a_change_never_meets_the_old_checkpoint(
     assert "going on" not in done.stdout
     assert "WARNING" not in done.stderr
     assert checkpoints(project) == [checkpoint]  # it waits for its setting to come back
-
-
-def test_changed_data_never_meet_the_old_checkpoint(
-    after_kill: tuple[Project, dict[str, bytes], Path],
-) -> None:
-    project, _, checkpoint = after_kill
-    project.set_params({"tensorize.seed": 1})
-    project.stage("tensorize")
-    done = project.stage("train")
-    project.set_params({"tensorize.seed": 0})
-    project.stage("tensorize")
-    assert "going on" not in done.stdout
-    assert checkpoints(project) == [checkpoint]
-
-
-def test_a_torn_checkpoint_is_reported_and_costs_time_alone(
-    after_kill: tuple[Project, dict[str, bytes], Path],
-) -> None:
-    project, whole, checkpoint = after_kill
-    checkpoint.write_bytes(checkpoint.read_bytes()[:-1])
-    done = project.stage("train")
-    name = checkpoint.relative_to(project.root).as_posix()
-    assert f"WARNING: {name}: this checkpoint is torn; it is ignored" in done.stderr
-    assert "going on" not in done.stdout
-    assert results(project) == whole
 
 
 def test_a_folder_in_the_checkpoints_place_is_one_line(
@@ -179,23 +151,3 @@ def test_a_folder_in_the_checkpoints_place_is_one_line(
         "`dvc repro` again"
     )
     assert "Traceback" not in done.stderr
-
-
-def test_a_killed_convolutional_network_goes_on(
-    after_kill: tuple[Project, dict[str, bytes], Path],
-) -> None:
-    project, perceptron, _ = after_kill
-    cnn = {
-        "train.model.name": "cnn",
-        "train.model.cnn.filters": [4, 4],
-        "machine.checkpoint_every": 1,
-    }
-    project.set_params(cnn)
-    project.stage("train")
-    whole = results(project)
-    assert whole[RESULTS[0]] != perceptron[RESULTS[0]]
-    shutil.rmtree(project.root / "checkpoints")
-    kill_in_training(project)
-    done = project.stage("train")
-    assert "train: going on after epoch " in done.stdout
-    assert results(project) == whole

@@ -147,12 +147,6 @@ def test_the_settings_it_shows_are_allowed(page: str, monkeypatch: pytest.Monkey
         Params.model_validate(params)
 
 
-def test_the_readme_names_each_data_set() -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    listed = readme.split("Other images come by name: ")[1].split(". ")[0]
-    assert re.findall("`([a-z0-9_]+)`", listed) == list(DATASETS)
-
-
 def test_every_file_it_links_exists() -> None:
     linked = re.findall(r"\]\(([^)#:]+)[^)]*\)", TEXT)
     assert len(linked) > 5

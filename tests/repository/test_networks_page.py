@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from image_pipeline import models
 from image_pipeline.modeling import networks
 from project import ROOT, Project
 
@@ -16,6 +17,7 @@ TEXT = PAGE.read_text(encoding="utf-8")
 [EXAMPLE] = re.findall(r"^```python\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
 
 
+@pytest.mark.slow
 def test_the_example_is_trained_by_its_name_alone(tmp_path: Path) -> None:
     small = {"download.dataset": "digits", "train.epochs": 6, "train.batch_size": 64}
     project = Project(tmp_path / "project", small)
@@ -33,7 +35,7 @@ def test_the_example_is_trained_by_its_name_alone(tmp_path: Path) -> None:
 def test_its_options_do_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mixer.py").write_text(EXAMPLE)
     monkeypatch.setattr(networks, "FOLDER", tmp_path)
-    monkeypatch.setattr(networks, "__path__", [str(tmp_path)])
+    monkeypatch.setattr(models, "__path__", [str(tmp_path)])
     model = networks.build("mixer", {"depth": 4, "width": 8}, (3, 32, 32), 10)
     assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
     assert sum(name.endswith("space.0.weight") for name, _ in model.named_parameters()) == 4

@@ -2,9 +2,12 @@
 
 import json
 import re
+import subprocess
+import sys
 
 from report import with_table
 
+from image_pipeline.commands import recipe
 from project import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -16,6 +19,21 @@ def test_every_target_it_names_is_in_the_makefile() -> None:
     names = {first or second for first, second in named}
     assert {"demo", "test", "repro", "soak", "help"} <= names
     assert names <= targets
+
+
+def test_every_command_it_names_is_there() -> None:
+    modules = set(re.findall(r"python -m image_pipeline ([a-z_]+)", README))
+    assert modules
+    for name in modules:
+        done = subprocess.run(
+            [sys.executable, "-m", "image_pipeline", name, "--help"],
+            capture_output=True,
+            check=False,
+        )
+        assert done.returncode == 0, name
+    recipes = set(re.findall(r"python -m image_pipeline recipe ([a-z0-9_]+)", README))
+    assert recipes
+    assert recipes <= set(recipe.names())
 
 
 def test_every_file_it_links_or_lists_exists() -> None:
@@ -38,8 +56,8 @@ def test_its_table_of_speed_is_made_of_the_benchmarks_results() -> None:
 
 def test_its_results_are_the_committed_ones() -> None:
     metrics = json.loads((ROOT / "metrics" / "test.json").read_text())
-    interval = metrics["accuracy_interval_95"]
+    low, high = metrics["accuracy_interval_95"]
     assert (
         f"**{metrics['accuracy']:.2%}** ({metrics['errors']} errors in {metrics['images']:,}; "
-        f"95% interval {interval['low']:.2%} to {interval['high']:.2%})"
+        f"95% interval {low:.2%} to {high:.2%})"
     ) in README
