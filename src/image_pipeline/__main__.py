@@ -5,8 +5,9 @@ import sys
 
 from image_pipeline.commands import recipe
 from image_pipeline.common.errors import PipelineError
+from image_pipeline.experiments import compare, verify
 
-COMMANDS = {"recipe": recipe}
+COMMANDS = {"compare": compare, "recipe": recipe, "verify": verify}
 
 
 def main() -> int:

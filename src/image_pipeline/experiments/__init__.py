@@ -1,0 +1,1 @@
+"""Experiments held against one another, and against what their code makes."""

@@ -1,0 +1,73 @@
+"""Projects whose runs are made up, so that what is to be found in them is known."""
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from ruamel.yaml import YAML
+
+from project import Project
+
+TEST_HASH = "0123456789abcdef0123456789abcdef"
+
+
+class MadeUp(Project):
+    """A project of a few files, in Git, without a stage that could be run."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        for folder in ("plots", "metrics"):
+            (root / folder).mkdir(parents=True)
+        (root / "dvc.yaml").write_text("stages: {}\n")
+        for command in (["init", "--quiet"], ["branch", "-m", "main"]):
+            subprocess.run(["git", *command], cwd=root, check=True, capture_output=True)
+        subprocess.run(["dvc", "init", "--quiet"], cwd=root, check=True, env=self.environment())
+
+    def record(self, table: pd.DataFrame, test_hash: str = TEST_HASH, **params: Any) -> None:
+        """Write what a run with such predictions leaves, and commit it."""
+        table.to_csv(self.root / "plots" / "predictions.csv", index=False, float_format="%.6f")
+        classes = pd.DataFrame({"class": sorted({*table["actual"], *table["predicted"]})})
+        classes.to_csv(self.root / "plots" / "classes.csv", index=False)
+        errors = int((table["actual"] != table["predicted"]).sum())
+        (self.root / "metrics" / "test.json").write_text(
+            json.dumps({"errors": errors, "loss": 0.5})
+        )
+        settings = {"train": {"seed": 0, **params}, "evaluate": {"calibration_bins": 15}}
+        out = {"path": "data/tensors/test.safetensors", "hash": "md5", "md5": test_hash}
+        stages = {
+            "tensorize": {"cmd": "python stages/tensorize.py", "outs": [out]},
+            "train": {"cmd": "python stages/train.py", "params": {"params.yaml": settings}},
+        }
+        for name, values in (
+            ("params.yaml", settings),
+            ("dvc.lock", {"schema": "2.0", "stages": stages}),
+        ):
+            with (self.root / name).open("w") as file:
+                YAML().dump(values, file)
+        self.commit("a run")
+
+
+def predictions(won: int, lost: int, images: int = 1_000) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return two runs on the same images, of which the second wins and loses so many."""
+    rng = np.random.default_rng(0)
+    actual = np.array(["cat", "dog", "NA"])[rng.integers(0, 3, images)]
+    other = {"cat": "dog", "dog": "NA", "NA": "cat"}
+    wrong = np.array([other[name] for name in actual])
+    rows = np.arange(images)
+    tables = []
+    for missed in (rows < won, (rows >= won) & (rows < won + lost)):
+        confidence = rng.uniform(0.5, 1, images)
+        tables.append(
+            pd.DataFrame(
+                {
+                    "actual": actual,
+                    "predicted": np.where(missed, wrong, actual),
+                    "confidence": confidence,
+                    "probability_of_actual": np.where(missed, 1 - confidence, confidence),
+                }
+            )
+        )
+    return tables[0], tables[1]

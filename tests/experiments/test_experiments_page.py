@@ -1,0 +1,54 @@
+"""docs/experiments.md: its commands run as a reader would copy them."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from project import ROOT, SMALL, Project
+
+PAGE = ROOT / "docs" / "experiments.md"
+BLOCKS = re.findall(
+    r"^```sh\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+)
+IDENTITY = {
+    f"GIT_{who}_{what}": "test@example.com"
+    for who in ("AUTHOR", "COMMITTER")
+    for what in ("NAME", "EMAIL")
+}
+
+
+@pytest.mark.slow
+def test_its_commands(tmp_path: Path) -> None:
+    project = Project(tmp_path / "project", SMALL)
+    project.run("dvc", "repro")
+    project.commit("its run")
+    project.run("dvc", "remote", "add", "--default", "storage", str(tmp_path / "storage"))
+    compare, verify, cache = (f"set -e\n{block}" for block in BLOCKS)
+
+    done = project.run("bash", "-c", compare)
+    assert "train.epochs: 3 -> 4" in done.stdout
+    for name in ("changed.png", "report.md", "report.json"):
+        assert (project.root / name).stat().st_size > 100
+        (project.root / name).unlink()
+    project.run("git", "checkout", "--quiet", ".")
+
+    done = project.run("bash", "-c", verify, timeout=900)
+    assert done.stdout.count(" came out the same\n") == 2
+
+    project.run("git", "add", ".dvc/config")
+    project.run("bash", "-c", cache, env=IDENTITY)
+    assert "predictions" not in project.run("git", "ls-files", "plots").stdout
+    assert project.git_status() == ""
+    clone = project.clone_to(tmp_path / "clone")
+    compared = ("python", "-m", "image_pipeline", "compare", "HEAD", "workspace")
+    done = clone.run(*compared, check=False)
+    [command] = re.findall(r"; run `(dvc pull .*)`\n", done.stderr)
+    clone.run("bash", "-c", command, env={"GIT_CEILING_DIRECTORIES": str(tmp_path)})
+    assert "right and wrong on the same of all 360 images" in clone.run(*compared).stdout
+
+
+def test_every_file_it_names_exists_and_the_line_it_deletes_is_there() -> None:
+    text = (ROOT / "dvc.yaml").read_text(encoding="utf-8")
+    assert "- plots/predictions.csv:\n          cache: false\n" in text
+    assert text.count("- plots/predictions.csv:\n") == 1

@@ -1,0 +1,191 @@
+"""`python -m image_pipeline verify`: what is real passes, and each forgery is named."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from image_pipeline.experiments import aside
+from image_pipeline.experiments.outputs import Checked, check_inputs
+from project import SMALL, Project, child_processes
+
+VERIFY = (sys.executable, "-m", "image_pipeline", "verify")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """Return a project whose run is committed; the tests add commits to copies of it."""
+    project = Project(tmp_path_factory.mktemp("verify") / "finished", SMALL)
+    project.run("dvc", "repro")
+    project.commit("its run")
+    return project
+
+
+@pytest.fixture
+def copy(finished: Project, tmp_path: Path) -> Project:
+    return finished.clone_to(tmp_path / "copy")
+
+
+def verify(project: Project, temporary: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    temporary.mkdir()
+    env = {"TMPDIR": str(temporary)}
+    done = project.run(*VERIFY, *arguments, env=env, check=False, timeout=600)
+    assert list(temporary.iterdir()) == []
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def wrong(done: subprocess.CompletedProcess[str]) -> dict[str, str]:
+    """Return what is wrong, by its name."""
+    lines = [line for line in done.stdout.splitlines() if line.startswith("DIFFERS  ")]
+    assert done.returncode == bool(lines)
+    return dict(line.removeprefix("DIFFERS  ").split(": ", 1) for line in lines)
+
+
+@pytest.mark.slow
+def test_a_real_run_passes_whatever_the_workspace_is_like(copy: Project, tmp_path: Path) -> None:
+    copy.set_params({"train.epochs": 1})
+    (copy.root / "metrics" / "test.json").write_text("{}")
+    before = copy.git_status()
+    done = verify(copy, tmp_path / "temporary")
+    assert wrong(done) == {}
+    verdict = done.stdout.splitlines()[-1]
+    assert verdict.endswith("outputs came out the same")
+    for name in ("data/raw", "models/model.safetensors", "metrics/test.json", "plots/samples.png"):
+        assert f"ok       {name}\n" in done.stdout
+    assert "Running stage 'train'" in done.stderr
+    assert copy.git_status() == before
+
+
+@pytest.mark.slow
+def test_a_digit_changed_in_the_metrics(copy: Project, tmp_path: Path) -> None:
+    path = copy.root / "metrics" / "test.json"
+    metrics = json.loads(path.read_text())
+    text = path.read_text()
+    path.write_text(text.replace(f'"errors": {metrics["errors"]}', '"errors": 1'))
+    assert path.read_text() != text
+    copy.commit("better")
+    found = wrong(verify(copy, tmp_path / "temporary", "--stage", "evaluate"))
+    said = f"(errors: 1 in Git, {metrics['errors']} came out)"
+    assert found == {"metrics/test.json": f"the file in Git is not what came out {said}"}
+
+
+@pytest.mark.slow
+def test_a_swapped_picture(copy: Project, tmp_path: Path) -> None:
+    plots = copy.root / "plots"
+    shutil.copy(plots / "samples.png", plots / "curves.png")
+    copy.commit("nicer")
+    found = wrong(verify(copy, tmp_path / "temporary", "HEAD", "--stage", "train"))
+    assert found == {"plots/curves.png": "the file in Git is not what came out"}
+
+
+@pytest.mark.slow
+def test_a_lock_of_another_seed(finished: Project, tmp_path: Path) -> None:
+    copy = finished.copy_to(tmp_path / "copy")
+    copy.set_params({"train.seed": 7})
+    copy.run("dvc", "repro", "train")
+    copy.run("git", "checkout", "--quiet", "params.yaml", "metrics", "plots")
+    copy.commit("the luckier lock")
+    found = wrong(verify(copy, tmp_path / "temporary", "--stage", "train"))
+    assert found["train.seed"] == "7 in dvc.lock, 0 in params.yaml"
+    assert " in dvc.lock, " in found["models/model.safetensors"]
+
+
+@pytest.mark.slow
+def test_params_edited_after_the_run(copy: Project, tmp_path: Path) -> None:
+    copy.set_params({"train.epochs": 2, "machine.cores": 1})
+    copy.commit("half the time")
+    found = wrong(verify(copy, tmp_path / "temporary", "--stage", "train"))
+    assert found["train.epochs"] == "3 in dvc.lock, 2 in params.yaml"
+    assert {"models/model.safetensors", "metrics/train.json", "plots/history.csv"} < set(found)
+    assert "machine.cores" not in found
+
+
+@pytest.mark.slow
+def test_ctrl_c_leaves_nothing_behind(copy: Project, tmp_path: Path) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    process = subprocess.Popen(
+        VERIFY,
+        cwd=copy.root,
+        env=copy.environment({"TMPDIR": str(temporary)}),
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    )
+    assert process.stderr
+    seen = ""
+    while "Running stage 'train'" not in seen:
+        line = process.stderr.readline()
+        assert line, seen
+        seen += line
+    time.sleep(1)
+    children = child_processes(process.pid)
+    assert children
+    process.send_signal(signal.SIGINT)
+    rest = process.stderr.read()
+    assert process.wait(60) == 130
+    assert rest.endswith("verify: error: interrupted; nothing was left behind\n")
+    assert "Traceback" not in rest
+    assert list(temporary.iterdir()) == []
+    assert not any(Path(f"/proc/{child}").exists() for child in children)
+
+
+@pytest.mark.slow
+def test_a_stage_that_fails_is_named(copy: Project, tmp_path: Path) -> None:
+    (copy.root / "stages" / "tensorize.py").write_text("raise SystemExit(3)\n")
+    copy.commit("broken")
+    done = verify(copy, tmp_path / "temporary")
+    assert done.returncode == 1
+    assert ": tensorize failed (its words are above), so nothing can be said" in done.stderr
+
+
+def test_what_cannot_be_verified_is_refused(project: Project, tmp_path: Path) -> None:
+    for number, (arguments, said) in enumerate(
+        {
+            ("workspace",): "`workspace` is no commit; commit it, then verify HEAD",
+            ("no-such",): "unknown Git revision 'no-such'; ",
+            ("HEAD", "--stage", "fly"): "--stage fly: not in the dvc.lock of ",
+        }.items()
+    ):
+        done = verify(project, tmp_path / f"temporary-{number}", *arguments)
+        assert done.returncode == 2
+        assert done.stderr.startswith(f"verify: error: {said}")
+        assert done.stderr.count("\n") == 1
+    (project.root / "dvc.lock").unlink()
+    project.commit("nothing ran")
+    done = verify(project, tmp_path / "temporary")
+    assert done.stderr.endswith(" has no dvc.lock with a run in it; nothing to verify\n")
+
+
+def test_a_lock_of_other_code_is_told() -> None:
+    def stages(md5: str) -> dict[str, object]:
+        deps = [{"path": "src/a", "md5": md5}, {"path": "data/raw", "md5": md5}]
+        return {"train": {"deps": deps, "outs": [{"path": "data/raw", "md5": md5}]}}
+
+    found = list(check_inputs(stages("a" * 32), stages("b" * 32)))
+    assert found == [Checked("src/a", "aaaaaaa in dvc.lock, bbbbbbb in the commit")]
+
+
+def test_the_mirror_is_passed_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    for given, passed in (
+        ("mirror", str(tmp_path / "mirror")),
+        ("https://example.com/m", "https://example.com/m"),
+    ):
+        monkeypatch.setenv("DATASET_MIRROR", given)
+        assert aside.environment(tmp_path / "clone")["DATASET_MIRROR"] == passed
+
+
+def test_other_packages_are_told(tmp_path: Path) -> None:
+    (tmp_path / "requirements.lock").write_text(
+        "numpy==0.1 \\\n    --hash=sha256:00\nno-such-package==1.0 \\\nnumpy==0.2 ; never\n"
+    )
+    [said] = aside.other_packages(tmp_path)
+    assert said.startswith("numpy ")
+    assert said.endswith(" instead of 0.1")
