@@ -110,26 +110,26 @@ def test_params_edited_after_the_run(copy: Project, tmp_path: Path) -> None:
 def test_ctrl_c_leaves_nothing_behind(copy: Project, tmp_path: Path) -> None:
     temporary = tmp_path / "temporary"
     temporary.mkdir()
-    process = subprocess.Popen(
+    with subprocess.Popen(
         VERIFY,
         cwd=copy.root,
         env=copy.environment({"TMPDIR": str(temporary)}),
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,
-    )
-    assert process.stderr
-    seen = ""
-    while "Running stage 'train'" not in seen:
-        line = process.stderr.readline()
-        assert line, seen
-        seen += line
-    time.sleep(1)
-    children = child_processes(process.pid)
-    assert children
-    process.send_signal(signal.SIGINT)
-    rest = process.stderr.read()
-    assert process.wait(60) == 130
+    ) as process:
+        assert process.stderr
+        seen = ""
+        while "Running stage 'train'" not in seen:
+            line = process.stderr.readline()
+            assert line, seen
+            seen += line
+        time.sleep(1)
+        children = child_processes(process.pid)
+        assert children
+        process.send_signal(signal.SIGINT)
+        rest = process.stderr.read()
+        assert process.wait(60) == 130
     assert rest.endswith("verify: error: interrupted; nothing was left behind\n")
     assert "Traceback" not in rest
     assert list(temporary.iterdir()) == []
@@ -179,7 +179,7 @@ def test_the_mirror_is_passed_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
         ("https://example.com/m", "https://example.com/m"),
     ):
         monkeypatch.setenv("DATASET_MIRROR", given)
-        assert aside.environment(tmp_path / "clone")["DATASET_MIRROR"] == passed
+        assert aside.environment(tmp_path / "clone", tmp_path)["DATASET_MIRROR"] == passed
 
 
 def test_other_packages_are_told(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from types import FrameType
 
 from image_pipeline.common.errors import PipelineError, one_line
 
+CLONE = "clone"
 MIRROR = "DATASET_MIRROR"
 PATIENCE = 10  # seconds that a run has to end itself when it is told to
 
@@ -24,16 +25,12 @@ class CloneError(PipelineError):
 
 
 @contextmanager
-def cloned(repository: Path, commit: str, project: Path) -> Iterator[Path]:
-    """Put a commit into a temporary folder, gone when the block ends; yield the project's root.
-
-    DVC has a cache of its own there, which is empty, and a site cache, too: nothing of it can be
-    taken for a result, and nothing of it stays.
+def cloned(repository: Path, commit: str) -> Iterator[Path]:
+    """Clone a commit into a temporary folder, as CLONE; the folder is gone when the block ends.
 
     Args:
         repository: the root of the Git repository; a shallow clone will do.
         commit: its 40 digits; no branch needs to have it.
-        project: the project's root, relative to `repository`.
 
     Raises:
         CloneError: Git says no, in its words.
@@ -41,13 +38,13 @@ def cloned(repository: Path, commit: str, project: Path) -> Iterator[Path]:
     before = signal.signal(signal.SIGTERM, _terminated)  # then the folder must go, too
     folder = Path(tempfile.mkdtemp(prefix="verify-"))
     try:
-        clone = folder / "clone"
+        clone = folder / CLONE
         _git("init", "--quiet", str(clone))
         serve = "git -c uploadpack.allowAnySHA1InWant=true upload-pack"
         fetch = ("fetch", "--quiet", "--depth=1", "--upload-pack", serve)
         _git("-C", str(clone), *fetch, str(repository.resolve()), commit)
         _git("-C", str(clone), "checkout", "--quiet", "--detach", "FETCH_HEAD")
-        yield clone / project
+        yield folder
     finally:
         at_ctrl_c = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one adds nothing
         shutil.rmtree(folder, ignore_errors=True)
@@ -55,18 +52,24 @@ def cloned(repository: Path, commit: str, project: Path) -> Iterator[Path]:
         signal.signal(signal.SIGTERM, before)
 
 
-def run_stages(root: Path, stage: str | None) -> int:
+def run_stages(root: Path, folder: Path, stage: str | None) -> int:
     """Run every stage of a cloned project, or those up to one; return the exit status.
 
     What they print goes to standard error. On Ctrl-C the run is ended, whatever it is at.
+
+    Args:
+        root: of the project.
+        folder: for all that DVC and the stages keep elsewhere: DVC's caches, which are empty, so
+            that nothing is taken for a result that did not come out, and temporary files.
+        stage: the last one to run; None for all.
     """
     command = [sys.executable, "-m", "dvc", "repro", "--force", "--no-run-cache", "--no-commit"]
     settings = root / ".dvc" / "config.local"
-    settings.write_text(f"[cache]\n    dir = {root.parent / 'cache'}\n", encoding="utf-8")
+    settings.write_text(f"[cache]\n    dir = {folder / 'cache'}\n", encoding="utf-8")
     process = subprocess.Popen(
         [*command, *([stage] if stage else [])],
         cwd=root,
-        env=environment(root),
+        env=environment(root, folder),
         stdin=subprocess.DEVNULL,
         stdout=sys.stderr,
         start_new_session=True,  # so that all it starts can be ended together
@@ -95,7 +98,7 @@ def other_packages(root: Path) -> list[str]:
     return found
 
 
-def environment(root: Path) -> Mapping[str, str]:
+def environment(root: Path, folder: Path) -> Mapping[str, str]:
     """Return the environment in which a cloned project's own modules are found, and no cache is."""
     found = {
         key: value for key, value in os.environ.items() if not key.startswith(("DVC_", "GIT_"))
@@ -103,7 +106,8 @@ def environment(root: Path) -> Mapping[str, str]:
     python = Path(sys.executable).parent
     found["PATH"] = os.pathsep.join([str(python), found.get("PATH", "")])
     found["PYTHONPATH"] = str(root / "src")
-    found["DVC_SITE_CACHE_DIR"] = str(root.parent / "site")
+    found["DVC_SITE_CACHE_DIR"] = str(folder / "site")
+    found["TMPDIR"] = str(folder)
     mirror = found.get(MIRROR)
     if mirror and "://" not in mirror:
         found[MIRROR] = str(Path(mirror).expanduser().resolve())

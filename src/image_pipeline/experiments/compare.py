@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from image_pipeline.common.errors import DataError
-from image_pipeline.experiments.revisions import WORKSPACE, RevisionError, repository, resolve
+from image_pipeline.experiments.revisions import WORKSPACE, RevisionError, repository_root, resolve
 
 INTERRUPTED = 130  # as shells report Ctrl-C
 
@@ -50,15 +50,15 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _run(arguments: argparse.Namespace, picture: Path | None) -> int:
-    with repository() as scm:
-        revisions = [resolve(scm, name) for name in (arguments.a, arguments.b)]
-        # After the names are known to be good: these import pandas and SciPy.
-        from image_pipeline.experiments import report
-        from image_pipeline.experiments.comparison import compare
-        from image_pipeline.experiments.results import read_results
+    repository_root()
+    revisions = [resolve(name) for name in (arguments.a, arguments.b)]
+    # After the names are known to be good: these import NumPy and SciPy.
+    from image_pipeline.experiments import report
+    from image_pipeline.experiments.comparison import compare
+    from image_pipeline.experiments.results import read_results
 
-        a, b = [read_results(revision) for revision in revisions]
-        comparison = compare(a, b)
+    a, b = [read_results(revision) for revision in revisions]
+    comparison = compare(a, b)
     form = report.as_text
     if arguments.markdown or arguments.json:
         form = report.as_markdown if arguments.markdown else report.as_json

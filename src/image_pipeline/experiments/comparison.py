@@ -17,7 +17,7 @@ from image_pipeline.experiments.paired import (
     images_needed,
     mcnemar,
 )
-from image_pipeline.experiments.results import FLOOR, Results, positions
+from image_pipeline.experiments.results import FLOOR, Results
 
 BINS = "calibration_bins"
 ROUNDING = 2e-6  # of the values in metrics/test.json, and of the probabilities
@@ -97,13 +97,13 @@ def compare(a: Results, b: Results) -> Comparison:
     check_same_images(a, b)
     names = _names(a, b)
     position = {name: number for number, name in enumerate(names)}
-    actual = positions(a.predictions["actual"], position)
+    actual = a.actual(position)
     judged_a, judged_b = a.judged(position), b.judged(position)
     right_a, right_b = judged_a.predicted == actual, judged_b.predicted == actual
     won, lost = np.flatnonzero(right_b & ~right_a), np.flatnonzero(right_a & ~right_b)
     bins, notes = _bins(a, b)
     for letter, results in (("A", a), ("B", b)):
-        notes += _notes(letter, results, int((actual != results.judged(position).predicted).sum()))
+        notes += _notes(letter, results)
     return Comparison(
         a=str(a.revision),
         b=str(b.revision),
@@ -125,22 +125,21 @@ def check_same_images(a: Results, b: Results) -> None:
         DataError: they were not.
     """
     hashes = [results.hash_of(paths.TEST_TENSORS) for results in (a, b)]
-    counts = [len(results.predictions) for results in (a, b)]
+    counts = [len(results.predictions.actual) for results in (a, b)]
     if None not in hashes and hashes[0] != hashes[1]:
         short = [str(digest)[:7] for digest in hashes]
         reason = f"{paths.TEST_TENSORS} is {short[0]} in one dvc.lock and {short[1]} in the other"
     elif counts[0] != counts[1]:
         reason = f"{counts[0]} rows of {paths.PREDICTIONS} in one and {counts[1]} in the other"
     else:
-        columns = [results.predictions["actual"] for results in (a, b)]
-        names = {name: number for number, name in enumerate(_names(a, b))}
-        different = np.flatnonzero(
-            np.diff([positions(column, names) for column in columns], axis=0)
-        )
+        names = _names(a, b)
+        position = {name: number for number, name in enumerate(names)}
+        first, second = a.actual(position), b.actual(position)
+        different = np.flatnonzero(first != second)
         if not len(different):
             return
         row = int(different[0])
-        words = [one_line(repr(column.iloc[row]), 40) for column in columns]
+        words = [one_line(repr(names[column[row]]), 40) for column in (first, second)]
         reason = f"row {row + 1} of {paths.PREDICTIONS} is of class {words[0]} and {words[1]}"
     raise DataError(
         f"{a.revision} and {b.revision} have different test splits ({reason}), so no image can be "
@@ -220,8 +219,8 @@ def _evaluated_with(results: Results) -> int:
     return bins
 
 
-def _notes(letter: str, results: Results, errors: int) -> list[str]:
-    notes = []
+def _notes(letter: str, results: Results) -> list[str]:
+    notes, errors = [], results.predictions.errors
     if unrun := not_yet_run(results):
         key, ran, now = unrun[0]
         more = f" (and {len(unrun) - 1} more)" if len(unrun) > 1 else ""
@@ -235,7 +234,7 @@ def _notes(letter: str, results: Results, errors: int) -> list[str]:
             f"{letter}: {paths.TEST_METRICS} has {recorded} errors, {paths.PREDICTIONS} {errors}; "
             "they are not of one run"
         )
-    loss = results.judged(_own(results)).loss
+    loss = results.loss
     if loss is None:
         notes.append(
             f"{letter}: its {paths.PREDICTIONS} has no probability of the actual class, so the "
@@ -249,10 +248,6 @@ def _notes(letter: str, results: Results, errors: int) -> list[str]:
                 f"0.0000005; without that rounding its loss is {exact:.6f}"
             )
     return notes
-
-
-def _own(results: Results) -> dict[str, int]:
-    return {name: number for number, name in enumerate(results.class_names)}
 
 
 def significant(p: float | None) -> bool:

@@ -41,8 +41,8 @@ def draw_won_and_lost(path: Path, comparison: Comparison, a: Results, b: Results
     short = dict(zip(a.class_names, short_names(a.class_names), strict=True))
 
     def caption(row: int, letter: str, results: Results) -> str:
-        said = results.predictions["predicted"].iloc[row]
-        actual = a.predictions["actual"].iloc[row]
+        said = results.predictions.names[results.predictions.predicted[row]]
+        actual = a.predictions.names[a.predictions.actual[row]]
         kind = "won" if letter == "A" else "lost"
         return f"{kind}: {short[actual]}\n{letter}: {short.get(said, said)}"
 
@@ -76,5 +76,5 @@ def check_images(results: Results) -> None:
 
 
 def _worst(rows: np.ndarray, wrong: Results) -> list[int]:
-    confidence = wrong.predictions["confidence"].to_numpy()[rows]
+    confidence = wrong.predictions.confidence[rows]
     return [int(row) for row in rows[np.argsort(-confidence, kind="stable")[:MOST]]]

@@ -3,13 +3,14 @@
 import csv
 import io
 import json
+from array import array
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -25,13 +26,36 @@ FLOOR = 0.5 * 10**-DECIMALS  # what a probability of 0.000000 in the table stand
 
 
 @dataclass(frozen=True)
+class Predictions:
+    """A row for each test image.
+
+    Attributes:
+        names: the classes that occur, in no particular order.
+        actual: each image's class, as its position in `names`, int64 `[N]`.
+        predicted: the class that it was taken for, alike.
+        confidence: the probability of that class, float64 `[N]`.
+        probability: that of the actual class, float64 `[N]`; None where the table lacks it.
+    """
+
+    names: list[str]
+    actual: np.ndarray
+    predicted: np.ndarray
+    confidence: np.ndarray
+    probability: np.ndarray | None
+
+    @property
+    def errors(self) -> int:
+        """How many images are taken for another class."""
+        return int((self.actual != self.predicted).sum())
+
+
+@dataclass(frozen=True)
 class Results:
     """A run, as it was recorded.
 
     Attributes:
         revision: where.
-        predictions: one row per test image: `actual`, `predicted` (categories), `confidence`, and
-            `probability_of_actual` where the revision has it.
+        predictions: of the test images.
         class_names: in the order of the metrics' table, or, without one, by name.
         metrics: metrics/test.json; empty where there is none.
         lock: the stages of dvc.lock, by name.
@@ -39,7 +63,7 @@ class Results:
     """
 
     revision: Revision
-    predictions: pd.DataFrame
+    predictions: Predictions
     class_names: list[str]
     metrics: dict[str, Any]
     lock: dict[str, dict[str, Any]]
@@ -49,21 +73,25 @@ class Results:
         """Return the hash that dvc.lock has of an output; None if it has none."""
         return output_hash(self.lock, path)
 
+    def actual(self, names: Mapping[str, int]) -> np.ndarray:
+        """Return each image's class, as its position in `names`, int64 `[N]`."""
+        found: np.ndarray = self._positions(names)[self.predictions.actual]
+        return found
+
     def judged(self, names: Mapping[str, int]) -> Judged:
         """Return the predictions as numbers, each class being its position in `names`."""
         table = self.predictions
-        loss = None
-        if PROBABILITY in table:
-            loss = -np.log(np.maximum(table[PROBABILITY].to_numpy(np.float64), FLOOR))
-        predicted = positions(table["predicted"], names)
-        return Judged(predicted, table["confidence"].to_numpy(np.float64), loss)
+        predicted = self._positions(names)[table.predicted]
+        return Judged(predicted, table.confidence, self.loss)
 
+    @property
+    def loss(self) -> np.ndarray | None:
+        """Each image's loss, float64 `[N]`, in nats; None where it is not known."""
+        probability = self.predictions.probability
+        return None if probability is None else -np.log(np.maximum(probability, FLOOR))
 
-def positions(column: pd.Series, names: Mapping[str, int]) -> np.ndarray:
-    """Return where each class of a column of categories stands in `names`, int64 `[N]`."""
-    of_category = np.array([names[name] for name in column.cat.categories], np.int64)
-    found: np.ndarray = of_category[column.cat.codes.to_numpy()]
-    return found
+    def _positions(self, names: Mapping[str, int]) -> np.ndarray:
+        return np.array([names[name] for name in self.predictions.names], np.int64)
 
 
 def read_results(revision: Revision) -> Results:
@@ -80,12 +108,11 @@ def read_results(revision: Revision) -> Results:
         metrics = json.loads(text) if text else {}
     except ValueError as error:
         raise _bad(revision, paths.TEST_METRICS, f"no valid JSON ({one_line(error)})") from None
-    seen = {*predictions["actual"].cat.categories, *predictions["predicted"].cat.categories}
     names = _class_names(revision)
     return Results(
         revision,
         predictions,
-        [*names, *sorted(seen - {*names})],
+        [*names, *sorted({*predictions.names} - {*names})],
         metrics if isinstance(metrics, dict) else {},
         lock,
         params,
@@ -113,30 +140,46 @@ def output_hash(lock: Mapping[str, Any], path: Path) -> str | None:
     return None
 
 
-def _read_predictions(revision: Revision, lock: Mapping[str, Any]) -> pd.DataFrame:
+def _read_predictions(revision: Revision, lock: Mapping[str, Any]) -> Predictions:
     path = paths.PREDICTIONS
     content = revision.read(path)
     if content is None:
         content = _from_cache(revision, output_hash(lock, path))
     try:
-        header = pd.read_csv(io.BytesIO(content), nrows=0).columns
-        types: dict[str, type] = {"actual": str, "predicted": str, "confidence": float}
-        if PROBABILITY in header:
-            types[PROBABILITY] = float
-        table = pd.read_csv(
-            io.BytesIO(content),
-            usecols=list(types),
-            dtype=types,
-            keep_default_na=False,  # a class may be called NA
-        )
-    except (ValueError, OverflowError) as error:
+        return _parsed(content)
+    except (ValueError, IndexError, csv.Error) as error:
         raise _bad(revision, path, f"no table of predictions ({one_line(error)})") from None
-    if not len(table):
-        raise _bad(revision, path, "it has no rows")
-    for name in table.columns.drop(["actual", "predicted"]):
-        if not table[name].between(0, 1).all():
-            raise _bad(revision, path, f"{name} must be numbers from 0 to 1 throughout")
-    return table.astype({"actual": "category", "predicted": "category"})
+
+
+def _parsed(content: bytes) -> Predictions:
+    """Parse the table; not by pandas, whose import takes longer than ten thousand rows."""
+    rows = csv.reader(io.TextIOWrapper(io.BytesIO(content), encoding="utf-8", newline=""))
+    header = next(rows, [])
+    actual_at, predicted_at = header.index("actual"), header.index("predicted")
+    confidence_at = header.index("confidence")
+    probability_at = header.index(PROBABILITY) if PROBABILITY in header else None
+    codes: defaultdict[str, int] = defaultdict()
+    codes.default_factory = codes.__len__
+    actual, predicted, confidence, probability = array("q"), array("q"), array("d"), array("d")
+    for row in rows:
+        actual.append(codes[row[actual_at]])
+        predicted.append(codes[row[predicted_at]])
+        confidence.append(float(row[confidence_at]))
+        if probability_at is not None:
+            probability.append(float(row[probability_at]))
+    if not actual:
+        raise ValueError("it has no rows")
+    for name, values in (("confidence", confidence), (PROBABILITY, probability)):
+        numbers = np.asarray(values)
+        if not ((numbers >= 0) & (numbers <= 1)).all():
+            raise ValueError(f"{name} must be numbers from 0 to 1 throughout")
+    return Predictions(
+        list(codes),
+        np.asarray(actual, np.int64),
+        np.asarray(predicted, np.int64),
+        np.asarray(confidence),
+        None if probability_at is None else np.asarray(probability),
+    )
 
 
 def _from_cache(revision: Revision, md5: str | None) -> bytes:

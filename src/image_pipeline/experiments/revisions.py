@@ -1,16 +1,11 @@
 """What Git has at a revision, and what lies in the workspace, read alike."""
 
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from image_pipeline.common.errors import PipelineError, one_line
-
-if TYPE_CHECKING:
-    from dvc.scm import Git  # type: ignore[import-untyped]
 
 WORKSPACE = "workspace"  # DVC's name for it
 PROJECT_FILE = Path("dvc.yaml")
@@ -53,47 +48,52 @@ class Revision:
         return None if done.returncode else done.stdout
 
 
-@contextmanager
-def repository() -> Iterator["Git"]:
-    """Open the Git repository around the project, whose root must be the current folder.
+def repository_root() -> Path:
+    """Return the root of the Git repository around the project, at whose root this must run.
 
     Raises:
         RevisionError: the current folder is no project's root, or is in no Git repository.
     """
     if not PROJECT_FILE.is_file():
         raise RevisionError(f"{Path.cwd()}: no {PROJECT_FILE} here; run from the root of a project")
-    from dvc.scm import SCM, SCMError
-
-    try:
-        scm = SCM(".")
-    except SCMError as error:
-        raise RevisionError(
-            f"{Path.cwd()}: {one_line(error)}; run from a clone that Git knows"
-        ) from None
-    try:
-        yield scm
-    finally:
-        scm.close()  # dulwich complains where the interpreter closes its files
+    root = _git("rev-parse", "--show-toplevel")
+    if root is None:
+        raise RevisionError(f"{Path.cwd()}: in no Git repository; run from a clone of the project")
+    return Path(root)
 
 
-def resolve(scm: "Git", name: str) -> Revision:
+def resolve(name: str) -> Revision:
     """Return the revision that a name stands for, by DVC's own rules.
 
+    These are Git's first, and then the names of experiments and of branches of remotes. DVC is
+    imported only where Git does not know the name: that takes half a second.
+
     Args:
-        scm: the repository.
         name: a commit, branch, tag or experiment, or `workspace`.
 
     Raises:
         RevisionError: it stands for nothing, or for several experiments.
     """
-    from dvc.scm import RevError, resolve_rev
-
     if name == WORKSPACE:
         return Revision(name, None)
-    try:
-        return Revision(name, resolve_rev(scm, name))
-    except RevError as error:
-        raise RevisionError(
-            f"{one_line(error)}; `git log --oneline --all` lists commits, "
-            "`dvc exp list --all-commits` experiments"
-        ) from None
+    commit = _git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}")
+    return Revision(name, commit or _resolved_by_dvc(name))
+
+
+def _resolved_by_dvc(name: str) -> str:
+    from dvc.scm import SCM, RevError, resolve_rev  # type: ignore[import-untyped]
+
+    with closing(SCM(".")) as scm:  # else dulwich complains when the interpreter closes its files
+        try:
+            commit: str = resolve_rev(scm, name)
+        except RevError as error:
+            raise RevisionError(
+                f"{one_line(error)}; `git log --oneline --all` lists commits, "
+                "`dvc exp list --all-commits` experiments"
+            ) from None
+    return commit
+
+
+def _git(*arguments: str) -> str | None:
+    done = subprocess.run(["git", *arguments], capture_output=True, check=False, encoding="utf-8")
+    return None if done.returncode else done.stdout.strip()

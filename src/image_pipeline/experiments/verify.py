@@ -14,7 +14,7 @@ from image_pipeline.experiments.revisions import (
     SHORT,
     WORKSPACE,
     RevisionError,
-    repository,
+    repository_root,
     resolve,
 )
 
@@ -44,9 +44,8 @@ def run(arguments: argparse.Namespace) -> int:
         RevisionError: there is no such revision, or no such stage in it.
         RunError: a stage fails.
     """
-    with repository() as scm:
-        top = Path(scm.root_dir)
-        revision = resolve(scm, arguments.rev)
+    top = repository_root()
+    revision = resolve(arguments.rev)
     if revision.commit is None:
         raise RevisionError(f"`{WORKSPACE}` is no commit; commit it, then verify HEAD")
     try:
@@ -57,7 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _verify(top: Path, commit: str, stage: str | None) -> int:
-    from image_pipeline.experiments.aside import cloned, other_packages, run_stages
+    from image_pipeline.experiments.aside import CLONE, cloned, other_packages, run_stages
     from image_pipeline.experiments.outputs import (
         check_inputs,
         check_outputs,
@@ -66,7 +65,8 @@ def _verify(top: Path, commit: str, stage: str | None) -> int:
     )
 
     short = commit[:SHORT]
-    with cloned(top, commit, Path.cwd().relative_to(top.resolve())) as root:
+    with cloned(top, commit) as folder:
+        root = folder / CLONE / Path.cwd().relative_to(top.resolve())
         stated = read_stages(root / "dvc.lock")
         if not stated:
             raise RevisionError(f"{short} has no dvc.lock with a run in it; nothing to verify")
@@ -79,7 +79,7 @@ def _verify(top: Path, commit: str, stage: str | None) -> int:
             print(f"verify: note: this environment has {other}", file=sys.stderr)
         remove_outputs(root, stated)
         print(f"verify: running {short} in {root}", file=sys.stderr)
-        status = run_stages(root, stage)
+        status = run_stages(root, folder, stage)
         found = read_stages(root / "dvc.lock")
         if status:
             ended = next((name for name in stated if name not in found), "a stage")
