@@ -30,6 +30,7 @@ def main() -> None:
         paths.TEST_TENSORS,
         paths.DATA_METRICS,
         paths.CLASS_BALANCE,
+        paths.DATA_TABLE,
     )
     listed = ", ".join(f"{count} {name}" for name, count in table["images"].items())
     print(f"tensorize: {listed} images are in {paths.TENSORS}; more in {paths.DATA_TABLE}")

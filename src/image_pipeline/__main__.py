@@ -2,12 +2,16 @@
 
 import argparse
 import sys
+from importlib import import_module
 
-from image_pipeline.commands import recipe
 from image_pipeline.common.errors import PipelineError
-from image_pipeline.experiments import compare, verify
 
-COMMANDS = {"compare": compare, "recipe": recipe, "verify": verify}
+COMMANDS = {
+    "compare": "image_pipeline.experiments.compare",
+    "recipe": "image_pipeline.commands.recipe",
+    "verify": "image_pipeline.experiments.verify",
+}
+INTERRUPTED = 130  # as shells report Ctrl-C
 
 
 def main() -> int:
@@ -16,7 +20,12 @@ def main() -> int:
         prog="python -m image_pipeline", description="The project's commands beside DVC's own."
     )
     subparsers = parser.add_subparsers(dest="command", required=True)
-    for name, module in COMMANDS.items():
+    # One command does not wait for what the others import; only --help wants them all.
+    modules = {
+        name: import_module(COMMANDS[name])
+        for name in COMMANDS.keys() & set(sys.argv[1:2]) or sorted(COMMANDS)
+    }
+    for name, module in modules.items():
         doc = module.__doc__ or ""
         command = subparsers.add_parser(
             name,
@@ -27,10 +36,13 @@ def main() -> int:
         module.add_arguments(command)
     arguments = parser.parse_args()
     try:
-        status: int = COMMANDS[arguments.command].run(arguments)
+        status: int = modules[arguments.command].run(arguments)
     except PipelineError as error:
         print(f"{arguments.command}: error: {error}", file=sys.stderr)
         return error.exit_code
+    except KeyboardInterrupt:
+        print(f"{arguments.command}: error: interrupted", file=sys.stderr)
+        return INTERRUPTED
     return status
 
 

@@ -95,7 +95,7 @@ def test_cifar100_has_the_finer_labels(tmp_path: Path) -> None:
 def test_it_goes_through_tensorize(tmp_path: Path) -> None:
     dataset = with_archive(CIFAR10, archive(cifar10_files()), tmp_path / "raw")
     paths = [tmp_path / f"{name}.safetensors" for name in ("train", "validation", "test")]
-    reports = [tmp_path / "data.json", tmp_path / "class_balance.csv"]
+    reports = [tmp_path / name for name in ("data.json", "class_balance.csv", "data.csv")]
     report = tensorize(dataset, "cifar10", tmp_path / "raw", 0.25, 0, *paths, *reports)
     assert report["images"] == {"train": 40, "validation": 20, "test": 20}
     assert len(read_split(paths[0]).description.mean) == 3

@@ -126,7 +126,7 @@ def test_letters_through_tensorize(mirror: Path, tmp_path: Path) -> None:
     dataset = Emnist("letters")
     dataset.fetch(tmp_path / "raw", str(mirror))
     paths = [tmp_path / f"{name}.safetensors" for name in ("train", "validation", "test")]
-    reports = [tmp_path / "data.json", tmp_path / "class_balance.csv"]
+    reports = [tmp_path / name for name in ("data.json", "class_balance.csv", "data.csv")]
     report = tensorize(dataset, "emnist", tmp_path / "raw", 0.2, 0, *paths, *reports)
     assert report["images"] == {
         "train": 124,

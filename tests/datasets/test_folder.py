@@ -345,7 +345,7 @@ def tensors(dataset: Folder, folder: Path) -> list[str]:
     """Fetch, tensorize, and return the hashes of what was written."""
     dataset.fetch(folder / "raw", None)
     paths = [folder / f"{name}.safetensors" for name in ("train", "validation", "test")]
-    reports = [folder / "data.json", folder / "class_balance.csv"]
+    reports = [folder / name for name in ("data.json", "class_balance.csv", "data.csv")]
     tensorize(dataset, "folder", folder / "raw", 0.1, 0, *paths, *reports)
     written = [*paths, *reports, folder / "raw" / "images.tar"]
     return [hashlib.sha256(path.read_bytes()).hexdigest() for path in written]

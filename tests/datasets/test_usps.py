@@ -79,7 +79,7 @@ def test_its_files_are_fetched_and_read_as_torchvision_reads_them(
 
 def test_it_goes_through_tensorize(mirror: Path, tmp_path: Path) -> None:
     paths = [tmp_path / f"{name}.safetensors" for name in ("train", "validation", "test")]
-    reports = [tmp_path / "data.json", tmp_path / "class_balance.csv"]
+    reports = [tmp_path / name for name in ("data.json", "class_balance.csv", "data.csv")]
     report = tensorize(Usps(), "usps", mirror, 0.25, 0, *paths, *reports)
     assert report["images"] == {"train": 36, "validation": 12, "test": 25}
     validation = read_split(paths[1])

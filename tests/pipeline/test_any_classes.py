@@ -90,6 +90,7 @@ def test_every_stage_works(
         paths.TEST_TENSORS,
         paths.DATA_METRICS,
         paths.CLASS_BALANCE,
+        paths.DATA_TABLE,
     )
     metrics = json.loads(paths.DATA_METRICS.read_text(encoding="utf-8"))
     assert metrics["number_of_classes"] == classes

@@ -64,7 +64,7 @@ def test_the_example_goes_from_a_mirror_into_tensors(
     raw = tmp_path / "raw"
     dataset.fetch(raw, str(mirror))
     paths = [tmp_path / f"{name}.safetensors" for name in ("train", "validation", "test")]
-    reports = [tmp_path / "data.json", tmp_path / "class_balance.csv"]
+    reports = [tmp_path / name for name in ("data.json", "class_balance.csv", "data.csv")]
     report = tensorize(dataset, "leaves", raw, 0.2, 0, *paths, *reports)
     assert report["images"] == {"train": 16, "validation": 4, "test": 6}
     test = read_split(paths[2])

@@ -35,10 +35,8 @@ def test_tensorize_leaves_the_test_split_whole(tmp_path: Path) -> None:
     Digits().fetch(raw, None)
     paths = [tmp_path / f"{name}.safetensors" for name in ("train", "validation", "test")]
     report, balance = tmp_path / "data.json", tmp_path / "balance.csv"
-    train_path, validation_path, test_path = paths
-    table = tensorize(
-        Digits(), "digits", raw, 0.1, 0, train_path, validation_path, test_path, report, balance
-    )
+    reports = [report, balance, tmp_path / "data.csv"]
+    table = tensorize(Digits(), "digits", raw, 0.1, 0, *paths, *reports)
     assert table["images"] == {"train": 1292, "validation": 145, "test": 360}
     with (tmp_path / "data.csv").open(newline="") as file:
         written = {row["split"]: row for row in csv.DictReader(file)}

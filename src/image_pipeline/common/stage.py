@@ -2,7 +2,7 @@
 
 A stage script imports `run_stage` at its top and everything else in its `main`, so that all of this
 holds while the libraries are imported, too: that is where a short stage spends most of its time.
-For the same reason this module imports at its top only what the interpreter itself has imported.
+For the same reason this module imports at its top only what is there in a few milliseconds.
 """
 
 import errno

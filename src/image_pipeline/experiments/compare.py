@@ -11,8 +11,6 @@ from pathlib import Path
 from image_pipeline.common.errors import DataError
 from image_pipeline.experiments.revisions import WORKSPACE, RevisionError, repository_root, resolve
 
-INTERRUPTED = 130  # as shells report Ctrl-C
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Say what the command takes."""
@@ -42,14 +40,6 @@ def run(arguments: argparse.Namespace) -> int:
     picture: Path | None = arguments.picture
     if picture and (picture.suffix.lower() != ".png" or not picture.parent.is_dir()):
         raise RevisionError(f"{picture}: not a file.png in a folder that exists; give another name")
-    try:
-        return _run(arguments, picture)
-    except KeyboardInterrupt:
-        print("compare: error: interrupted", file=sys.stderr)
-        return INTERRUPTED
-
-
-def _run(arguments: argparse.Namespace, picture: Path | None) -> int:
     repository_root()
     revisions = [resolve(name) for name in (arguments.a, arguments.b)]
     # After the names are known to be good: these import NumPy and SciPy.

@@ -10,8 +10,8 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from image_pipeline.experiments.changes import differing, flat, locked_params
-
-SHORT = 7
+from image_pipeline.experiments.results import output_hashes
+from image_pipeline.experiments.revisions import SHORT
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,10 @@ def read_stages(lock: Path) -> dict[str, dict[str, Any]]:
 def remove_outputs(root: Path, lock: Mapping[str, Any]) -> None:
     """Remove dvc.lock and every output of it, so that whatever is there later came out."""
     (root / "dvc.lock").unlink(missing_ok=True)
-    for stage in lock.values():
-        for out in stage.get("outs", []):
-            path = (root / out["path"]).resolve()
-            if path.is_relative_to(root.resolve()) and path.is_file():
-                path.unlink()
+    for name in output_hashes(lock):
+        path = (root / name).resolve()
+        if path.is_relative_to(root.resolve()) and path.is_file():
+            path.unlink()
 
 
 def check_inputs(stated: Mapping[str, Any], found: Mapping[str, Any]) -> Iterator[Checked]:
@@ -48,7 +47,7 @@ def check_inputs(stated: Mapping[str, Any], found: Mapping[str, Any]) -> Iterato
     same = {name: stage for name, stage in stated.items() if name in found}
     for key, locked, now in differing(locked_params(same), locked_params(found)):
         yield Checked(key, f"{locked} in dvc.lock, {now} in params.yaml")
-    made = {out["path"] for stage in found.values() for out in stage.get("outs", [])}
+    made = output_hashes(found)
     inputs = [
         {
             entry["path"]: entry.get("md5")
@@ -73,7 +72,7 @@ def check_outputs(
         found: the same stages as they ran.
         whole: whether these are all stages, so that no tracked metric or plot may be left over.
     """
-    locked, made = _hashes(stated), _hashes(found)
+    locked, made = output_hashes(stated), output_hashes(found)
     tracked = set(_git(root, "ls-files", "-z").split("\0"))
     for path in sorted({*locked, *made}):
         yield Checked(path, _wrong(root, path, locked.get(path), made.get(path), tracked))
@@ -81,14 +80,6 @@ def check_outputs(
         for path in sorted(tracked - {*made, *locked}):
             if path.startswith(("metrics/", "plots/")):
                 yield Checked(path, "in Git, and no stage makes it")
-
-
-def _hashes(stages: Mapping[str, Any]) -> dict[str, str]:
-    return {
-        out["path"]: str(out.get("md5"))
-        for stage in stages.values()
-        for out in stage.get("outs", [])
-    }
 
 
 def _wrong(root: Path, path: str, locked: str | None, made: str | None, tracked: set[str]) -> str:

@@ -71,7 +71,7 @@ class Results:
 
     def hash_of(self, path: Path) -> str | None:
         """Return the hash that dvc.lock has of an output; None if it has none."""
-        return output_hash(self.lock, path)
+        return output_hashes(self.lock).get(path.as_posix())
 
     def actual(self, names: Mapping[str, int]) -> np.ndarray:
         """Return each image's class, as its position in `names`, int64 `[N]`."""
@@ -131,20 +131,17 @@ def read_lock(revision: Revision) -> dict[str, dict[str, Any]]:
     return stages
 
 
-def output_hash(lock: Mapping[str, Any], path: Path) -> str | None:
-    """Return the hash of an output in the stages of a dvc.lock; None if it has none."""
-    for stage in lock.values():
-        for out in stage.get("outs", []):
-            if out["path"] == path.as_posix():
-                return str(out.get("md5"))
-    return None
+def output_hashes(lock: Mapping[str, Any]) -> dict[str, str]:
+    """Return the hash of every output in the stages of a dvc.lock, by its path."""
+    outs = (out for stage in lock.values() for out in stage.get("outs", []))
+    return {out["path"]: str(out.get("md5")) for out in outs}
 
 
 def _read_predictions(revision: Revision, lock: Mapping[str, Any]) -> Predictions:
     path = paths.PREDICTIONS
     content = revision.read(path)
     if content is None:
-        content = _from_cache(revision, output_hash(lock, path))
+        content = _from_cache(revision, output_hashes(lock).get(path.as_posix()))
     try:
         return _parsed(content)
     except (ValueError, IndexError, csv.Error) as error:

@@ -18,7 +18,6 @@ from image_pipeline.experiments.revisions import (
     resolve,
 )
 
-INTERRUPTED = 130  # as shells report Ctrl-C
 SHOWN = 3  # names in the verdict
 
 
@@ -48,11 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
     revision = resolve(arguments.rev)
     if revision.commit is None:
         raise RevisionError(f"`{WORKSPACE}` is no commit; commit it, then verify HEAD")
-    try:
-        return _verify(top, revision.commit, arguments.stage)
-    except KeyboardInterrupt:
-        print("verify: error: interrupted; nothing was left behind", file=sys.stderr)
-        return INTERRUPTED
+    return _verify(top, revision.commit, arguments.stage)
 
 
 def _verify(top: Path, commit: str, stage: str | None) -> int:

@@ -8,7 +8,6 @@ from typing import BinaryIO
 import numpy as np
 from tqdm import tqdm
 
-from image_pipeline.common import paths
 from image_pipeline.common.files import scratch, together, write_csv_rows, write_json
 from image_pipeline.datasets.base import Dataset
 from image_pipeline.datasets.splitting import draw
@@ -27,6 +26,7 @@ def tensorize(
     test_path: Path,
     metrics_path: Path,
     balance_path: Path,
+    table_path: Path,
 ) -> Table:
     """Read a data set from `raw`, write its splits and a report on them; return its table.
 
@@ -44,8 +44,8 @@ def tensorize(
         validation_path: see `train_path`.
         test_path: see `train_path`.
         metrics_path: of what `DataReport.metrics` tells.
-        balance_path: of the table of the images of each class; data.csv, what `DataReport.table`
-            tells, comes to lie beside it.
+        balance_path: of the table of the images of each class.
+        table_path: of what `DataReport.table` tells.
 
     Raises:
         DataError: a file is not what it should be, or a class has too few images to be split.
@@ -100,7 +100,6 @@ def tensorize(
         for writer in (into_train, into_validation, into_test):
             writer.finish(description)
         table = report.table()
-        table_path = balance_path.with_name(paths.DATA_TABLE.name)
         write_csv_rows(balance_path, BALANCE_COLUMNS, report.class_balance())
         write_csv_rows(table_path, ["split", *table], table_rows(table))
         write_json(metrics_path, report.metrics(table, description, skipped))
