@@ -583,6 +583,7 @@ def raw(project: Project) -> dict[str, str]:
     }
 
 
+@pytest.mark.slow
 def test_the_stage_takes_mnist_from_a_server(mnist: Project) -> None:
     require(SHARED_MNIST.is_dir(), str(SHARED_MNIST))
 
@@ -621,6 +622,7 @@ def no_net(project: Project) -> str:
     return os.pathsep.join([str(folder), str(project.root / "src")])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mirror", "told"),
     [
@@ -650,6 +652,7 @@ def test_the_stage_names_every_mirror_it_tried(
     assert raw(mnist) == {}
 
 
+@pytest.mark.slow
 def test_the_public_mirrors_are_given_up_in_time(mnist: Project) -> None:
     """Where there is no network, within 30 seconds."""
     closed = f"http://127.0.0.1:{unused_port()}"

@@ -83,6 +83,7 @@ def test_a_real_difference_is_called_one(tmp_path: Path) -> None:
     assert "nothing that dvc.lock records" in compare(project).stdout
 
 
+@pytest.mark.slow
 def test_names_are_those_that_dvc_knows(made_up: MadeUp) -> None:
     made_up.run("git", "tag", "old", "HEAD~1")
     made_up.run("git", "branch", "try", "HEAD~1")
@@ -126,6 +127,7 @@ def test_what_is_missing_is_named(made_up: MadeUp) -> None:
     assert done.stderr.endswith("no dvc.yaml here; run from the root of a project\n")
 
 
+@pytest.mark.slow
 def test_predictions_in_dvcs_cache(made_up: MadeUp) -> None:
     """They are read from there; where they are not, `dvc pull` is asked for by name."""
     lock = made_up.root / "dvc.lock"

@@ -515,6 +515,7 @@ def test_a_tar_gz_is_not_unpacked_beyond_the_limit(
     assert message == "unpacks to more than 2024 bytes; use a smaller set"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [million_zip, million_tar])
 def test_a_million_entries_take_little_memory(make: Make, raw: Path, tmp_path: Path) -> None:
     make(tmp_path / "source")
