@@ -16,6 +16,7 @@ from image_pipeline.common.errors import DataError, PipelineError
 from image_pipeline.datasets.digits import FILE, Digits
 from image_pipeline.datasets.idx import iterate_idx
 from image_pipeline.datasets.mnist import MNIST
+from refusals import refusal
 
 quick = settings(derandomize=True, deadline=None, max_examples=150, database=None)
 REMEDY = "; delete it and run `dvc repro --force download`"
@@ -39,13 +40,8 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("idx") / "values.gz"
 
 
-def refusal(path: Path, rank: int = 3) -> str:
-    with pytest.raises(DataError) as caught:
-        read_idx(path, rank)
-    message = str(caught.value)
-    assert message.startswith(f"{path}: ")
-    assert message.isprintable()
-    return message.removeprefix(f"{path}: ")
+def read_images(path: Path) -> np.ndarray:
+    return read_idx(path, 3)
 
 
 def test_a_right_file(file: Path) -> None:
@@ -60,7 +56,7 @@ def test_several_gzip_members_are_one_file(file: Path) -> None:
     file.write_bytes(gzip.compress(content[:20]) + gzip.compress(content[20:]))
     assert np.array_equal(read_idx(file, rank=3), VALUES)
     file.write_bytes(gzip.compress(content) + gzip.compress(b"?"))
-    assert refusal(file) == f"its header promises 24 bytes, it holds more{REMEDY}"
+    assert refusal(file, read_images) == f"its header promises 24 bytes, it holds more{REMEDY}"
 
 
 PACKED = gzip.compress(idx(VALUES), mtime=0)
@@ -94,19 +90,19 @@ BAD: dict[str, tuple[bytes, str]] = {
 def test_files_that_are_something_else(name: str, file: Path) -> None:
     content, cause = BAD[name]
     file.write_bytes(content)
-    message = refusal(file)
+    message = refusal(file, read_images)
     assert cause in message
     assert message.endswith(REMEDY)
 
 
 def test_what_is_not_a_file(tmp_path: Path) -> None:
     path = tmp_path / "values.gz"
-    assert refusal(path) == "not found; run `dvc repro --force download`"
+    assert refusal(path, read_images) == "not found; run `dvc repro --force download`"
     path.symlink_to(tmp_path / "nowhere")
-    assert refusal(path) == "not found; run `dvc repro --force download`"
+    assert refusal(path, read_images) == "not found; run `dvc repro --force download`"
     path.unlink()
     path.mkdir()
-    assert refusal(path) == f"cannot be read (Is a directory){REMEDY}"
+    assert refusal(path, read_images) == f"cannot be read (Is a directory){REMEDY}"
 
 
 def valid_or_refused(read: Callable[[], object]) -> None:

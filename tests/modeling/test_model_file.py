@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import resource
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +14,14 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from image_pipeline.common.errors import DataError, PipelineError
+from image_pipeline.common.errors import DataError
 from image_pipeline.common.params import read_params
 from image_pipeline.modeling import networks
 from image_pipeline.modeling.model_card import ModelCard
 from image_pipeline.modeling.model_file import read_model, write_model
 from image_pipeline.tensors.tensor_files import METADATA_KEY, Description, Split
 from project import ROOT
+from refusals import refusal, valid_or_refused
 
 quick = settings(derandomize=True, deadline=None, max_examples=150, database=None)
 REMEDY = "; run `dvc repro --force train` to make it anew"
@@ -50,16 +50,6 @@ def model(weights: dict[str, Tensor] | None = None, **card: Any) -> bytes:
         card["options"] = {"hidden_sizes": card.pop("hidden_sizes")}
     values = {METADATA_KEY: json.dumps(VALUES | card)}
     return save(WEIGHTS | (weights or {}), values)
-
-
-def refusal(path: Path) -> str:
-    with pytest.raises(DataError) as caught:
-        read_model(path)
-    message = str(caught.value)
-    assert message.startswith(f"{path}: ")
-    assert message.isprintable()
-    assert len(message) < 500 + len(str(path))
-    return message.removeprefix(f"{path}: ")
 
 
 def test_what_is_written_is_read(file: Path) -> None:
@@ -110,7 +100,7 @@ def test_files_that_are_something_else(name: str, file: Path) -> None:
     content, cause = BAD[name]
     file.write_bytes(content)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    message = refusal(file)
+    message = refusal(file, read_model)
     assert cause in message
     assert message.endswith(REMEDY)
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
@@ -121,7 +111,7 @@ def test_files_that_are_something_else(name: str, file: Path) -> None:
 def test_a_network_that_has_changed_since(card: dict[str, Any], file: Path) -> None:
     file.write_bytes(model(**card))
     name = card.get("network", "mlp")
-    assert refusal(file) == (
+    assert refusal(file, read_model) == (
         f"the network it was trained with, `{name}`, has changed since or is gone "
         f"(src/image_pipeline/models/{name}.py); run `dvc repro` to train anew"
     )
@@ -158,9 +148,9 @@ def test_any_order_of_axes_and_buffers_come_back(tmp_path: Path) -> None:
 
 def test_what_is_not_a_file(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
-    assert refusal(path) == "not found; run `dvc repro train`"
+    assert refusal(path, read_model) == "not found; run `dvc repro train`"
     path.mkdir()
-    assert refusal(path) == f"cannot be read (it is a folder){REMEDY}"
+    assert refusal(path, read_model) == f"cannot be read (it is a folder){REMEDY}"
 
 
 def test_a_split_that_does_not_fit_the_model(tmp_path: Path) -> None:
@@ -173,17 +163,6 @@ def test_a_split_that_does_not_fit_the_model(tmp_path: Path) -> None:
     other = Description("toy", ("cat", "fox", "dog"), (0.5,), (0.25,))
     with pytest.raises(DataError, match="other classes than the model's; run `dvc repro`"):
         CARD.check_fits(path, Split(images.reshape(1, 1, 2, 3), labels, other))
-
-
-def valid_or_refused(path: Path, read: Callable[[], object]) -> None:
-    try:
-        read()
-    except PipelineError as error:
-        message = str(error)
-    else:
-        return
-    assert message.startswith(f"{path}: ")
-    assert message.isprintable()
 
 
 @quick
