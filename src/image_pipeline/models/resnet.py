@@ -5,9 +5,13 @@ shortcut around a convolution. Ioffe and Szegedy, "Batch Normalization" (2015). 
 Your ResNet" (2018): few blocks, the shortcut after the block's activation, max-pooling over the
 whole image before the only dense layer, logits scaled down. Jordan, "94% on CIFAR-10 in 3.29
 Seconds on a Single GPU" (2024): pooling between the block's convolution and its normalisation, a
-2x2 stem, GELU, few filters in the first block.
+2x2 stem that is not trained and tells apart what goes together in photographs, GELU, few filters
+in the first block. There the stem is computed from the images; here its filters are cosines, which
+come close to that for any photographs (Ahmed, Natarajan and Rao, "Discrete Cosine Transform",
+1974).
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -15,6 +19,31 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 LARGEST_SIDE = 64  # pixels of the first block's images; larger ones are halved before it
+
+
+def cosine_patterns(channels: int, count: int) -> Tensor:
+    """Return patterns of 2x2 pixels that are orthogonal to each other, and their negatives.
+
+    Products of cosines over channels, rows and columns: for colour the grey mean, red against blue
+    and green against both, each flat, by rows, by columns, and as a chequerboard. Their scale is
+    left to the batch norm that follows.
+
+    Returns:
+        float32 `[count, channels, 2, 2]`; beyond 8 * channels they begin anew.
+    """
+    pixels = torch.kron(cosines(2), cosines(2))
+    patterns = torch.kron(cosines(channels), pixels).reshape(-1, channels, 2, 2)
+    signed = torch.cat([patterns, -patterns])
+    return signed[torch.arange(count) % len(signed)]
+
+
+def cosines(size: int) -> Tensor:
+    """Return the cosines of the discrete cosine transform (DCT-II), a row each, `[size, size]`."""
+    steps = [
+        [math.pi * (column + 0.5) * row / size for column in range(size)] for row in range(size)
+    ]
+    # Rounded, as the last bit of a cosine depends on the processor.
+    return torch.tensor([[round(math.cos(step), 6) for step in row] for row in steps])
 
 
 class Block(nn.Module):
@@ -41,8 +70,9 @@ class Model(nn.Module):
     Args:
         shape: channels, height and width of an image.
         classes: how many logits there are for an image.
-        stem_filters: of the stem: a 2x2 convolution, and before it, as long as a side is longer
-            than 64 pixels, a 3x3 convolution that halves the image.
+        stem_filters: of the stem: a 2x2 convolution, whose filters are cosines that stay as they
+            are. Where a side is longer than 64 pixels, 3x3 convolutions that halve the image come
+            first, and all of the stem is trained.
         filters: of each block.
         logit_scale: by which the logits are multiplied: below 1, the network is slower to be sure.
         window: pixels on a side of the part of an image that is looked at in training, anywhere in
@@ -67,6 +97,7 @@ class Model(nn.Module):
         super().__init__()
         channels, height, width = shape
         stem: list[nn.Module] = []
+        whole = max(height, width) <= LARGEST_SIDE
         while max(height, width) > LARGEST_SIDE:
             stem += [
                 nn.Conv2d(channels, stem_filters, 3, 2, 1, bias=False),
@@ -74,11 +105,10 @@ class Model(nn.Module):
                 nn.GELU(),
             ]
             channels, height, width = stem_filters, (height + 1) // 2, (width + 1) // 2
-        stem += [
-            nn.Conv2d(channels, stem_filters, 2, bias=False),
-            nn.BatchNorm2d(stem_filters),
-            nn.GELU(),
-        ]
+        patterns = nn.Conv2d(channels, stem_filters, 2, bias=False)
+        if whole:
+            patterns.weight.requires_grad_(False).copy_(cosine_patterns(channels, stem_filters))
+        stem += [patterns, nn.BatchNorm2d(stem_filters), nn.GELU()]
         channels, side = stem_filters, min(height, width) - 1
         blocks: list[nn.Module] = []
         for after in filters:
