@@ -24,13 +24,20 @@ def test_its_commands(tmp_path: Path) -> None:
     project.run("dvc", "remote", "add", "--default", "storage", str(tmp_path / "storage"))
     project.run("dvc", "repro")
     project.commit("its run")
-    compare, verify, cache = (f"set -e\n{block}" for block in BLOCKS)
+    compare, seeds, verify, cache = (f"set -e\n{block}" for block in BLOCKS)
 
     done = project.run("bash", "-c", compare)
     assert "train.epochs: 3 -> 4" in done.stdout
     for name in ("changed.png", "report.md", "report.json"):
         assert (project.root / name).stat().st_size > 100
         (project.root / name).unlink()
+    project.run("git", "checkout", "--quiet", ".")
+
+    done = project.run("bash", "-c", seeds, timeout=900)
+    assert done.stdout.count("4 seeds: test accuracy ") == 2
+    assert "over 4 seeds B - A is " in done.stdout
+    assert (project.root / "curves.png").stat().st_size > 10_000
+    (project.root / "curves.png").unlink()
     project.run("git", "checkout", "--quiet", ".")
 
     done = project.run("bash", "-c", verify, timeout=900)

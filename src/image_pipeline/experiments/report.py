@@ -20,10 +20,10 @@ def as_text(comparison: Comparison) -> str:
     """Return what a terminal shows."""
     parts = [
         f"A  {comparison.a}\nB  {comparison.b}",
-        _aligned([HEADER, *_metric_rows(comparison)]),
+        aligned([HEADER, *_metric_rows(comparison)]),
         "\n".join(_sentences(comparison)),
         _class_title(comparison),
-        _aligned([CLASS_HEADER, *_class_rows(comparison)]),
+        aligned([CLASS_HEADER, *_class_rows(comparison)]),
         "What changed besides:\n" + "\n".join(f"  {line}" for line in _change_lines(comparison)),
     ]
     if comparison.notes:
@@ -34,16 +34,16 @@ def as_text(comparison: Comparison) -> str:
 def as_markdown(comparison: Comparison) -> str:
     """Return a part of a page of GitHub's Markdown."""
     parts = [
-        f"### {_escaped(comparison.b)} (B) against {_escaped(comparison.a)} (A)",
+        f"### {escaped(comparison.b)} (B) against {escaped(comparison.a)} (A)",
         f"**{_sentences(comparison)[0]}**",
-        _piped([HEADER, *_metric_rows(comparison)]),
+        piped([HEADER, *_metric_rows(comparison)]),
         " ".join(_sentences(comparison)[1:]),
         "**What changed besides**\n\n"
-        + "\n".join(f"- {_escaped(line)}" for line in _change_lines(comparison)),
+        + "\n".join(f"- {escaped(line)}" for line in _change_lines(comparison)),
         f"<details><summary>{_class_title(comparison)}</summary>\n\n"
-        + _piped([CLASS_HEADER, *_class_rows(comparison)])
+        + piped([CLASS_HEADER, *_class_rows(comparison)])
         + "\n\n</details>",
-        "\n".join(f"> {_escaped(note)}" for note in comparison.notes),
+        "\n".join(f"> {escaped(note)}" for note in comparison.notes),
     ]
     return "\n\n".join(part for part in parts if part)
 
@@ -117,9 +117,7 @@ def _metric_rows(comparison: Comparison) -> Table:
 
 def _metric_row(metric: Metric) -> tuple[str, ...]:
     def value(number: float, sign: str = "") -> str:
-        if metric.name in SHARES:
-            return f"{100 * number:{sign}.2f}%"
-        return f"{number:{sign},.0f}" if metric.name in COUNTS else f"{number:{sign}.4f}"
+        return figure(metric.name, number, sign)
 
     interval = "-"
     if metric.interval:
@@ -127,6 +125,21 @@ def _metric_row(metric: Metric) -> tuple[str, ...]:
     name = metric.name.replace("_", " ")
     difference = value(metric.difference, "+")
     return name, value(metric.a), value(metric.b), difference, interval, p_value(metric.p)
+
+
+def figure(name: str, number: float, sign: str = "", more: int = 0) -> str:
+    """Return a metric's value as it is shown.
+
+    Args:
+        name: of the metric, which may be a dotted one.
+        number: the value.
+        sign: "+" where it is a difference.
+        more: digits beyond the usual ones.
+    """
+    last = name.rpartition(".")[2]
+    if last in SHARES:
+        return f"{100 * number:{sign}.{2 + more}f}%"
+    return f"{number:{sign},.{more}f}" if last in COUNTS else f"{number:{sign}.{4 + more}f}"
 
 
 def _metric_values(metric: Metric) -> dict[str, Any]:
@@ -179,7 +192,8 @@ def _change_lines(comparison: Comparison) -> list[str]:
     return lines or ["nothing that dvc.lock records"]
 
 
-def _aligned(table: Sequence[tuple[str, ...]]) -> str:
+def aligned(table: Sequence[tuple[str, ...]]) -> str:
+    """Return a table for a terminal: words to the left, figures to the right."""
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     lines = []
     for first, *cells in table:
@@ -188,13 +202,14 @@ def _aligned(table: Sequence[tuple[str, ...]]) -> str:
     return "\n".join(lines)
 
 
-def _piped(table: Sequence[tuple[str, ...]]) -> str:
-    rows = [f"| {' | '.join(map(_escaped, row))} |" for row in table]
+def piped(table: Sequence[tuple[str, ...]]) -> str:
+    """Return a table of GitHub's Markdown."""
+    rows = [f"| {' | '.join(map(escaped, row))} |" for row in table]
     rule = "|".join(["---", *["---:"] * (len(table[0]) - 1)])
     return "\n".join([rows[0], f"|{rule}|", *rows[1:]])
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
     """Return text that GitHub shows as it is, whatever a branch or a class is called."""
     shown = "".join(f"\\{letter}" if letter in "\\`*_[]<>|#~@" else letter for letter in text)
     return " ".join(shown.split())

@@ -80,6 +80,15 @@ def resolve(name: str) -> Revision:
     return Revision(name, commit or _resolved_by_dvc(name))
 
 
+def experiments() -> dict[str, Revision]:
+    """Return DVC's experiments of all commits, by name; of namesakes the last that Git lists."""
+    lines = _git("for-each-ref", "--format=%(objectname) %(refname)", "refs/exps") or ""
+    found = (line.split(" ", 1) for line in lines.splitlines())
+    refs = [(commit, ref.split("/")) for commit, ref in found]
+    # refs/exps/<two digits>/<the other 38>/<name>; what DVC keeps besides is of another form.
+    return {ref[4]: Revision(ref[4], commit) for commit, ref in refs if len(ref) == 5 and ref[3]}
+
+
 def _resolved_by_dvc(name: str) -> str:
     from dvc.scm import SCM, RevError, resolve_rev  # type: ignore[import-untyped]
 

@@ -1,0 +1,237 @@
+"""`seeds N` and `compare --seeds`: repeated runs, their spread, and settings paired by seed."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from experiments.experiment_projects import MadeUp, predictions
+from image_pipeline.experiments.repeats import name_of, paired_p, spread
+from image_pipeline.experiments.revisions import resolve
+from image_pipeline.experiments.settings import settings_key
+from project import ROOT, SMALL, Project
+
+COMMAND = (sys.executable, "-m", "image_pipeline")
+OF_THIS_CODE = {"PYTHONPATH": str(ROOT / "src")}
+
+
+def test_the_spread_is_scipys() -> None:
+    rng = np.random.default_rng(0)
+    for count in (2, 3, 10, 100):
+        values = rng.normal(0.9, 0.01, count)
+        found = spread(values.tolist())
+        error = stats.sem(values)
+        assert found.interval == pytest.approx(
+            stats.t.interval(0.95, count - 1, values.mean(), error), rel=1e-9
+        )
+        assert found.deviation == pytest.approx(np.std(values, ddof=1))
+        assert (found.least, found.most) == (values.min(), values.max())
+
+
+def test_the_p_value_is_scipys() -> None:
+    rng = np.random.default_rng(0)
+    for count in (2, 5, 30):
+        a, b = rng.normal(0, 1, (2, count))
+        assert paired_p((b - a).tolist()) == pytest.approx(stats.ttest_rel(b, a).pvalue, rel=1e-9)
+    assert paired_p([0.0, 0.0]) == 1
+    assert paired_p([0.5, 0.5]) == 0
+
+
+def test_over_many_settings_one_in_twenty_seems_better_by_chance() -> None:
+    rng = np.random.default_rng(1)
+    differences = rng.normal(0, 1, (2_000, 5))
+    assert 0.03 < np.mean([paired_p(each) < 0.05 for each in differences.tolist()]) < 0.07
+
+
+def repeat(project: MadeUp, seed: int, wrong: int, **params: Any) -> None:
+    """Record a run under a seed as `seeds` does: an experiment."""
+    table, _ = predictions(wrong, 0)
+    project.record(table, **params, seed=seed)
+    key = settings_key(resolve("HEAD"))
+    baseline = "0" * 38
+    project.run("git", "update-ref", f"refs/exps/00/{baseline}/{name_of(key, seed)}", "HEAD")
+
+
+@pytest.fixture
+def repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MadeUp:
+    """Return a project with two settings: `plain` under seeds 0 to 3, `longer` under 1 to 4."""
+    project = MadeUp(tmp_path / "project")
+    monkeypatch.chdir(project.root)
+    for seed, wrong in enumerate((50, 54, 49, 55)):
+        repeat(project, seed, wrong)
+    project.run("git", "branch", "plain")
+    for seed, wrong in zip(range(1, 5), (44, 41, 45, 90), strict=True):
+        repeat(project, seed, wrong, epochs=9)
+    project.run("git", "branch", "longer")
+    return project
+
+
+def test_two_settings_are_paired_by_seed(repeated: MadeUp) -> None:
+    done = repeated.run(*COMMAND, "compare", "plain", "longer", "--seeds", env=OF_THIS_CODE)
+    assert "over 3 seeds B - A is +0.93 points" in done.stdout
+    assert "B is better, by more than the seeds' chance" in done.stdout
+    [row] = [line for line in done.stdout.splitlines() if line.startswith("errors ")]
+    assert row.split()[1:4] == ["52.7", "43.3", "-9.3"]
+
+    asked = ("compare", "plain", "longer", "--seeds", "--json")
+    values = json.loads(repeated.run(*COMMAND, *asked, env=OF_THIS_CODE).stdout)
+    assert values["seeds"] == [1, 2, 3]
+    expected = stats.ttest_rel([44, 41, 45], [54, 49, 55])
+    assert values["metrics"]["errors"]["p"] == pytest.approx(expected.pvalue)
+    edges = expected.confidence_interval()
+    assert values["metrics"]["errors"]["difference"]["interval"] == pytest.approx(list(edges))
+    asked = ("compare", "plain", "longer", "--seeds", "--markdown")
+    assert "\n| accuracy | 94.733% | 95.667% |" in (
+        repeated.run(*COMMAND, *asked, env=OF_THIS_CODE).stdout
+    )
+
+
+def test_too_few_seeds_in_common(repeated: MadeUp) -> None:
+    table, _ = predictions(10, 0)
+    repeated.record(table, epochs=1)
+    for other, said in (
+        ("plain", ") under 4, and two that both have"),
+        ("main", "the same settings"),
+    ):
+        asked = ("compare", "main", other, "--seeds")
+        done = repeated.run(*COMMAND, *asked, env=OF_THIS_CODE, check=False)
+        assert done.returncode == 1
+        assert said in done.stderr
+        assert done.stderr.count("\n") == 1
+
+
+def test_runs_on_other_images_are_not_repeats(repeated: MadeUp) -> None:
+    table, _ = predictions(10, 0)
+    for seed, digest in ((0, "0" * 32), (1, "1" * 32)):
+        repeated.record(table, test_hash=digest, epochs=5, seed=seed)
+        name = name_of(settings_key(resolve("HEAD")), seed)
+        repeated.run("git", "update-ref", f"refs/exps/00/{'0' * 38}/{name}", "HEAD")
+    asked = ("compare", "plain", "HEAD", "--seeds")
+    done = repeated.run(*COMMAND, *asked, env=OF_THIS_CODE, check=False)
+    assert done.returncode == 1
+    assert "are of other images" in done.stderr
+
+
+def test_what_settings_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    project = Project(tmp_path / "project")
+    monkeypatch.chdir(project.root)
+    key = settings_key(resolve("HEAD"))
+
+    def now() -> str:
+        return settings_key(resolve("workspace"))
+
+    assert now() == key
+    project.set_params({"train.seed": 9, "machine.cores": 1, "plot.dpi": 50})
+    (project.root / "src/image_pipeline/plotting/new.py").write_text("# draws\n")
+    (project.root / "README.md").write_text("other words\n")
+    assert now() == key
+    assert re.fullmatch(r"[0-9a-f]{8}", key)
+    staged = project.run("git", "diff", "--cached", "--name-only").stdout
+    assert staged == ""  # the user's own index is as it was
+
+    project.set_params({"train.epochs": 4})
+    assert now() != key
+    project.set_params({"train.epochs": SMALL["train.epochs"]})
+    assert now() == key
+    (project.root / "src/image_pipeline/models/new.py").write_text("# computes\n")
+    changed = now()
+    assert changed != key
+    project.commit("a new network")
+    assert settings_key(resolve("HEAD")) == now() == changed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("1",), "1 seeds: give a number from 2 to 1000"),
+        (("3", "--jobs", "4"), "--jobs 4: give a number from 1 to 3"),
+        (("3", "--picture", "curves.jpg"), "curves.jpg: not a file.png"),
+    ],
+)
+def test_wrong_arguments(arguments: tuple[str, ...], said: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [*COMMAND, "seeds", *arguments],
+        cwd=tmp_path,
+        env=os.environ | OF_THIS_CODE,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode in (1, 2)
+    assert done.stderr.startswith(f"seeds: error: {said}")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    project = Project(tmp_path_factory.mktemp("seeds") / "project")
+    project.run("dvc", "repro")
+    project.commit("its run")
+    return project
+
+
+def seeds(project: Project, *arguments: str, check: bool = True) -> dict[str, object]:
+    done = project.run(*COMMAND, "seeds", *arguments, "--json", check=check, timeout=600)
+    values: dict[str, object] = json.loads(done.stdout)
+    return values | {"said": done.stderr.splitlines()[-1]}
+
+
+@pytest.mark.slow
+def test_runs_are_killed_resumed_and_not_run_twice(finished: Project, tmp_path: Path) -> None:
+    project = finished.copy_to(tmp_path / "project")
+    before = project.git_status()
+    command = [*COMMAND, "seeds", "3"]
+    process = subprocess.Popen(
+        command, cwd=project.root, env=project.environment(), stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 300
+    while not project.run("git", "for-each-ref", "refs/exps/**/seeds-*").stdout:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    process.kill()
+    process.wait()
+    for path in project.root.glob(".dvc/tmp/exps/celery/dvc-exp-worker-*.pid"):
+        os.kill(int(path.read_text()), signal.SIGKILL)
+
+    whole = seeds(project, "3", "--picture", "curves.png")
+    assert whole["seeds"] == [0, 1, 2]
+    assert (project.root / "curves.png").stat().st_size > 10_000
+    (project.root / "curves.png").unlink()
+    again = seeds(project, "3")
+    assert again["metrics"] == whole["metrics"]
+    assert "all 3 had run before" in str(again["said"])
+    assert project.git_status() == before
+
+    # Seed 0 is what the project itself has run, to the bit.
+    runs = whole["runs"]
+    assert isinstance(runs, dict)
+    committed = json.loads((project.root / "metrics/test.json").read_text())
+    assert runs["0"]["accuracy"] == committed["accuracy"]
+    assert runs["0"]["loss"] == committed["loss"]
+    assert len({run["loss"] for run in runs.values()}) == 3
+
+
+@pytest.mark.slow
+def test_a_run_that_fails_is_named(finished: Project, tmp_path: Path) -> None:
+    project = finished.copy_to(tmp_path / "project")
+    project.set_params({"train.optimizer.name": "SGD", "train.optimizer.SGD": {"momentum": -1.0}})
+    for _ in range(2):  # what failed is tried again
+        done = project.run(*COMMAND, "seeds", "2", check=False, timeout=600)
+        assert done.returncode == 1
+        last = done.stderr.splitlines()[-1]
+        assert last.startswith("seeds: error: 2 of 2 runs failed; `dvc queue logs seeds-")
+    [command] = re.findall(r"`(dvc queue logs \S+)`", last)
+    assert (
+        "train: error: params.yaml: train.optimizer.SGD: "
+        in project.run("sh", "-c", command).stdout
+    )
