@@ -1,0 +1,221 @@
+"""docs/sharing.md against a real OpenSSH server: its commands, as a reader would copy them."""
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil  # type: ignore[import-untyped]
+import pytest
+
+from project import ROOT, SMALL, Project, require
+
+PAGE = ROOT / "docs" / "sharing.md"
+BLOCKS = re.findall(
+    r"^```sh\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+)
+CONFIGURE, ADD, PUSH, PULL, PUSH_EXPERIMENT, PULL_EXPERIMENT = BLOCKS
+HOST, FOLDER = "server.example.org", "/srv/dvc/pipeline"
+SSHD = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
+IDENTITY = {
+    f"GIT_{who}_{what}": "test@example.com"
+    for who in ("AUTHOR", "COMMITTER")
+    for what in ("NAME", "EMAIL")
+}
+
+pytestmark = pytest.mark.slow
+
+
+class Server:
+    """An OpenSSH server on this machine, and the home of a user who knows it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.home, self.storage = root, root / "home", root / "storage"
+        ssh = self.home / ".ssh"
+        ssh.mkdir(parents=True)
+        for key in (root / "host", root / "another_host", ssh / "id_ed25519"):
+            subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        (root / "sshd_config").write_text(
+            f"Port {self.port}\nListenAddress 127.0.0.1\nHostKey {root}/host\n"
+            f"AuthorizedKeysFile {ssh}/id_ed25519.pub\nPidFile {root}/pid\nStrictModes no\n"
+            "UsePAM no\nPasswordAuthentication no\nSubsystem sftp internal-sftp\n"
+        )
+        # Where the name leads to; OpenSSH would look for its files in the user's real home.
+        (ssh / "config").write_text(
+            f"Host {HOST}\n  HostName 127.0.0.1\n  Port {self.port}\n"
+            f"  IdentityFile {ssh}/id_ed25519\n  UserKnownHostsFile {ssh}/known_hosts\n"
+            f"Host dvc.{HOST}\n  Port {self.port}\n"
+        )
+        commands = root / "bin"
+        commands.mkdir()
+        (commands / "ssh").write_text(
+            f'#!/bin/sh\nexec {shutil.which("ssh")} -F {ssh}/config -o BatchMode=yes "$@"\n'
+        )
+        (commands / "ssh").chmod(0o755)
+        self.env = {"HOME": str(self.home), "PATH": f"{commands}:{os.environ['PATH']}"} | IDENTITY
+        self.show_key("host")
+
+    def show_key(self, name: str) -> None:
+        """Let the user know the server by a key."""
+        key = " ".join((self.root / f"{name}.pub").read_text().split()[:2])
+        (self.home / ".ssh/known_hosts").write_text(f"[127.0.0.1]:{self.port} {key}\n")
+
+    def start(self) -> None:
+        command = [str(SSHD), "-f", f"{self.root}/sshd_config", "-E", f"{self.root}/log"]
+        subprocess.run(command, check=True)
+        deadline = time.monotonic() + 30
+        while not (self.root / "pid").exists():
+            assert time.monotonic() < deadline, (self.root / "log").read_text()
+            time.sleep(0.05)
+
+    def kill(self) -> None:
+        """Kill the server with all its connections, as a power cut would."""
+        pid = self.root / "pid"
+        server = psutil.Process(int(pid.read_text()))
+        for process in (server, *server.children(recursive=True)):
+            process.kill()
+        pid.unlink(missing_ok=True)
+
+    def run(
+        self, project: Project, script: str, *, check: bool = True
+    ) -> subprocess.CompletedProcess[str]:
+        """Run commands of the page, whose folder on the server is one of this test's."""
+        script = "set -e\n" + script.replace(FOLDER, str(self.storage))
+        venv = project.environment()["PATH"].split(os.pathsep)[0]
+        env = self.env | {"PATH": f"{self.root}/bin:{venv}:{os.environ['PATH']}"}
+        return project.run("bash", "-c", script, env=env, check=check)
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    require(SSHD, "an OpenSSH server (Debian's openssh-server)")
+    if os.geteuid() == 0:
+        Path("/run/sshd").mkdir(exist_ok=True)  # the service's script would make it
+    found = Server(tmp_path / "server")
+    found.start()
+    yield found
+    found.kill()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    project = Project(tmp_path_factory.mktemp("sharing") / "project", SMALL)
+    project.run("git", "branch", "-m", "main")
+    project.run("dvc", "repro")
+    project.commit("its run")
+    return project
+
+
+@pytest.fixture
+def shared(finished: Project, server: Server, tmp_path: Path) -> Project:
+    """Return a project with a bare Git remote and the server as DVC's."""
+    project = finished.copy_to(tmp_path / "here")
+    bare = tmp_path / "origin.git"
+    subprocess.run(["git", "init", "--quiet", "--bare", "-b", "main", bare], check=True)
+    project.run("git", "remote", "add", "origin", str(bare))
+    server.run(project, CONFIGURE + ADD)
+    return project
+
+
+def clone_of(project: Project, root: Path) -> Project:
+    origin = project.run("git", "remote", "get-url", "origin").stdout.strip()
+    subprocess.run(["git", "clone", "--quiet", origin, root], check=True)
+    return Project._at(root)
+
+
+def test_pushed_here_and_pulled_elsewhere(shared: Project, server: Server, tmp_path: Path) -> None:
+    server.run(shared, PUSH)
+    shared.run("dvc", "exp", "run", "--name", "longer", "-S", "train.epochs=4")
+    server.run(shared, PUSH_EXPERIMENT + PUSH)
+
+    elsewhere = clone_of(shared, tmp_path / "elsewhere")
+    done = server.run(elsewhere, PULL)
+    assert "Data and pipelines are up to date." in done.stdout
+    shared.run("git", "checkout", "--quiet", ".")
+    shared.run("dvc", "checkout", "--quiet", "--force")
+    assert elsewhere.hashes() == shared.hashes()
+
+    done = server.run(elsewhere, PULL_EXPERIMENT)
+    assert "longer" in done.stdout
+    assert "train.epochs: 3 -> 4" in done.stdout
+
+
+def test_a_server_with_another_key_is_refused(shared: Project, server: Server) -> None:
+    server.show_key("another_host")
+    done = server.run(shared, PUSH, check=False)
+    assert done.returncode != 0
+    assert "REMOTE HOST IDENTIFICATION HAS CHANGED" in done.stderr
+    assert not server.storage.exists()
+    done = server.run(shared, "dvc push", check=False)  # the check before was left out
+    assert done.returncode != 0
+    assert "Connection lost" in done.stderr
+    assert not server.storage.exists()
+
+    server.show_key("host")
+    server.run(shared, PUSH)
+    assert server.storage.exists()
+
+
+def whole_files(storage: Path) -> list[str]:
+    return [p.name for p in storage.rglob("*") if p.is_file() and not p.name.endswith(".tmp")]
+
+
+def test_the_server_dies_in_mid_push(shared: Project, server: Server, tmp_path: Path) -> None:
+    (shared.root / "big.bin").write_bytes(os.urandom(200_000_000))
+    shared.run("dvc", "add", "--quiet", "big.bin")
+    shared.commit("a large file")
+    env = server.env | {"PATH": f"{server.root}/bin:{shared.environment()['PATH']}"}
+    process = subprocess.Popen(
+        ["bash", "-c", f"set -e\n{PUSH}"],
+        cwd=shared.root,
+        env=shared.environment(env),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 120
+    while not any(path.stat().st_size > 1 << 20 for path in server.storage.rglob("*.tmp")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    server.kill()
+    _, said = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert re.search(r"ERROR: failed to push data to the cloud - \d+ files failed to upload", said)
+
+    server.start()
+    server.run(shared, PUSH)
+    elsewhere = clone_of(shared, tmp_path / "elsewhere")
+    server.run(elsewhere, PULL)
+    assert (elsewhere.root / "big.bin").read_bytes() == (shared.root / "big.bin").read_bytes()
+
+
+def test_the_servers_disk_is_full(shared: Project, server: Server, tmp_path: Path) -> None:
+    require(os.geteuid() == 0, "root, to mount a small disk")
+    (shared.root / "big.bin").write_bytes(os.urandom(8_000_000))
+    shared.run("dvc", "add", "--quiet", "big.bin")
+    shared.commit("a large file")
+    server.storage.mkdir()
+    small = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(server.storage)], check=False
+    )
+    require(small.returncode == 0, "the right to mount a small disk")
+    try:
+        done = server.run(shared, PUSH, check=False)
+        assert done.returncode != 0
+        assert re.search(r"failed to push data to the cloud - \d+ files? failed", done.stderr)
+        assert "Traceback" not in done.stderr
+        subprocess.run(["mount", "-o", "remount,size=64m", str(server.storage)], check=True)
+        server.run(shared, PUSH)
+        elsewhere = clone_of(shared, tmp_path / "elsewhere")
+        server.run(elsewhere, PULL)
+        assert elsewhere.hashes() == shared.hashes()
+    finally:
+        subprocess.run(["umount", str(server.storage)], check=True)
