@@ -1,4 +1,7 @@
-"""Two runs at the same moment: one waits or is told so, and no output is mixed."""
+"""Two runs at the same moment: one waits or is told so, and no output is mixed.
+
+Several experiments of a queue at once are in experiments/test_seeds.py.
+"""
 
 from kill_harness import QUICK, Command, Undisturbed, forget, outputs
 
@@ -39,30 +42,3 @@ def test_two_trainings_by_hand(undisturbed: tuple[Project, Undisturbed]) -> None
     assert WAITING not in first.text
     assert outputs(project) == expected.outputs
     assert list((project.root / "checkpoints").iterdir()) == []
-
-
-def test_queued_experiments_side_by_side(undisturbed: tuple[Project, Undisturbed]) -> None:
-    project, _ = undisturbed
-    project.commit("a good run")
-    names = {"wide": "train.model.mlp.hidden_sizes=[32]", "other": "train.seed=7"}
-    for name, change in names.items():
-        project.run("dvc", "exp", "run", "--queue", "--name", name, "-S", change)
-    project.run("dvc", "queue", "start", "--jobs", "2")
-    for name in names:
-        project.run("dvc", "queue", "logs", "--follow", name, check=False)
-    project.run("dvc", "queue", "stop", "--kill", check=False)
-    shown = project.run("dvc", "queue", "status").stdout
-    assert shown.count("Success") == 2, shown
-    alone = ("--temp", "--force", "--name", "alone", "-S", names["wide"])
-    project.run("dvc", "exp", "run", *alone)
-    assert metrics(project, "alone") == metrics(project, "wide")
-    assert metrics(project, "wide") != metrics(project, "other")
-    assert project.git_status() == ""
-
-
-def metrics(project: Project, experiment: str) -> dict[str, str]:
-    """Everything that Git holds of an experiment's results, dvc.lock with the other hashes too."""
-    names = ("dvc.lock", "metrics/train.json", "metrics/test.json", "plots/predictions.csv")
-    reference = project.run("git", "for-each-ref", "--format=%(refname)", "refs/exps").stdout
-    (found,) = [line for line in reference.splitlines() if line.endswith(f"/{experiment}")]
-    return {name: project.run("git", "show", f"{found}:{name}").stdout for name in names}
