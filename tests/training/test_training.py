@@ -443,7 +443,8 @@ def test_weights_that_take_no_part_and_frozen_ones(
             self.hidden[0].requires_grad_(False)
 
     monkeypatch.setattr(mlp, "Model", Partly)
-    run = make_training(model={"name": "mlp"}, epochs=1)
+    decay = {"name": "AdamW", "AdamW": {"weight_decay": 0.1}}  # which would move what has gradients
+    run = make_training(model={"name": "mlp"}, epochs=1, optimizer=decay)
     before = {name: weight.detach().clone() for name, weight in run.model.named_parameters()}
     list(run.run(checkpoint))
     same = {

@@ -35,6 +35,7 @@ class Gradients:
         for weight in weights:
             weight.data = weight.detach().clone()  # dense, where it was expanded
         self._sums: list[list[Tensor]] = []  # by process, of each of its blocks
+        self._given = torch.zeros(0)  # by process and weight, whether a lane gave a gradient
         self._own_sums: dict[int, Tensor] = {}  # not yet handed on, by depth in the tree
         self._views: dict[int, list[Tensor]] = {}  # of sums, by their address
         for weight, space in zip(weights, self._split(self._room()), strict=True):
@@ -51,6 +52,7 @@ class Gradients:
             ]
             for process in range(processes)
         ]
+        self._given = shared((processes, len(self._weights)), torch.bool)
         self._own_sums, self._views = {}, {}
 
     @property
@@ -70,44 +72,51 @@ class Gradients:
             lanes: how many the batch has.
             learn: leaves a lane's gradients with the weights, as `backward` does.
         """
+        given = self._given[process].zero_()
         blocks = self.blocks(process, lanes)
         for block, total in zip(blocks, self._sums[process], strict=False):
-            self._add_lanes(block, total, learn, depth=0)
+            self._add_lanes(block, total, given, learn, depth=0)
 
     def hand_over(self, lanes: int) -> None:
-        """Give each weight the sum of its gradients over a batch's lanes, for the optimizer."""
+        """Give each weight the sum of its gradients over a batch's lanes, for the optimizer.
+
+        One that takes no part in any lane has none, so that the optimizer leaves it alone.
+        """
         sums = {
             block: total
             for process, totals in enumerate(self._sums)
             for block, total in zip(self.blocks(process, lanes), totals, strict=False)
         }
         gradients = self._views_of(add_up(sums, lanes))
-        for weight, gradient in zip(self._weights, gradients, strict=True):
-            weight.grad = gradient
+        given = self._given.any(0).tolist()
+        for weight, gradient, has_one in zip(self._weights, gradients, given, strict=True):
+            weight.grad = gradient if has_one else None
 
     def _add_lanes(
-        self, block: Block, out: Tensor, learn: Callable[[int], None], depth: int
+        self, block: Block, out: Tensor, given: Tensor, learn: Callable[[int], None], depth: int
     ) -> None:
         """Write the sum of a block's gradients to `out`, in the order of the tree."""
         first, count = block
         if count == 1:
             learn(first)
-            self._take(out)
+            self._take(out, given)
             return
         half = count // 2
-        self._add_lanes((first, half), out, learn, depth + 1)
+        self._add_lanes((first, half), out, given, learn, depth + 1)
         if depth not in self._own_sums:
             self._own_sums[depth] = torch.zeros_like(out)
-        self._add_lanes((first + half, half), self._own_sums[depth], learn, depth + 1)
+        self._add_lanes((first + half, half), self._own_sums[depth], given, learn, depth + 1)
         out += self._own_sums[depth]
 
-    def _take(self, out: Tensor) -> None:
-        """Take the gradients from the weights."""
-        for weight, gradient in zip(self._weights, self._views_of(out), strict=True):
-            if weight.grad is None:  # it takes no part
+    def _take(self, out: Tensor, given: Tensor) -> None:
+        """Take the gradients from the weights, and note which there are."""
+        views = self._views_of(out)
+        for number, (weight, gradient) in enumerate(zip(self._weights, views, strict=True)):
+            if weight.grad is None:
                 gradient.zero_()
             else:
                 gradient.copy_(weight.grad)
+                given[number] = True
             weight.grad = None
 
     def _room(self) -> Tensor:
