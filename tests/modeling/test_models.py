@@ -10,6 +10,7 @@ from torch import nn
 from image_pipeline import models
 from image_pipeline.common.errors import NetworkError
 from image_pipeline.modeling import networks
+from image_pipeline.models import resnet
 
 MNIST = (1, 28, 28)
 
@@ -98,7 +99,22 @@ def test_each_network_takes_images_of_any_size(
     logits = model(torch.randn(4, *shape))
     assert logits.shape == (4, classes)
     logits.sum().backward()
-    assert all(weights.grad is not None for weights in model.parameters())
+    assert all((w.grad is not None) == w.requires_grad for w in model.parameters())
+
+
+def test_the_residual_networks_first_patterns_are_orthogonal_and_fixed() -> None:
+    patterns = resnet.cosine_patterns(3, 30).flatten(1)
+    basis = patterns[:12]
+    products = basis @ basis.T
+    assert torch.allclose(products, products.diag().diag(), atol=1e-5)
+    assert products.diag().min() > 0.1
+    assert torch.equal(patterns[12:24], -basis)
+    assert torch.equal(patterns[24:], basis[:6])  # anew
+    small, large = (networks.build("resnet", {}, (3, side, side), 10) for side in (64, 65))
+    frozen = [
+        [n for n, w in model.named_parameters() if not w.requires_grad] for model in (small, large)
+    ]
+    assert frozen == [["stem.0.weight"], []]
 
 
 def test_a_new_network_is_one_file(folder: Path) -> None:

@@ -76,7 +76,7 @@ def test_the_report(clone: Project, tmp_path: Path) -> None:
 
     report = summary.read_text(encoding="utf-8")
     assert report.startswith("### workspace (B) against origin/main")
-    assert "- params       train.epochs: 3 -\\> 4" in report
+    assert "- params train.epochs: 3 -\\> 4" in report
     pictures = re.findall(rf"\]\(https://github.example/me/mine/raw/{commit}/(\S+)\)", report)
     assert len(pictures) == 3
     assert all((clone.root / name).is_file() for name in pictures)
