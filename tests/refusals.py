@@ -19,8 +19,8 @@ def refusal(path: Path, read: Callable[[Path], object]) -> str:
     return message.removeprefix(f"{path}: ")
 
 
-def valid_or_refused(path: Path, read: Callable[[], object]) -> None:
-    """Fail where a file is neither read nor refused in one line that names it."""
+def valid_or_refused(path: Path, read: Callable[[], object], remedy: str = "") -> None:
+    """Fail where a file is neither read nor refused in one line that names it, and the remedy."""
     try:
         read()
     except PipelineError as error:
@@ -29,3 +29,4 @@ def valid_or_refused(path: Path, read: Callable[[], object]) -> None:
         return
     assert message.startswith(f"{path}: ")
     assert message.isprintable()
+    assert remedy in message

@@ -3,7 +3,6 @@
 import gzip
 import struct
 import time
-from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 
@@ -12,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from image_pipeline.common.errors import DataError, PipelineError
+from image_pipeline.common.errors import DataError
 from image_pipeline.datasets.digits import FILE, Digits
 from image_pipeline.datasets.idx import iterate_idx
 from image_pipeline.datasets.mnist import MNIST
-from refusals import refusal
+from refusals import refusal, valid_or_refused
 
 quick = settings(derandomize=True, deadline=None, max_examples=150, database=None)
 REMEDY = "; delete it and run `dvc repro --force download`"
@@ -105,36 +104,25 @@ def test_what_is_not_a_file(tmp_path: Path) -> None:
     assert refusal(path, read_images) == f"cannot be read (Is a directory){REMEDY}"
 
 
-def valid_or_refused(read: Callable[[], object]) -> None:
-    try:
-        read()
-    except PipelineError as error:
-        message = str(error)
-    else:
-        return
-    assert message.isprintable()
-    assert "dvc repro" in message
-
-
 @quick
 @given(content=st.binary(max_size=200), packed=st.booleans(), rank=st.integers(1, 4))
 def test_any_bytes(content: bytes, packed: bool, rank: int, file: Path) -> None:
     file.write_bytes(gzip.compress(content) if packed else content)
-    valid_or_refused(lambda: read_idx(file, rank))
+    valid_or_refused(file, lambda: read_idx(file, rank), "dvc repro")
 
 
 @quick
 @given(start=st.integers(0, len(PACKED)), length=st.integers(0, 8), put=st.binary(max_size=8))
 def test_any_damage(start: int, length: int, put: bytes, file: Path) -> None:
     file.write_bytes(PACKED[:start] + put + PACKED[start + length :])
-    valid_or_refused(lambda: read_idx(file, 3))
+    valid_or_refused(file, lambda: read_idx(file, 3), "dvc repro")
 
 
 @quick
 @given(header=st.binary(min_size=12, max_size=12), content=st.binary(max_size=40))
 def test_any_header(header: bytes, content: bytes, file: Path) -> None:
     file.write_bytes(gzip.compress(b"\0\0\x08\x03" + header + content))
-    valid_or_refused(lambda: read_idx(file, 3))
+    valid_or_refused(file, lambda: read_idx(file, 3), "dvc repro")
 
 
 # MNIST's four files, in small.
@@ -219,4 +207,4 @@ def test_digits_that_are_something_else(content: bytes, cause: str, tmp_path: Pa
 @given(start=st.integers(0, len(DIGITS)), put=st.binary(min_size=1, max_size=8))
 def test_any_damage_to_digits(start: int, put: bytes, file: Path) -> None:
     file.write_bytes(DIGITS[:start] + put + DIGITS[start + len(put) :])
-    valid_or_refused(lambda: Digits()._read_rows(file))
+    valid_or_refused(file, lambda: Digits()._read_rows(file), "dvc repro")

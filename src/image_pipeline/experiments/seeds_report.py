@@ -74,27 +74,31 @@ def pair(a: Repeats, b: Repeats) -> dict[str, Paired]:
 def paired_as_text(a: Repeats, b: Repeats) -> str:
     """Return what a terminal shows of two settings, seed by seed."""
     paired = pair(a, b)
-    return f"{aligned([PAIRED_HEADER, *_paired_rows(paired)])}\n\n{paired_verdict(a, b)}."
+    table = aligned([PAIRED_HEADER, *_paired_rows(paired)])
+    return f"{table}\n\n{paired_verdict(paired, len(a))}."
 
 
 def paired_as_markdown(a: Repeats, b: Repeats) -> str:
     """Return a part of a page of GitHub's Markdown."""
-    return f"**{paired_verdict(a, b)}.**\n\n{piped([PAIRED_HEADER, *_paired_rows(pair(a, b))])}"
+    paired = pair(a, b)
+    table = piped([PAIRED_HEADER, *_paired_rows(paired)])
+    return f"**{paired_verdict(paired, len(a))}.**\n\n{table}"
 
 
 def paired_values(a: Repeats, b: Repeats) -> dict[str, Any]:
     """Return all of it, unrounded, for JSON."""
+    paired = pair(a, b)
     return {
         "seeds": list(a),
-        "verdict": paired_verdict(a, b),
-        "metrics": {name: asdict(paired) for name, paired in pair(a, b).items()},
+        "verdict": paired_verdict(paired, len(a)),
+        "metrics": {name: asdict(of) for name, of in paired.items()},
     }
 
 
-def paired_verdict(a: Repeats, b: Repeats) -> str:
+def paired_verdict(paired: Mapping[str, Paired], seeds: int) -> str:
     """Return how much of the difference in accuracy is the settings', and how much the seed's."""
-    accuracy = pair(a, b)["accuracy"]
-    difference, seeds = accuracy.difference, len(a)
+    accuracy = paired["accuracy"]
+    difference = accuracy.difference
     own = figure("accuracy", difference.mean, "+").removesuffix("%")
     moves = figure("accuracy", difference.deviation or 0.0).removesuffix("%")
     p = f"(p = {p_value(accuracy.p)})"
