@@ -14,6 +14,7 @@ from image_pipeline.experiments.revisions import (
     WORKSPACE,
     Revision,
     RevisionError,
+    check_picture,
     repository_root,
     resolve,
 )
@@ -50,8 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
         RevisionError: there is no such revision.
     """
     picture: Path | None = arguments.picture
-    if picture and (picture.suffix.lower() != ".png" or not picture.parent.is_dir()):
-        raise RevisionError(f"{picture}: not a file.png in a folder that exists; give another name")
+    check_picture(picture)
     repository_root()
     revisions = [resolve(name) for name in (arguments.a, arguments.b)]
     if arguments.seeds:

@@ -12,11 +12,11 @@ from scipy.special import stdtr, stdtrit
 from image_pipeline.common import paths
 from image_pipeline.common.errors import DataError, one_line
 from image_pipeline.experiments.changes import flat
+from image_pipeline.experiments.paired import LEVEL
 from image_pipeline.experiments.results import output_hashes, read_lock
 from image_pipeline.experiments.revisions import Revision, experiments
 
 SAME_EVERY_TIME = ("epochs", "images", "portable")  # figures of the settings, not of a run
-LEVEL = 0.05
 
 
 @dataclass(frozen=True)

@@ -62,6 +62,16 @@ def repository_root() -> Path:
     return Path(root)
 
 
+def check_picture(path: Path | None) -> None:
+    """Make sure that a picture can be written, before anything is read or run for it.
+
+    Raises:
+        RevisionError: it is no PNG, or its folder does not exist.
+    """
+    if path and (path.suffix.lower() != ".png" or not path.parent.is_dir()):
+        raise RevisionError(f"{path}: not a file.png in a folder that exists; give another name")
+
+
 def resolve(name: str) -> Revision:
     """Return the revision that a name stands for, by DVC's own rules.
 

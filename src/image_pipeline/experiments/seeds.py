@@ -11,7 +11,12 @@ from pathlib import Path
 from image_pipeline.common.cores import available_cores
 from image_pipeline.common.errors import ParamsError
 from image_pipeline.common.params import read_params
-from image_pipeline.experiments.revisions import WORKSPACE, RevisionError, repository_root, resolve
+from image_pipeline.experiments.revisions import (
+    WORKSPACE,
+    check_picture,
+    repository_root,
+    resolve,
+)
 
 MOST_SEEDS = 1000
 
@@ -45,8 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
     if jobs is not None and not 1 <= jobs <= count:
         raise ParamsError(f"--jobs {jobs}: give a number from 1 to {count}")
     picture: Path | None = arguments.picture
-    if picture and (picture.suffix.lower() != ".png" or not picture.parent.is_dir()):
-        raise RevisionError(f"{picture}: not a file.png in a folder that exists; give another name")
+    check_picture(picture)
     repository_root()
     read_params()
     from image_pipeline.experiments import seeds_report
