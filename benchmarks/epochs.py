@@ -38,9 +38,10 @@ def epoch_timer(settings: dict[str, Any], kernels: str) -> Callable[[], float]:
     checkpoint = CheckpointFile(CHECKPOINTS, uuid4().hex)
     atexit.register(checkpoint.remove)
     epochs = training.run(checkpoint)
-    picture = CHECKPOINTS / f"{uuid4().hex}.png"
-    atexit.register(picture.unlink, missing_ok=True)
-    curves = LiveCurves(picture)
+    written = [CHECKPOINTS / f"{uuid4().hex}.{kind}" for kind in ("png", "csv")]
+    for path in written:
+        atexit.register(path.unlink, missing_ok=True)
+    curves = LiveCurves(*written)
 
     def timed() -> float:
         start = time.perf_counter()

@@ -41,7 +41,7 @@ def main() -> None:
         scripts=[Path(__file__)],
     )
     checkpoint = CheckpointFile(paths.CHECKPOINTS, key)
-    with LiveCurves(paths.CURVES) as curves:
+    with LiveCurves(paths.CURVES, paths.HISTORY) as curves:
         for history in training.run(checkpoint):
             curves.update(history)
 

@@ -9,6 +9,7 @@ from image_pipeline.common.errors import PipelineError
 COMMANDS = {
     "compare": "image_pipeline.experiments.compare",
     "recipe": "image_pipeline.commands.recipe",
+    "search": "image_pipeline.experiments.search",
     "seeds": "image_pipeline.experiments.seeds",
     "verify": "image_pipeline.experiments.verify",
 }

@@ -24,7 +24,7 @@ def test_its_commands(tmp_path: Path) -> None:
     project.run("dvc", "remote", "add", "--default", "storage", str(tmp_path / "storage"))
     project.run("dvc", "repro")
     project.commit("its run")
-    compare, seeds, verify, cache = (f"set -e\n{block}" for block in BLOCKS)
+    compare, seeds, search, verify, cache = (f"set -e\n{block}" for block in BLOCKS)
 
     done = project.run("bash", "-c", compare)
     assert "train.epochs: 3 -> 4" in done.stdout
@@ -40,6 +40,11 @@ def test_its_commands(tmp_path: Path) -> None:
     (project.root / "curves.png").unlink()
     project.run("git", "read-tree", "HEAD")  # DVC's `exp apply` lets Git take files for unchanged
     project.run("git", "checkout", "--quiet", ".")
+
+    done = project.run("bash", "-c", search, timeout=900)
+    assert "12 trials: " in done.stdout
+    assert (project.root / "matters.png").stat().st_size > 5_000
+    (project.root / "matters.png").unlink()
 
     done = project.run("bash", "-c", verify, timeout=900)
     assert done.stdout.count(" came out the same\n") == 2

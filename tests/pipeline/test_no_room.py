@@ -43,8 +43,8 @@ def finished(committed: tuple[Project, dict[str, str]]) -> tuple[Project, dict[s
 
 
 def kept(project: Project, before: dict[str, str]) -> bool:
-    """Whether all outputs are as before, but for the picture that is drawn while training runs."""
-    live = {"plots/curves.png"}
+    """Whether all outputs are as before, but for what is written while training runs."""
+    live = {"plots/curves.png", "plots/history.csv"}
     after = outputs(project)
     return (
         after.keys() == before.keys()

@@ -205,7 +205,7 @@ def test_live_curves_are_redrawn_at_most_once_a_second(
     monkeypatch.setattr(
         "image_pipeline.training.curves.draw_curves", lambda _, history: drawn.append(len(history))
     )
-    live = LiveCurves(tmp_path / "c.png")
+    live = LiveCurves(tmp_path / "c.png", tmp_path / "c.csv")
     record = EpochRecord(1, 1, 1, 0, 0)
     # Drawn at 10.0 for 0.1 s: the next not before 10.1 + 2 (0.1 s is 5% of 2 s).
     live.update([record] * 1)
@@ -216,3 +216,4 @@ def test_live_curves_are_redrawn_at_most_once_a_second(
     live.update([record] * 6)  # 119.0: too early
     live.update([record] * 7)  # 120.1
     assert drawn == [1, 5, 7]
+    assert len(pd.read_csv(tmp_path / "c.csv")) == 7

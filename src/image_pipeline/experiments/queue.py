@@ -6,10 +6,12 @@ import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 from tqdm import tqdm
 
+from image_pipeline.common import paths
 from image_pipeline.common.cores import available_cores
 from image_pipeline.common.errors import PipelineError
 from image_pipeline.experiments.revisions import experiments
@@ -24,15 +26,140 @@ class QueueError(PipelineError):
     """DVC's queue does not do what it should."""
 
 
+class Queue:
+    """DVC's queue, and workers that take from it. As a context manager.
+
+    What waits in it or is at work outlives this process; what was at work when its workers were
+    killed is queued anew.
+    """
+
+    def __init__(self, jobs: int) -> None:
+        """Say how many run at once; the cores are shared between them."""
+        self._jobs = jobs
+        self._changes: dict[str, tuple[list[str], list[str] | None]] = {}  # what is wanted, by name
+        self._lives = LIVES
+
+    def __enter__(self) -> Self:
+        from dvc.repo import Repo  # type: ignore[import-untyped]
+
+        self._repo = Repo().__enter__()
+        self._queue: Any = self._repo.experiments.celery_queue
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._repo.__exit__(kind, error, traceback)
+
+    def add(
+        self, wanted: Mapping[str, Sequence[str]], targets: Sequence[str] | None = None
+    ) -> None:
+        """Queue experiments, but for those that wait or are at work; what failed before is tried.
+
+        Args:
+            wanted: the params that each is to change, as `dvc exp run -S` takes them, by its name.
+            targets: the stages that are asked for, with what they depend on; None for all.
+        """
+        stages = None if targets is None else list(targets)
+        self._changes |= {name: (list(changes), stages) for name, changes in wanted.items()}
+        self._forget(wanted)
+        self._enqueue(wanted)
+
+    def ended(self) -> tuple[set[str], set[str]]:
+        """Return what has ended of the experiments that were added, since the last call.
+
+        Returns:
+            The names of those that ended well, and of those that failed.
+
+        Raises:
+            QueueError: the workers end before their work does.
+        """
+        if self._changes:
+            self._keep_workers()
+        failed = self._changes.keys() & {done.entry.name for done in self._queue.iter_failed()}
+        well = self._changes.keys() & experiments().keys()
+        for name in failed | well:
+            self._changes.pop(name, None)
+            self._lives = LIVES
+        return well, failed - well
+
+    def history(self, name: str) -> Path | None:
+        """Return the curves that a run at work is writing; None where it has none yet."""
+        for entry in self._queue.iter_active():
+            if entry.name == name:
+                with suppress(OSError, ValueError):
+                    root = self._queue._load_info(entry.stash_rev).root_dir
+                    return Path(root) / paths.HISTORY
+        return None
+
+    def give_up(self, name: str) -> None:
+        """End a run, and forget it."""
+        self._changes.pop(name, None)
+        with redirect_stdout(io.StringIO()), suppress(Exception):  # it may just have ended
+            self._queue.kill([name], force=True)
+
+    def _enqueue(self, wanted: Collection[str]) -> None:
+        waiting = {entry.name for entry in (*self._queue.iter_queued(), *self._queue.iter_active())}
+        for name in wanted:
+            if name not in waiting:
+                changes, targets = self._changes[name]
+                with redirect_stdout(io.StringIO()):
+                    self._repo.experiments.run(
+                        targets=targets, queue=True, name=name, params=changes
+                    )
+
+    def _keep_workers(self) -> None:
+        alive = self._workers()
+        if not alive:
+            if not self._lives:
+                raise QueueError(
+                    "the queue's workers end before their work does; `dvc queue status` and "
+                    f"{os.path.relpath(self._queue.wdir)}/dvc-exp-worker-*.out tell more"
+                )
+            self._lives -= 1
+            self._end_lost()
+            self._enqueue(self._changes)
+        missing = set(range(1, min(self._jobs, len(self._changes)) + 1)) - alive
+        with _environment_of_runs(self._jobs):
+            for number in missing:
+                # start_workers asks those there are and starts one anew that does not answer yet.
+                self._queue._spawn_worker(number)
+
+    def _end_lost(self) -> None:
+        """Take out of the queue, which has no workers, what was at work when they were killed."""
+        for _ in range(2):  # ends what still runs, then marks what has ended as failed
+            lost = [e.name for e in self._queue.iter_active() if e.name in self._changes]
+            if lost:
+                with redirect_stdout(io.StringIO()):
+                    self._queue.kill(lost, force=True)
+        self._forget(self._changes)
+
+    def _forget(self, wanted: Collection[str]) -> None:
+        """Take out of the queue what failed."""
+        if failed := {done.entry.name for done in self._queue.iter_failed()} & set(wanted):
+            self._queue.remove(failed)
+
+    def _workers(self) -> set[int]:
+        """Return the numbers of the workers that live."""
+        import psutil  # type: ignore[import-untyped]
+
+        found = set()
+        for path in Path(self._queue.wdir).glob("dvc-exp-worker-*.pid"):
+            with suppress(OSError, ValueError, psutil.Error):
+                if "queue-worker" in psutil.Process(int(path.read_text())).cmdline():
+                    found.add(int(path.stem.rpartition("-")[2]))
+        return found
+
+
 def run_experiments(wanted: Mapping[str, Sequence[str]], jobs: int, word: str) -> list[str]:
     """Run experiments by DVC's queue, and wait for their end.
 
-    What waits in the queue already, or is at work, is not queued again; what failed there before
-    is.
-
     Args:
         wanted: the params that each is to change, as `dvc exp run -S` takes them, by its name.
-        jobs: how many run at once; the cores are shared between them.
+        jobs: how many run at once.
         word: what to call them beside the progress bar.
 
     Returns:
@@ -41,72 +168,15 @@ def run_experiments(wanted: Mapping[str, Sequence[str]], jobs: int, word: str) -
     Raises:
         QueueError: the queue's workers end before their work does.
     """
-    from dvc.repo import Repo  # type: ignore[import-untyped]
-
-    with Repo() as repo, tqdm(total=len(wanted), desc=word, unit="run") as bar:
-        queue = repo.experiments.celery_queue
-        pending, failed, lives = dict(wanted), set[str](), LIVES
-        _forget(queue, pending)
-        _enqueue(repo, pending)
-        while True:
-            if pending and not _workers(queue):
-                if not lives:
-                    raise QueueError(
-                        "the queue's workers end before their work does; `dvc queue status` and "
-                        f"{os.path.relpath(queue.wdir)}/dvc-exp-worker-*.out tell more"
-                    )
-                lives -= 1
-                _end_lost(queue, pending)
-                _enqueue(repo, pending)
-                with _environment_of_runs(jobs):
-                    queue.start_workers(min(jobs, len(pending)))
-            broken = pending.keys() & {done.entry.name for done in queue.iter_failed()}
-            for name in broken | (pending.keys() & experiments().keys()):
-                del pending[name]
-                lives = LIVES
-                bar.update()
-            failed |= broken
-            if not pending:
-                return sorted(failed)
+    all_failed: set[str] = set()
+    with Queue(jobs) as queue, tqdm(total=len(wanted), desc=word, unit="run") as bar:
+        queue.add(wanted)
+        while bar.n < len(wanted):
+            well, failed = queue.ended()
+            all_failed |= failed
+            bar.update(len(well | failed))
             time.sleep(PAUSE)
-
-
-def _enqueue(repo: Any, wanted: Mapping[str, Sequence[str]]) -> None:
-    queue = repo.experiments.celery_queue
-    waiting = {entry.name for entry in (*queue.iter_queued(), *queue.iter_active())}
-    for name, changes in wanted.items():
-        if name not in waiting:
-            with redirect_stdout(io.StringIO()):
-                repo.experiments.run(queue=True, name=name, params=list(changes))
-
-
-def _end_lost(queue: Any, wanted: Collection[str]) -> None:
-    """Take out of the queue, which has no workers, what was at work when they were killed."""
-    for _ in range(2):  # ends what still runs, then marks what has ended as failed
-        lost = [entry.name for entry in queue.iter_active() if entry.name in wanted]
-        if lost:
-            with redirect_stdout(io.StringIO()):
-                queue.kill(lost, force=True)
-    _forget(queue, wanted)
-
-
-def _forget(queue: Any, wanted: Collection[str]) -> None:
-    """Take out of the queue what failed."""
-    if failed := {done.entry.name for done in queue.iter_failed()} & set(wanted):
-        queue.remove(failed)
-
-
-def _workers(queue: Any) -> list[int]:
-    """Return the process numbers of the queue's workers that live."""
-    import psutil  # type: ignore[import-untyped]
-
-    found = []
-    for path in Path(queue.wdir).glob("dvc-exp-worker-*.pid"):
-        with suppress(OSError, ValueError, psutil.Error):
-            process = psutil.Process(int(path.read_text()))
-            if "queue-worker" in process.cmdline():
-                found.append(process.pid)
-    return found
+    return sorted(all_failed)
 
 
 @contextmanager

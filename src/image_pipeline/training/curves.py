@@ -1,4 +1,4 @@
-"""Loss and accuracy over the epochs, training and validation together."""
+"""Loss and accuracy over the epochs, training and validation together: a picture, a table."""
 
 import time
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from image_pipeline.common.files import write_bytes
 from image_pipeline.training.figures import BLUE, ORANGE, new_figure, save_figure
-from image_pipeline.training.history import EpochRecord
+from image_pipeline.training.history import EpochRecord, write_history
 
 SHORTEST_PAUSE = 1.0  # seconds between two redraws
 LARGEST_SHARE = 0.05  # of the time may go into redraws
@@ -37,30 +37,33 @@ def draw_curves(path: Path, history: Sequence[EpochRecord]) -> None:
 
 
 class LiveCurves:
-    """Redraws the curves while training goes on, at most once a second and seldom enough.
+    """Writes the curves anew while training goes on, at most once a second and seldom enough.
 
-    As a context manager it brings the picture of before back where training fails.
+    As a context manager it brings picture and table of before back where training fails.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, picture: Path, table: Path) -> None:
+        self._picture, self._table = picture, table
         self._next = 0.0
 
     def __enter__(self) -> Self:
-        self._before = self._path.read_bytes() if self._path.is_file() else None
+        paths = (self._picture, self._table)
+        self._before = {path: path.read_bytes() if path.is_file() else None for path in paths}
         return self
 
     def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
-        if failure and self._before is not None:
-            write_bytes(self._path, self._before)
-        elif failure:
-            self._path.unlink(missing_ok=True)
+        for path, content in self._before.items() if failure else ():
+            if content is None:
+                path.unlink(missing_ok=True)
+            else:
+                write_bytes(path, content)
 
     def update(self, history: Sequence[EpochRecord]) -> None:
-        """Redraw, unless the last time was a moment ago."""
+        """Write them, unless the last time was a moment ago."""
         start = time.monotonic()
         if start < self._next:
             return
-        draw_curves(self._path, history)
+        draw_curves(self._picture, history)
+        write_history(self._table, history)
         end = time.monotonic()
         self._next = end + max(SHORTEST_PAUSE, (end - start) / LARGEST_SHARE)

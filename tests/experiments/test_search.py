@@ -1,0 +1,216 @@
+"""`search`: the same trials whatever happens meanwhile, and only the winner sees the test split."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pandas as pd
+import pytest
+from optuna.distributions import BaseDistribution, FloatDistribution
+from optuna.trial import TrialState
+
+from image_pipeline.common.errors import ParamsError
+from image_pipeline.experiments import spaces, trials
+from image_pipeline.experiments.trials import NUMBER, search
+from project import SMALL, Project
+
+COMMAND = (sys.executable, "-m", "image_pipeline")
+SPACE: dict[str, BaseDistribution] = {
+    "x": FloatDistribution(0, 1),
+    "y": FloatDistribution(1e-3, 1, log=True),
+}
+PRESENT = {"x": 0.9, "y": 0.5}
+EPOCHS = 40
+
+
+class Made:
+    """Runs trials of a known function, at speeds of its own; one in ten fails."""
+
+    def __init__(self, seed: int, ended: dict[str, pd.DataFrame]) -> None:
+        self._dice = random.Random(seed)
+        self._at_work: dict[str, tuple[pd.DataFrame, int]] = {}
+        self._ended = ended  # outlives the process, as DVC's experiments do
+        self.given_up: list[str] = []
+        self._told: set[str] = set()
+
+    def start(self, number: int, values: dict[str, Any]) -> str:
+        name = f"t{number}"
+        best = 1 - (values["x"] - 0.3) ** 2 - 0.1 * abs(np.log10(values["y"]) + 2)
+        epochs = np.arange(1, EPOCHS + 1)
+        curve = best * (1 - np.exp(-epochs / 8)) + 0.01 * np.sin(epochs * number)
+        table = pd.DataFrame({"epoch": epochs, "validation_accuracy": curve})
+        if name in self._ended:
+            self._told.add(name)
+        else:
+            self._at_work[name] = table, 0
+        return name
+
+    def ended(self) -> tuple[set[str], set[str]]:
+        well, failed = self._told, set()
+        self._told = set()
+        for name, (table, epochs) in list(self._at_work.items()):
+            self._at_work[name] = table, epochs + self._dice.randint(0, 15)
+            if epochs >= EPOCHS:
+                del self._at_work[name]
+                if int(name[1:]) % 10 == 7:
+                    failed.add(name)
+                else:
+                    self._ended[name] = table
+                    well.add(name)
+        return well, failed
+
+    def curves(self, name: str) -> tuple[pd.DataFrame, int]:
+        if name in self._ended:
+            return self._ended[name], EPOCHS
+        table, epochs = self._at_work.get(name, (pd.DataFrame({"epoch": []}), 0))
+        return table.iloc[:epochs], EPOCHS
+
+    def give_up(self, name: str) -> None:
+        del self._at_work[name]
+        self.given_up.append(name)
+
+
+@pytest.fixture(autouse=True)
+def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trials, "PAUSE", 0)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+def open_study(path: Path) -> optuna.Study:
+    return optuna.create_study(
+        study_name="s", direction="maximize", storage=f"sqlite:///{path}", load_if_exists=True
+    )
+
+
+def results(study: optuna.Study) -> dict[int, tuple[Any, ...]]:
+    return {
+        t.user_attrs[NUMBER]: (t.state, t.value, t.params)
+        for t in sorted(study.trials, key=lambda t: int(t.user_attrs[NUMBER]))
+    }
+
+
+@pytest.mark.parametrize("jobs", [1, 2, 3])
+def test_killed_at_any_time_it_ends_in_the_same_trials(jobs: int, tmp_path: Path) -> None:
+    whole = open_study(tmp_path / "whole.sqlite")
+    runner = Made(0, {})
+    list(search(whole, SPACE, PRESENT, 30, jobs, 0, runner))
+    assert list(results(whole)) == list(range(30))
+    assert results(whole)[0][2] == PRESENT
+    states = [t.state for t in whole.trials]
+    assert states.count(TrialState.FAIL) == 3
+    assert states.count(TrialState.PRUNED) == len(runner.given_up) > 0
+
+    dice = random.Random(jobs)
+    ended: dict[str, pd.DataFrame] = {}
+    for attempt in range(20):
+        study = open_study(tmp_path / "killed.sqlite")
+        steps = search(study, SPACE, PRESENT, 30, jobs, 0, Made(attempt, ended))
+        for _ in range(dice.randint(1, 6)):
+            if next(steps, None) is None:
+                break
+    assert results(study) == results(whole)
+
+
+def test_it_finds_what_chance_does_not(tmp_path: Path) -> None:
+    study = open_study(tmp_path / "s.sqlite")
+    list(search(study, SPACE, None, 40, 2, 0, Made(0, {})))
+    done = [t for t in study.trials if t.state == TrialState.COMPLETE]
+    first = max(t.values[0] for t in done if t.user_attrs[NUMBER] < trials.STARTUP)
+    assert study.best_value > first
+    assert abs(study.best_params["x"] - 0.3) < 0.15
+
+
+@pytest.fixture
+def in_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+    project = Project(tmp_path / "project")
+    monkeypatch.chdir(project.root)
+    return project
+
+
+def test_the_spaces_there_are_hold_the_committed_params(in_project: Project) -> None:
+    in_project.run("git", "checkout", "--quiet", ".")
+    for name in spaces.names():
+        assert len(spaces.headline(name)) > 20
+        space = spaces.read_space(name)
+        present = spaces.present(space)
+        assert present is not None
+        assert present.keys() == space.distributions.keys()
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("train.learning_rat: [1]", "train.learning_rat: params.yaml has no such key"),
+        ("train.learning_rate: [0.1, 20.0]", "train.learning_rate"),
+        ("train.learning_rate: {low: 1}", "it must be a list to choose from, or low and high"),
+        ("train.learning_rate: {low: 2.0, high: 1.0}", "train.learning_rate: "),
+        ("[]", "it must have a line for each key"),
+        ("a: [", "not valid YAML"),
+    ],
+)
+def test_mistakes_in_a_space(line: str, said: str, in_project: Project) -> None:
+    path = in_project.root / "recipes" / "spaces" / "mine.yaml"
+    path.write_text(f"# mine\n{line}\n")
+    with pytest.raises(ParamsError) as caught:
+        spaces.read_space("mine")
+    assert str(caught.value).startswith("recipes/spaces/mine.yaml: ")
+    assert said in str(caught.value)
+    with pytest.raises(ParamsError, match=r"there is no space `none` in .*; there are mine, mlp"):
+        spaces.read_space("none")
+
+
+TINY = """# for a test
+train.learning_rate: {low: 1.0e-4, high: 1.0e-1, log: true}
+train.batch_size: [32, 64]
+train.model.mlp.hidden_sizes: [[8], [16, 8]]
+"""
+
+
+@pytest.mark.slow
+def test_killed_five_times_on_digits(tmp_path: Path) -> None:
+    """Thirty trials would take minutes; the loop's own test has so many."""
+    whole = Project(tmp_path / "whole", SMALL)
+    (whole.root / "recipes/spaces/tiny.yaml").write_text(TINY)
+    whole.run("dvc", "repro")
+    whole.commit("its run")
+    killed = whole.copy_to(tmp_path / "killed")
+    arguments = ("search", "tiny", "--trials", "8", "--jobs", "2")
+    expected = whole.run(*COMMAND, *arguments, "--picture", "matters.png", timeout=900)
+    assert (whole.root / "matters.png").stat().st_size > 5_000
+
+    dice = random.Random(0)
+    for _ in range(5):
+        process = subprocess.Popen(
+            [*COMMAND, *arguments],
+            cwd=killed.root,
+            env=killed.environment(),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        time.sleep(dice.uniform(2, 20))
+        process.kill()
+        process.wait()
+        for path in killed.root.glob(".dvc/tmp/exps/celery/dvc-exp-worker-*.pid"):
+            with suppress(ProcessLookupError, ValueError):  # it has just ended, or begun
+                os.kill(int(path.read_text()), signal.SIGKILL)
+    done = killed.run(*COMMAND, *arguments, timeout=900)
+    assert done.stdout == expected.stdout
+    assert "8 trials: " in done.stdout
+    assert killed.git_status() == ""
+
+    # The test split is the winner's alone: no trial has another's result than the commit's.
+    committed = json.loads((killed.root / "metrics/test.json").read_text())
+    listed = killed.run("git", "for-each-ref", "--format=%(refname)", "refs/exps/*/*/search-*")
+    for ref in listed.stdout.split():
+        metrics = json.loads(killed.run("git", "show", f"{ref}:metrics/test.json").stdout)
+        assert (metrics == committed) != ref.endswith("-best")
+    assert sum(ref.endswith("-best") for ref in listed.stdout.split()) == 1
