@@ -9,17 +9,19 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import optuna
 import pandas as pd
 import pytest
+from dvc.lock import LockError  # type: ignore[import-untyped]
 from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.trial import TrialState
 
 from image_pipeline.common.errors import ParamsError
-from image_pipeline.experiments import spaces, trials
+from image_pipeline.experiments import queue, spaces, trials
 from image_pipeline.experiments.trials import NUMBER, search
 from project import SMALL, Project
 
@@ -166,6 +168,42 @@ def test_mistakes_in_a_space(line: str, said: str, in_project: Project) -> None:
     assert said in str(caught.value)
     with pytest.raises(ParamsError, match=r"there is no space `none` in .*; there are mine, mlp"):
         spaces.read_space("none")
+
+
+def test_a_second_search_of_a_space_is_refused(in_project: Project) -> None:
+    path = in_project.root / "recipes/spaces/mlp.yaml"
+    hold = "import fcntl, sys; file = open(sys.argv[1]); fcntl.flock(file, 2); print(); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", hold, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdout
+        other.stdout.readline()
+        done = in_project.run(*COMMAND, "search", "mlp", check=False)
+        other.communicate(b"\n")
+    assert done.returncode == 1
+    assert done.stderr == (
+        "search: error: recipes/spaces/mlp.yaml: another search of this space is at work; wait for "
+        "its end\n"
+    )
+
+
+def test_it_waits_for_another_dvc_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(queue, "PAUSE", 0)
+    asked: list[dict[str, Any]] = []
+
+    def run(**arguments: Any) -> None:
+        asked.append(arguments)
+        if len(asked) < 3:
+            raise LockError("another command is at work")
+
+    dvc = queue.Queue(1)
+    monkeypatch.setattr(dvc, "_repo", SimpleNamespace(experiments=SimpleNamespace(run=run)), False)
+    dvc._run_later(name="mine")
+    assert asked == [{"queue": True, "name": "mine"}] * 3
+    monkeypatch.setattr(queue, "PATIENCE", 0)
+    asked.clear()
+    with pytest.raises(queue.QueueError, match="another DVC command"):
+        dvc._run_later(name="mine")
 
 
 TINY = """# for a test

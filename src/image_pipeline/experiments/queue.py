@@ -17,6 +17,7 @@ from image_pipeline.common.errors import PipelineError
 from image_pipeline.experiments.revisions import experiments
 
 PAUSE = 0.5  # seconds between two looks at the queue
+PATIENCE = 600  # seconds, with another DVC command
 LIVES = 3  # how often workers that died are started again without a run that came to its end
 # What joblib, and so training and decoding, and what OpenMP take for the number of cores.
 CORE_VARIABLES = ("LOKY_MAX_CPU_COUNT", "OMP_NUM_THREADS")
@@ -107,9 +108,25 @@ class Queue:
             if name not in waiting:
                 changes, targets = self._changes[name]
                 with redirect_stdout(io.StringIO()):
-                    self._repo.experiments.run(
-                        targets=targets, queue=True, name=name, params=changes
-                    )
+                    self._run_later(targets=targets, name=name, params=changes)
+
+    def _run_later(self, **asked: Any) -> None:
+        """Queue an experiment, when no other DVC command is at work in this project."""
+        from dvc.lock import LockError  # type: ignore[import-untyped]
+
+        end = time.monotonic() + PATIENCE
+        while True:
+            try:
+                self._repo.experiments.run(queue=True, **asked)
+            except LockError:
+                if time.monotonic() > end:
+                    raise QueueError(
+                        "another DVC command has been at work in this project for "
+                        f"{PATIENCE // 60} minutes; wait for its end, then run this again"
+                    ) from None
+            else:
+                return
+            time.sleep(PAUSE)
 
     def _keep_workers(self) -> None:
         alive = self._workers()

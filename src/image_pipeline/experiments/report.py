@@ -76,7 +76,7 @@ def verdict(comparison: Comparison) -> str:
     if not won + lost:
         return f"A and B are right and wrong on the same of all {images} images"
     found = f"B finds {_counted(won)} that A missed and misses {lost:,} that A found: "
-    p = f"(p = {p_value(comparison.p)})"
+    p = f"(p {relation(comparison.p)})"
     if not significant(comparison.p):
         return f"{found}no difference that {images} images could show {p}"
     better = "B" if won > lost else "A"
@@ -88,6 +88,12 @@ def p_value(p: float | None) -> str:
     if p is None:
         return "-"
     return "< 0.0001" if p < 0.0001 else f"{p:.2g}" if p < 0.1 else f"{p:.2f}"
+
+
+def relation(p: float | None) -> str:
+    """Return a p value with its sign before it."""
+    shown = p_value(p)
+    return shown if shown.startswith("<") else f"= {shown}"
 
 
 def _sentences(comparison: Comparison) -> list[str]:

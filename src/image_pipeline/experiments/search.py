@@ -10,6 +10,8 @@ import argparse
 import hashlib
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
     from image_pipeline.experiments.dvc_trials import DvcRunner, settings_of
     from image_pipeline.experiments.queue import QueueError, run_experiments
     from image_pipeline.experiments.settings import settings_key
-    from image_pipeline.experiments.trials import search
+    from image_pipeline.experiments.trials import EXPERIMENT, NUMBER, search
 
     if arguments.space is None:
         for name in spaces.names():
@@ -85,38 +87,60 @@ def run(arguments: argparse.Namespace) -> int:
     key = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:8]
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     paths.CHECKPOINTS.mkdir(exist_ok=True)
-    study = optuna.create_study(
-        study_name=key,
-        direction="maximize",
-        storage=f"sqlite:///{paths.CHECKPOINTS / f'search-{key}.sqlite'}",
-        load_if_exists=True,
-    )
-    before = len(study.trials)
-    with (
-        DvcRunner(key, jobs) as runner,
-        tqdm(total=arguments.trials, initial=before, desc="search", unit="trial") as bar,
-    ):
-        for _ in search(
-            study,
-            space.distributions,
-            spaces.present(space),
-            arguments.trials,
-            jobs,
-            arguments.seed,
-            runner,
+    with _alone(space.path):
+        study = optuna.create_study(
+            study_name=key,
+            direction="maximize",
+            storage=f"sqlite:///{paths.CHECKPOINTS / f'search-{key}.sqlite'}",
+            load_if_exists=True,
+        )
+        with (
+            DvcRunner(key, jobs) as runner,
+            tqdm(
+                total=arguments.trials, initial=len(study.trials), desc="search", unit="trial"
+            ) as bar,
         ):
-            bar.update()
-            bar.set_postfix_str(_best(study))
-    complete = [t for t in study.trials if t.state == optuna.trial.TrialState.COMPLETE]
-    if not complete:
-        raise QueueError("all trials failed; `dvc queue status` and `dvc queue logs` say why")
-    best = max(complete, key=lambda t: (t.value, -t.user_attrs["number"]))
-    name = f"search-{key}-best"
-    changes = settings_of(best.params)
-    if name not in experiments() and run_experiments({name: changes}, 1, "winner"):
-        raise QueueError(f"the winner's run failed; `dvc queue logs {name}` says why")
+            for _ in search(
+                study,
+                space.distributions,
+                spaces.present(space),
+                arguments.trials,
+                jobs,
+                arguments.seed,
+                runner,
+            ):
+                bar.update()
+                bar.set_postfix_str(_best(study))
+        complete = [t for t in study.trials if t.state == optuna.trial.TrialState.COMPLETE]
+        if not complete:
+            raise QueueError("all trials failed; `dvc queue status` and `dvc queue logs` say why")
+        best = max(complete, key=lambda t: (t.value, -t.user_attrs[NUMBER]))
+        name = f"{best.user_attrs[EXPERIMENT]}-best"
+        changes = settings_of(best.params)
+        if name not in experiments() and run_experiments({name: changes}, 1, "winner"):
+            raise QueueError(f"the winner's run failed; `dvc queue logs {name}` says why")
     _show(study, complete, best, name, changes, picture)
     return 0
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Make sure that no other search of a space is at work: each would run the other's trials.
+
+    The lock is on the space's file, so it leaves none behind, and ends with the process.
+    """
+    import fcntl
+
+    from image_pipeline.experiments.queue import QueueError
+
+    with path.open("rb") as space:
+        try:
+            fcntl.flock(space, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise QueueError(
+                f"{path}: another search of this space is at work; wait for its end"
+            ) from None
+        yield
 
 
 def _best(study: Any) -> str:

@@ -14,7 +14,7 @@ from image_pipeline.experiments.repeats import (
     spread,
     spreads,
 )
-from image_pipeline.experiments.report import Table, aligned, figure, p_value, piped
+from image_pipeline.experiments.report import Table, aligned, figure, p_value, piped, relation
 
 SPREAD_HEADER = ("", "mean", "deviation", "95% interval of the mean", "least", "most")
 PAIRED_HEADER = ("", "A", "B", "B - A", "95% interval", "deviation", "p")
@@ -101,7 +101,7 @@ def paired_verdict(paired: Mapping[str, Paired], seeds: int) -> str:
     difference = accuracy.difference
     own = figure("accuracy", difference.mean, "+").removesuffix("%")
     moves = figure("accuracy", difference.deviation or 0.0).removesuffix("%")
-    p = f"(p = {p_value(accuracy.p)})"
+    p = f"(p {relation(accuracy.p)})"
     said = (
         f"over {seeds} seeds B - A is {own} points, and another seed moves that by {moves} points "
         "(standard deviation)"

@@ -29,12 +29,12 @@ class Space:
     """What may vary.
 
     Attributes:
-        name: of the file.
+        path: of the file.
         text: its content.
         distributions: by key of params.yaml.
     """
 
-    name: str
+    path: Path
     text: str
     distributions: dict[str, BaseDistribution]
 
@@ -70,9 +70,9 @@ def read_space(name: str) -> Space:
         raise ParamsError(f"{path}: not valid YAML: {one_line(error)}") from None
     if not isinstance(values, dict) or not values:
         raise ParamsError(f"{path}: it must have a line for each key of params.yaml that may vary")
-    space = Space(name, text, {str(key): _distribution(path, key, values[key]) for key in values})
+    space = Space(path, text, {str(key): _distribution(path, key, values[key]) for key in values})
     for edge in (0, -1):
-        check_params(_with_edges(path, space, edge), path)
+        check_params(_with_edges(space, edge), path)
     return space
 
 
@@ -122,7 +122,7 @@ def _distribution(path: Path, key: str, value: object) -> BaseDistribution:
         raise ParamsError(f"{path}: {key}: {one_line(error)}") from None
 
 
-def _with_edges(path: Path, space: Space, edge: int) -> dict[str, Any]:
+def _with_edges(space: Space, edge: int) -> dict[str, Any]:
     """Return params.yaml with the first or the last value of everything that may vary."""
     params = YAML(typ="safe").load(paths.PARAMS)
     for key, distribution in space.distributions.items():
@@ -135,7 +135,9 @@ def _with_edges(path: Path, space: Space, edge: int) -> dict[str, Any]:
         for name in blocks:
             block = block.get(name) if isinstance(block, dict) else None
         if not isinstance(block, dict) or last not in block:
-            raise ParamsError(f"{path}: {key}: params.yaml has no such key; give it a value there")
+            raise ParamsError(
+                f"{space.path}: {key}: params.yaml has no such key; give it a value there"
+            )
         block[last] = value
     found: dict[str, Any] = params
     return found
