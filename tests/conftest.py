@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parent
 # Whole runs, a browser, an emulator: what `make test` leaves to `make test-all`.
 SLOW = (
+    ROOT / "app" / "test_page.py",
     ROOT / "browser",
     ROOT / "pipeline",
     ROOT / "numerics" / "test_operations.py",

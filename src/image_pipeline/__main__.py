@@ -7,7 +7,9 @@ from importlib import import_module
 from image_pipeline.common.errors import PipelineError
 
 COMMANDS = {
+    "app": "image_pipeline.app.command",
     "compare": "image_pipeline.experiments.compare",
+    "predict": "image_pipeline.commands.predict",
     "recipe": "image_pipeline.commands.recipe",
     "search": "image_pipeline.experiments.search",
     "seeds": "image_pipeline.experiments.seeds",

@@ -4,7 +4,6 @@ import csv
 import io
 import json
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,9 @@ from PIL import Image
 from selenium import webdriver
 from selenium.webdriver.support.ui import WebDriverWait
 
+from chromium import chromium, console_errors
 from declared_plots import CHARTS, PICTURES
-from project import Project, require
+from project import Project
 
 LINES = [name for name, settings in CHARTS.items() if settings["template"] == "simple"]
 MATRICES = [name for name, settings in CHARTS.items() if "confusion" in settings["template"]]
@@ -75,8 +75,7 @@ class Page:
 
     def errors(self) -> list[str]:
         """Return the console's errors so far."""
-        entries = self.driver.get_log("browser")
-        return [entry["message"] for entry in entries if entry["level"] == "SEVERE"]
+        return console_errors(self.driver)
 
     def pictures(self) -> list[tuple[str, int]]:
         """Return the source and the width in pixels (0: not loaded) of each image."""
@@ -99,36 +98,10 @@ def coloured_pixels(page: Page, name: str) -> int:
 
 @pytest.fixture(scope="module")
 def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
-    browser, service = shutil.which("chromium"), shutil.which("chromedriver")
-    require(browser and service, "Chromium with its driver")
-    assert browser is not None
-    assert service is not None
-    options = webdriver.ChromeOptions()
-    options.binary_location = browser
-    for flag in (
-        "--headless=new",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-quic",
-        "--disable-dev-shm-usage",
-        "--no-first-run",
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--disable-sync",
-        "--window-size=1400,6000",  # all of a page: what is outside of it is not drawn
-        f"--user-data-dir={tmp_path_factory.mktemp('chromium')}",
-        # No network: no name is resolved, and the proxy is a port that nobody listens on.
-        "--host-resolver-rules=MAP * ~NOTFOUND",
-        "--proxy-server=127.0.0.1:9",
-    ):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    started = webdriver.Chrome(options=options, service=webdriver.ChromeService(service))
-    try:
+    # All of a page: what is outside of the window is not drawn.
+    with chromium(tmp_path_factory.mktemp("chromium"), "1400,6000") as started:
         started.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": RECORD_VIEWS})
         yield started
-    finally:
-        started.quit()
 
 
 @pytest.fixture(scope="module")

@@ -27,12 +27,14 @@ from image_pipeline.common.params import (
     check_params,
     read_params,
 )
+from image_pipeline.common.processes import TASKS_AHEAD, Processes
 from image_pipeline.datasets import download
 from image_pipeline.datasets.base import RawSplit
 from image_pipeline.datasets.folder import NO_IMAGES, Folder
 from image_pipeline.datasets.image_files import archives, decoding
 from image_pipeline.datasets.image_files.pixels import PixelSettings
 from image_pipeline.tensorizing.tensorize import tensorize
+from image_pipeline.tensors.tensor_files import read_split
 from project import ROOT, child_processes
 
 SIZE = 8
@@ -351,6 +353,13 @@ def tensors(dataset: Folder, folder: Path) -> list[str]:
     return [hashlib.sha256(path.read_bytes()).hexdigest() for path in written]
 
 
+def test_the_tensors_say_how_other_images_are_fitted(tmp_path: Path) -> None:
+    write(tmp_path / "images", classes("cat", "dog"))
+    for fit in ("crop", "pad"):
+        tensors(make(tmp_path / "images", fit=fit), tmp_path / fit)
+        assert read_split(tmp_path / fit / "test.safetensors").description.fit == fit
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_the_same_tensors_from_all_containers_and_numbers_of_workers(
     channels: int, tmp_path: Path
@@ -491,14 +500,16 @@ DECODE_FOR_EVER = """
 import itertools, sys
 from pathlib import Path
 import numpy as np
+from image_pipeline.common.processes import Processes
 from image_pipeline.datasets.image_files import decoding
 from image_pipeline.datasets.image_files.pixels import PixelSettings
 
 with open(sys.argv[1], "rb") as tar:
     sizes = np.array([int(sys.argv[2])])
     task = tar.fileno(), 0, np.array([512]), sizes, PixelSettings(1, 500, "pad")
-    for _ in decoding._in_processes(itertools.repeat(task), 2):
-        print("decoded", flush=True)
+    with Processes(2, "decodes images") as processes:
+        for _ in processes.map(decoding.run_task, itertools.repeat(task)):
+            print("decoded", flush=True)
 """
 
 
@@ -560,7 +571,7 @@ def test_what_is_decoded_ahead_is_bounded(tmp_path: Path, monkeypatch: pytest.Mo
     (tmp_path / "images").write_bytes(content)
     monkeypatch.setattr(decoding, "TASK_IMAGES", 1)
 
-    def tasks(tar: int) -> Iterator[decoding.Task]:
+    def tasks(tar: int) -> Iterator[tuple[object, ...]]:
         for number in range(50):
             begun.append(number)
             yield (
@@ -571,8 +582,9 @@ def test_what_is_decoded_ahead_is_bounded(tmp_path: Path, monkeypatch: pytest.Mo
                 PixelSettings(1, 4, "pad"),
             )
 
-    with (tmp_path / "images").open("rb") as tar:
-        for done, (pixels, failed) in enumerate(decoding._in_processes(tasks(tar.fileno()), 2)):
+    with (tmp_path / "images").open("rb") as tar, Processes(2, "decodes images") as processes:
+        decoded = processes.map(decoding.run_task, tasks(tar.fileno()))
+        for done, (pixels, failed) in enumerate(decoded):
             assert (pixels, failed) == (bytes([7]) * 16, [])
-            assert len(begun) - done <= 2 * decoding.TASKS_AHEAD + 1
+            assert len(begun) - done <= 2 * TASKS_AHEAD + 1
     assert len(begun) == 50

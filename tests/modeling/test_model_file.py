@@ -2,10 +2,12 @@
 
 import dataclasses
 import json
+import math
 import resource
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -17,8 +19,9 @@ from torch import Tensor
 from image_pipeline.common.errors import DataError
 from image_pipeline.common.params import read_params
 from image_pipeline.modeling import networks
-from image_pipeline.modeling.model_card import ModelCard
-from image_pipeline.modeling.model_file import read_model, write_model
+from image_pipeline.modeling.doubt import Typical
+from image_pipeline.modeling.model_card import DoubtLimits, ModelCard
+from image_pipeline.modeling.model_file import read_model, read_typical, write_model
 from image_pipeline.tensors.tensor_files import METADATA_KEY, Description, Split
 from project import ROOT
 from refusals import refusal, valid_or_refused
@@ -34,6 +37,7 @@ CARD = ModelCard(
     augmentation=read_params(ROOT / "params.yaml").train.augmentation,
     options=OPTIONS,
     first_layer="hidden.0.weight",
+    doubt=DoubtLimits(1.5, 2.5),
 )
 VALUES: dict[str, Any] = json.loads(CARD.to_metadata()[METADATA_KEY])
 MODEL = networks.build("mlp", OPTIONS, (1, 2, 3), 3)
@@ -60,6 +64,20 @@ def test_what_is_written_is_read(file: Path) -> None:
     assert all(torch.equal(tensor, WEIGHTS[name]) for name, tensor in found.state_dict().items())
 
 
+def test_what_training_images_look_like_is_read_beside_the_network(tmp_path: Path) -> None:
+    pictures = [np.arange(6, dtype=np.uint8).reshape(1, 2, 3) * times for times in (1, 40)]
+    path = tmp_path / "model.safetensors"
+    write_model(path, MODEL, CARD, Typical(*pictures))
+    assert read_model(path)[1] == CARD
+    found = read_typical(path)
+    assert np.array_equal(found.mean, pictures[0])
+    assert np.array_equal(found.deviation, pictures[1])
+    write_model(path, MODEL, CARD)
+    assert "typical/mean" in refusal(path, read_typical)
+    write_model(path, MODEL, CARD, Typical(*(picture[..., 1:] for picture in pictures)))
+    assert refusal(path, read_typical).startswith("`typical/mean` is no image of the model's; ")
+
+
 GOOD = model()
 NAN = torch.full((4, 6), torch.nan)
 BAD: dict[str, tuple[bytes, str]] = {
@@ -80,6 +98,19 @@ BAD: dict[str, tuple[bytes, str]] = {
     ),
     "a network's path": (model(network="../mlp"), "its card is unreadable (ValueError"),
     "a class twice": (model(data=VALUES["data"] | {"class_names": ["a"] * 3}), "of one name"),
+    "a model from before there was doubt": (
+        save(
+            WEIGHTS,
+            {METADATA_KEY: json.dumps({k: v for k, v in VALUES.items() if k != "doubt"})},
+        ),
+        "its card is unreadable (KeyError('doubt'))",
+    ),
+    "doubt without end": (
+        model(doubt={"logit": 1.5, "distance": math.inf}),
+        "its limits of doubt are no finite numbers",
+    ),
+    "doubt of nothing": (model(doubt={"logit": 1.5}), "its card is unreadable (TypeError("),
+    "another fit": (model(data=VALUES["data"] | {"fit": "stretch"}), "neither pad nor crop"),
     "hostile augmentation": (
         model(augmentation=VALUES["augmentation"] | {"group_size": -1}),
         "its card is unreadable (",

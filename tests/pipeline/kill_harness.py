@@ -22,7 +22,7 @@ from ruamel.yaml.error import YAMLError
 
 from project import OUTPUT_FOLDERS, SHARED_MNIST, SMALL, Project
 
-STAGES = ("download", "tensorize", "train", "evaluate", "plot")
+STAGES = ("download", "tensorize", "train", "evaluate", "plot", "export")
 DVC_ITSELF = "dvc"  # as an aim: while DVC starts, before any stage
 AIMS = (DVC_ITSELF, *STAGES)
 QUICK = {**SMALL, "train.batch_size": 512}  # so large that there is a worker to be left behind

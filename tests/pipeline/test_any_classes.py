@@ -95,7 +95,7 @@ def test_every_stage_works(
     metrics = json.loads(paths.DATA_METRICS.read_text(encoding="utf-8"))
     assert metrics["number_of_classes"] == classes
     assert metrics["shape"] == [channels, side, side]
-    for stage in ("train", "evaluate", "plot"):
+    for stage in ("train", "evaluate", "plot", "export"):
         done = project.stage(stage, env={"PYTHONWARNINGS": "error"})
         assert "arning" not in done.stderr
 
@@ -126,7 +126,7 @@ def test_a_leak_is_told_by_the_stage_and_in_the_picture(project: Project) -> Non
     assert "7 of 360 test images (1.94%) are also in train or validation" in done.stderr
     metrics = json.loads((project.root / paths.DATA_METRICS).read_text())
     assert metrics["leaked_test_images"] == 7
-    for stage in ("train", "evaluate", "plot"):
+    for stage in ("train", "evaluate", "plot", "export"):
         project.stage(stage)
     with Image.open(project.root / "plots/class_balance.png") as picture:
         colours = {colour for _, colour in picture.convert("RGB").getcolors(1 << 20) or []}

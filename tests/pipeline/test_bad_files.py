@@ -151,5 +151,5 @@ def test_extreme_settings_work_together(done: Project) -> None:
     # One step an epoch, the first one of warmup; all images share one draw.
     done.set_params({"train.epochs": 5, "train.batch_size": 1_000_000})
     done.set_params({"train.augmentation.group_size": 4096})
-    for stage in ("train", "evaluate", "plot"):
+    for stage in ("train", "evaluate", "plot", "export"):
         done.stage(stage)

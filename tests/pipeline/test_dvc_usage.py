@@ -16,7 +16,7 @@ from project import OUTPUT_FOLDERS, ROOT, Project
 
 DVC = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())
 STAGES = list(DVC["stages"])
-AFTER_TRAINING_CHANGED = ["train", "evaluate", "plot"]  # the stages that then run again
+AFTER_TRAINING_CHANGED = ["train", "evaluate", "plot", "export"]  # the stages that then run again
 
 
 @pytest.fixture(scope="module")

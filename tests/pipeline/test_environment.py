@@ -26,7 +26,7 @@ def test_what_computes_reruns_and_what_develops_does_not(
 
     upgrade(project.root / "requirements.lock", "torch")
     done = project.run("dvc", "repro")
-    for stage in ("train", "evaluate", "plot"):
+    for stage in ("train", "evaluate", "plot", "export"):
         assert f"Running stage '{stage}'" in done.stdout
     assert "is cached" not in done.stdout
     assert project.hashes() == before

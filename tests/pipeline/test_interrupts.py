@@ -34,6 +34,7 @@ ONCE, TWICE, TERMINATE = (signal.SIGINT,), (signal.SIGINT, signal.SIGINT), (sign
         ("train", 0.5, TERMINATE, 143, "terminated"),
         ("evaluate", 0.5, ONCE, 130, "interrupted"),
         ("plot", 0.8, TWICE, 130, "interrupted"),
+        ("export", 0.6, ONCE, 130, "interrupted"),
     ],
 )
 def test_a_stage_by_itself(

@@ -21,6 +21,7 @@ STAGES_THAT_WRITE = {
     "train": "models",
     "evaluate": "plots",
     "plot": "plots",
+    "export": "models",
 }
 
 

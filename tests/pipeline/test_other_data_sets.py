@@ -55,7 +55,7 @@ def test_from_its_files_to_the_pictures(name: str, make_project: Callable[..., P
     raw = project.root / "data" / "raw"
     raw.mkdir(parents=True)
     write(raw)
-    for stage in ("tensorize", "train", "evaluate", "plot"):
+    for stage in ("tensorize", "train", "evaluate", "plot", "export"):
         project.stage(stage)
     with safe_open(project.root / "models" / "model.safetensors", "np") as model:
         card = json.loads(model.metadata()["image_pipeline"])

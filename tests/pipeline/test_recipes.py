@@ -58,7 +58,7 @@ def test_fast_is_as_accurate_as_portable(train: Callable[..., Project]) -> None:
 def test_the_other_networks_learn(train: Callable[..., Project], name: str, numerics: str) -> None:
     project = train("project", numerics=numerics, epochs=8, **{"model.name": name})
     assert accuracy(project) > 0.9
-    for stage in ("evaluate", "plot"):
+    for stage in ("evaluate", "plot", "export"):
         assert "WARNING" not in project.stage(stage).stderr
     metrics = json.loads((project.root / "metrics" / "test.json").read_text())
     assert metrics["accuracy"] > 0.85

@@ -16,7 +16,7 @@ from kill_harness import QUICK, Undisturbed
 
 from project import OUTPUT_FOLDERS, Project, require
 
-STAGES = ("download", "tensorize", "train", "evaluate", "plot")
+STAGES = ("download", "tensorize", "train", "evaluate", "plot", "export")
 # Intel's oldest with AVX2; other ones, AMD's too, are in test_networks.py and numerics.
 PROCESSOR = "Haswell"
 
@@ -76,7 +76,7 @@ DATA_REPORT = ("metrics/data.json", "plots/class_balance.csv", "plots/data.csv")
 
 @pytest.fixture(scope="module")
 def finished(undisturbed: tuple[Project, Undisturbed]) -> Project:
-    """Return a project whose five stages have run here, one after the other, in peace."""
+    """Return a project whose stages have run here, one after the other, in peace."""
     project, _ = undisturbed
     return project
 
@@ -146,7 +146,7 @@ def test_a_stopped_and_resumed_run(
     done = project.run(*prefix, sys.executable, "-c", STOPPED_AND_RESUMED, timeout=900)
     assert "train: going on after epoch 1 from checkpoints/" in done.stdout
     assert "WARNING" not in done.stderr
-    _run_stages(project, ("plot",), prefix)
+    _run_stages(project, ("plot", "export"), prefix)
     assert project.hashes() == finished.hashes()
 
 
@@ -168,7 +168,7 @@ def test_another_seed_gives_another_model(finished: Project, tmp_path: Path) -> 
     """What is compared above does depend on what is computed."""
     project = _copy_without_results(finished, tmp_path / "seed")
     project.set_params({"train.seed": 1})
-    _run_stages(project, ("train", "evaluate", "plot"))
+    _run_stages(project, ("train", "evaluate", "plot", "export"))
     same = {name for name, digest in project.hashes().items() if finished.hashes()[name] == digest}
     pictures = {f"plots/{name}.png" for name in ("class_balance", "samples", "training_sample")}
     of_the_data = {name for name in finished.hashes() if name.startswith("data/")}

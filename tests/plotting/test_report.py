@@ -1,5 +1,6 @@
 """Tables, models and tensors that the plot stage must refuse."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -263,7 +264,8 @@ def test_other_classes_than_the_models(folder: Path) -> None:
     [
         (torch.full((4, 6), torch.nan), "its first layer is not float32 and finite throughout"),
         (torch.zeros(4, 6, dtype=torch.float64), "its first layer is not float32 and finite"),
-        (torch.zeros(4, 6, dtype=torch.bfloat16), "its header or a value in it is unusable"),
+        # NumPy knows this type where some library has told it.
+        (torch.zeros(4, 6, dtype=torch.bfloat16), "a value in it is unusable|is not float32 and"),
         (torch.zeros(4, 7), "its first layer does not fit its card"),
         (torch.zeros(6), "its first layer does not fit its card"),
     ],
@@ -279,7 +281,7 @@ def test_weights_that_cannot_be_drawn(weights: torch.Tensor, cause: str, folder:
         metadata = opened.metadata()
     save_file(load_file(path) | {"hidden.0.weight": weights}, path, metadata)
     message = refused(paths.MODEL)
-    assert cause in message
+    assert re.search(cause, message)
     assert message.endswith("; run `dvc repro --force train` to make it anew")
 
 

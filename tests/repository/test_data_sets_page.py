@@ -129,7 +129,9 @@ def test_its_tables_have_each_data_set_and_each_split() -> None:
     assert tuple(CLASS_NAMES) == get_args(TensorizeParams.model_fields["emnist_split"].annotation)
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/data-sets.md", "docs/networks.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "docs/data-sets.md", "docs/export.md", "docs/networks.md"]
+)
 def test_the_settings_it_shows_are_allowed(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # The files that the pages show in whole, which are one's own to add.
     files = {"models": ["mlp", "cnn", "mixer"], "augmentations": ["none", "brightness"]}

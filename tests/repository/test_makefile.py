@@ -12,7 +12,7 @@ from project import ROOT, Project, require
 
 MAKEFILE = (ROOT / "Makefile").read_text()
 LOCK = ROOT / "requirements-dev.lock"
-PROMISED = {"help", "setup", "demo", "repro", "test", "test-all", "lint", "bench"}
+PROMISED = {"help", "setup", "demo", "repro", "app", "test", "test-all", "lint", "bench"}
 UNREACHABLE = ("error sending request", "failed to fetch", "dns error", "connection", "timed out")
 
 

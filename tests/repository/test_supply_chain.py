@@ -106,7 +106,7 @@ def test_setup_installs_uv_with_pip_then_everything_with_uv_then_this_package() 
 @pytest.mark.parametrize("line", FETCHED)
 def test_what_is_fetched_is_checked_against_hashes(line: str) -> None:
     assert "--require-hashes" in line
-    assert re.search(r" (-r \.venv/uv|(benchmarks/)?requirements(-dev)?)\.lock$", line)
+    assert re.search(r" (-r \.venv/uv|(benchmarks/)?requirements(-dev|-app)?)\.lock$", line)
 
 
 @pytest.mark.parametrize("line", OWN)

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save
 
+from image_pipeline.common.params import Fit
 from image_pipeline.tensors.tensor_files import (
     METADATA_KEY,
     Description,
@@ -30,6 +31,7 @@ DESCRIPTION: dict[str, Any] = {
     "class_names": ["cat", "dog", "fox"],
     "mean": [0.5],
     "std": [0.25],
+    "fit": "pad",
 }
 IMAGES = np.arange(4 * 6, dtype=np.uint8).reshape(4, 1, 2, 3)
 LABELS = np.array([0, 2, 1, 2], np.int64)
@@ -107,16 +109,17 @@ LETTERS = st.characters(categories=["L", "N"])
     shape=st.tuples(st.integers(1, 3), st.integers(1, 4), st.integers(1, 4)),
     names=st.lists(st.text(LETTERS, max_size=9), min_size=2, unique=True),
     mean=st.floats(0, 1),
+    fit=st.sampled_from(["pad", "crop"]),
 )
 @quick
 def test_any_split_is_read_back_by_safetensors_itself(
-    count: int, shape: tuple[int, int, int], names: list[str], mean: float, file: Path
+    count: int, shape: tuple[int, int, int], names: list[str], mean: float, fit: Fit, file: Path
 ) -> None:
     rng = np.random.default_rng(count)
     images = rng.integers(0, 256, (count, *shape), np.uint8)
     labels = rng.integers(0, len(names), count)
     statistics = (round(mean, 8),) * shape[0], (round(mean, 8) or 1.0,) * shape[0]
-    description = Description("toy", tuple(names), *statistics)
+    description = Description("toy", tuple(names), *statistics, fit)
     with writing_split(file, count, shape, "toy", tuple(names)) as writer:
         writer.append(images, labels)
         writer.finish(description)
@@ -187,6 +190,7 @@ BAD: dict[str, tuple[bytes, str]] = {
     ),
     "no class names": (split(class_names=None), f"{UNUSABLE}TypeError"),
     "one class": (split(class_names=["cat"]), "fewer than two classes"),
+    "another fit": (split(fit=["pad"]), "neither pad nor crop"),
     "a class twice": (split(class_names=["cat", "dog", "cat"]), "two classes of one name"),
     "a class that is a number": (split(class_names=["cat", "dog", 3]), "a class name is not a wor"),
     "half a character": (split(class_names=["a", "b", "\ud800"]), "a class name is not a word"),

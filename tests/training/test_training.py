@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from image_pipeline.common.errors import DivergenceError, ParamsError
 from image_pipeline.common.params import AUGMENTATION_AMOUNTS, TrainParams, read_params
 from image_pipeline.modeling import networks
+from image_pipeline.modeling.inference import predict
 from image_pipeline.models import mlp
 from image_pipeline.tensors.tensor_files import Description, Split
 from image_pipeline.training import batches as batches_module
@@ -398,7 +399,7 @@ def test_the_number_of_processes_changes_no_bit(
 
     The nine validation images are scored in five batches, by all processes.
     """
-    monkeypatch.setattr(training, "INFERENCE_BATCH", 2)
+    monkeypatch.setattr(training, "BATCH_IMAGES", 2)
     monkeypatch.setattr(training, "available_cores", lambda: 8)
     model = {"cnn": CNN, "own": own_network}[network]
     results, counts = [], []
@@ -494,3 +495,21 @@ def test_a_run_that_is_left_leaves_no_process(
     assert len(child_processes()) == 1
     del run
     assert not child_processes()
+
+
+def test_the_card_says_beyond_what_an_image_is_unlike_all_others(
+    checkpoint: CheckpointFile,
+) -> None:
+    run = make_training()
+    before = run.card
+    list(run.run(checkpoint))
+    assert before.doubt is None
+    assert run.card.doubt
+    assert run.typical
+    away = run.typical.mean - run.train.images.numpy().mean(axis=0)
+    assert np.abs(away).max() <= 0.5
+    [(logits, _)] = predict(run.model, run.validation, run.train.description, 1000)
+    distances = run.typical.distances(run.validation.images.numpy())
+    # Of nine images none is beyond: a hundredth of them is less than one.
+    assert run.card.doubt.logit == logits.amax(1).min().item()
+    assert run.card.doubt.distance == distances.max()

@@ -31,6 +31,10 @@ class DataError(PipelineError):
     """A file that is not what its name promises."""
 
 
+class ExportError(PipelineError):
+    """A network that cannot be written as an ONNX file, or not truly."""
+
+
 class DivergenceError(PipelineError):
     """A training loss that is no longer a finite number."""
 

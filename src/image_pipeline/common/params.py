@@ -36,10 +36,12 @@ MAX_SEED = 2**32 - 1
 MAX_OPTIONS = 64  # of a network or an optimizer, and values in one of them
 
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
+Fit = Literal["pad", "crop"]  # of an image into a square: all of it and a border, or its middle
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 URL = r"^(https?://[!-~]+)?$"
 SHA256 = r"^([0-9a-f]{64})?$"
 CLASS_NAME = r"^[A-Za-z][A-Za-z0-9]*$"
+LICENSE = r"^[a-z0-9][a-z0-9.-]{0,63}$"
 
 
 def _no_truth(value: object) -> object:
@@ -130,7 +132,7 @@ class TensorizeFolderParams(_Block):
 
     channels: Annotated[Literal[1, 3], BeforeValidator(_no_truth)]
     image_size: Annotated[int, Field(ge=4, le=1024)]
-    fit: Literal["pad", "crop"]
+    fit: Fit
     test_fraction: Annotated[float, Field(ge=0.01, le=0.5)]
     unreadable: Literal["error", "skip"]
 
@@ -242,6 +244,13 @@ class PlotParams(_Block):
     seed: Seed
 
 
+class ExportParams(_Block):
+    """What is written for others, and what it says of itself beside what the run says."""
+
+    onnx: bool
+    license: Annotated[str, Field(pattern=LICENSE)]
+
+
 class MachineParams(_Block):
     """How the machine is used; no stage declares it, since no result depends on it."""
 
@@ -257,6 +266,7 @@ class Params(_Block):
     train: TrainParams
     evaluate: EvaluateParams
     plot: PlotParams
+    export: ExportParams
     machine: MachineParams
 
 

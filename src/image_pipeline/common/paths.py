@@ -11,6 +11,8 @@ VALIDATION_TENSORS = TENSORS / "validation.safetensors"
 TEST_TENSORS = TENSORS / "test.safetensors"
 
 MODEL = Path("models/model.safetensors")
+ONNX = Path("models/model.onnx")
+MODEL_PAGE = Path("models/README.md")
 CHECKPOINTS = Path("checkpoints")
 
 DATA_METRICS = Path("metrics/data.json")

@@ -1,4 +1,4 @@
-"""What the five stage scripts have in common: --help, one-line errors, Ctrl-C, one run at a time.
+"""What the stage scripts have in common: --help, one-line errors, Ctrl-C, one run at a time.
 
 A stage script imports `run_stage` at its top and everything else in its `main`, so that all of this
 holds while the libraries are imported, too: that is where a short stage spends most of its time.
@@ -153,7 +153,8 @@ def _out_of_memory(error: BaseException) -> str:
 
 
 def _fail(name: str, message: str, exit_code: int) -> "NoReturn":
-    hint = RESTORE if os.environ.get("DVC_STAGE") else ""
+    # What the other stages made is good where the last one fails: nothing to bring back.
+    hint = RESTORE if os.environ.get("DVC_STAGE") and name != "export" else ""
     _say(f"{name}: error: {message}{hint}")
     # Not sys.exit: a library's exit handlers can take seconds, or print, after a failure.
     sys.stdout.flush()

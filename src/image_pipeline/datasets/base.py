@@ -8,6 +8,8 @@ from typing import Protocol
 
 import numpy as np
 
+from image_pipeline.common.params import Fit
+
 CHUNK_BYTES = 1 << 20
 
 
@@ -21,12 +23,14 @@ class RawSplit:
         chunks: starts reading; gives the N images in order as uint8 `[n, C, H, W]`, some at a time,
             so that a split may be larger than the memory.
         skipped: files of this split that are no readable images, and were left out as asked.
+        fit: how an image of another size becomes one of this shape.
     """
 
     shape: tuple[int, int, int]
     labels: np.ndarray
     chunks: Callable[[], Iterable[np.ndarray]]
     skipped: int = 0
+    fit: Fit = "pad"
 
 
 def images_per_chunk(shape: tuple[int, ...]) -> int:

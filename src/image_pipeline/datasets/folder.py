@@ -17,6 +17,7 @@ from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
@@ -28,6 +29,9 @@ from image_pipeline.datasets.base import RawSplit, images_per_chunk
 from image_pipeline.datasets.download import RemoteFile, fetch_files
 from image_pipeline.datasets.image_files.archives import most_packed_bytes, pack, read_tar
 from image_pipeline.datasets.splitting import draw
+
+if TYPE_CHECKING:
+    from image_pipeline.datasets.image_files.pixels import PixelSettings
 
 FILE = "images.tar"
 NO_IMAGES = Path("images/README.md")  # the path while nobody has set one
@@ -161,7 +165,7 @@ class Folder:
         for chosen, files in ((~tests, useless & ~in_test), (tests, useless & in_test)):
             _check_counts(labels[chosen], layout.class_names, "training or test files")
             splits.append(
-                _split(pixels, positions[chosen], labels[chosen], settings.shape, int(files.sum()))
+                _split(pixels, positions[chosen], labels[chosen], settings, int(files.sum()))
             )
         return splits[0], splits[1]
 
@@ -283,15 +287,15 @@ def _split(
     pixels: np.ndarray,
     positions: np.ndarray,
     labels: np.ndarray,
-    shape: tuple[int, int, int],
+    settings: "PixelSettings",
     skipped: int,
 ) -> RawSplit:
     def chunks() -> Iterator[np.ndarray]:
-        step = images_per_chunk(shape)
+        step = images_per_chunk(settings.shape)
         for start in range(0, len(positions), step):
             yield np.asarray(pixels[positions[start : start + step]])
 
-    return RawSplit(shape, labels.astype(np.uint32), chunks, skipped)
+    return RawSplit(settings.shape, labels.astype(np.uint32), chunks, skipped, settings.fit)
 
 
 def _check_path(path: Path) -> None:

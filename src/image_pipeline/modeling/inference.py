@@ -10,9 +10,8 @@ from torch import Tensor, nn
 from image_pipeline.common.cores import DEVICE
 from image_pipeline.tensors.tensor_files import Description, Split
 
-BATCH_BYTES = (
-    1 << 22
-)  # of a batch's images as float32, at most: the layers' values are many times it
+BATCH_IMAGES = 1000
+BATCH_BYTES = 1 << 22  # of a batch's images as float32: the layers' values are many times it
 
 
 def normalise(
@@ -41,6 +40,20 @@ def images_at_once(shape: tuple[int, int, int], most: int) -> int:
 
 
 @torch.no_grad()
+def logits_of(model: nn.Module, images: np.ndarray, description: Description) -> Tensor:
+    """Return what the model says of a batch: logits float32 `[B, classes]`.
+
+    Args:
+        model: set to inference.
+        images: uint8 `[B, C, H, W]`.
+        description: the statistics the model was trained with.
+    """
+    model.eval()
+    pixels = torch.from_numpy(normalise(images, description)).to(DEVICE)
+    logits: Tensor = model(pixels).cpu()
+    return logits
+
+
 def predict(
     model: nn.Module, split: Split, description: Description, batch_size: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
@@ -52,9 +65,7 @@ def predict(
         description: the statistics the model was trained with.
         batch_size: part of what fixes the last bit; see `images_at_once` for large images.
     """
-    model.eval()
     size = images_at_once(split.shape, batch_size)
     batches = zip(split.images.split(size), split.labels.split(size), strict=True)
     for images, labels in batches:
-        pixels = torch.from_numpy(normalise(images.numpy(), description)).to(DEVICE)
-        yield model(pixels).cpu(), labels
+        yield logits_of(model, images.numpy(), description), labels

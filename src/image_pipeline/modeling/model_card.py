@@ -22,6 +22,24 @@ Shape = tuple[int, int, int]  # channels, height, width
 
 
 @dataclass(frozen=True)
+class DoubtLimits:
+    """Beyond which an image is unlike the training images; see `image_pipeline.modeling.doubt`.
+
+    Attributes:
+        logit: the least that its largest logit may be.
+        distance: the most that it may be away from the mean training image.
+    """
+
+    logit: float
+    distance: float
+
+    def __post_init__(self) -> None:
+        values = self.logit, self.distance
+        if not all(isinstance(value, float) and math.isfinite(value) for value in values):
+            raise ValueError("its limits of doubt are no finite numbers")
+
+
+@dataclass(frozen=True)
 class ModelCard:
     """The facts about a model that its weights do not tell.
 
@@ -33,6 +51,7 @@ class ModelCard:
         augmentation: what the training images went through.
         options: keyword arguments of the network's constructor.
         first_layer: name of the weights that look at the pixels first, where there are such.
+        doubt: when an image is called doubtful; never, where it is None.
     """
 
     network: str
@@ -42,6 +61,7 @@ class ModelCard:
     augmentation: AugmentationParams
     options: Mapping[str, Any] = field(default_factory=dict)
     first_layer: str | None = None
+    doubt: DoubtLimits | None = None
 
     def check_fits(self, path: Path, split: Split | Sample) -> None:
         """Check that the model can be asked about the split read from `path`.
@@ -83,6 +103,7 @@ class ModelCard:
                 augmentation=AugmentationParams.model_validate(values["augmentation"]),
                 options=dict(values["options"]),
                 first_layer=values["first_layer"],
+                doubt=values["doubt"] and DoubtLimits(**values["doubt"]),
             )
             if not NETWORK_NAME.fullmatch(card.network) or not SHA256.fullmatch(card.source):
                 raise ValueError("its network is not named")

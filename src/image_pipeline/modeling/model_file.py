@@ -10,14 +10,29 @@ from torch import Tensor, nn
 from image_pipeline.common.errors import DataError, NetworkError, one_line
 from image_pipeline.common.files import write_bytes
 from image_pipeline.modeling import networks
+from image_pipeline.modeling.doubt import Typical
 from image_pipeline.modeling.model_card import REMEDY, ModelCard
 from image_pipeline.tensors.tensor_files import open_tensors
 
+TYPICAL = "typical/"  # before the names of its tensors, in which a network's have no slash
 
-def write_model(path: Path, model: nn.Module, card: ModelCard) -> None:
-    """Write weights, buffers and card as one safetensors file, whole or not at all."""
+
+def write_model(
+    path: Path, model: nn.Module, card: ModelCard, typical: Typical | None = None
+) -> None:
+    """Write weights, buffers and card as one safetensors file, whole or not at all.
+
+    Args:
+        path: of the file.
+        model: the network.
+        card: what is to be known of it.
+        typical: what its training images look like; needed where the card has limits of doubt.
+    """
+    tensors = dict(model.state_dict())
+    if typical:
+        tensors |= {f"{TYPICAL}{name}": torch.from_numpy(p) for name, p in vars(typical).items()}
     # Tensors of their own: safetensors takes no two that share memory, and no other order of axes.
-    tensors = {name: tensor.contiguous().clone() for name, tensor in model.state_dict().items()}
+    tensors = {name: tensor.contiguous().clone() for name, tensor in tensors.items()}
     write_bytes(path, save(tensors, card.to_metadata()))
 
 
@@ -31,7 +46,7 @@ def read_model(path: Path) -> tuple[nn.Module, ModelCard]:
     with open_tensors(path, "pt", "train") as file:
         card = ModelCard.from_metadata(path, file.metadata())
         _check_source(path, card)
-        names = file.keys()
+        names = [name for name in file.keys() if not name.startswith(TYPICAL)]  # noqa: SIM118 - no dictionary
         found = {name: tuple(file.get_slice(name).get_shape()) for name in names}
         model = _rebuild(path, card, found)
         tensors = {name: file.get_tensor(name) for name in names}
@@ -42,6 +57,23 @@ def read_model(path: Path) -> tuple[nn.Module, ModelCard]:
             raise DataError(f"{path}: `{name}` is not {kind} and finite throughout; {REMEDY}")
     model.load_state_dict(tensors)
     return model.eval(), card
+
+
+def read_typical(path: Path) -> Typical:
+    """Read what the training images of the model at `path` look like.
+
+    Raises:
+        DataError: the file does not tell, or is not what it should be.
+    """
+    with open_tensors(path, "numpy", "train") as file:
+        shape = ModelCard.from_metadata(path, file.metadata()).input_shape
+        pictures = []
+        for name in ("mean", "deviation"):
+            part = file.get_slice(f"{TYPICAL}{name}")
+            if tuple(part.get_shape()) != shape or part.get_dtype() != "U8":
+                raise DataError(f"{path}: `{TYPICAL}{name}` is no image of the model's; {REMEDY}")
+            pictures.append(file.get_tensor(f"{TYPICAL}{name}"))
+        return Typical(*pictures)
 
 
 def _check_source(path: Path, card: ModelCard) -> None:
@@ -59,12 +91,17 @@ def _check_source(path: Path, card: ModelCard) -> None:
 def _rebuild(path: Path, card: ModelCard, found: dict[str, tuple[int, ...]]) -> nn.Module:
     """Make the card's network, if its tensors have the shapes that were found.
 
-    First without memory, where the network can be built so: the card may promise gigabytes.
+    First without memory, where the network can be built so: the card may promise gigabytes. It is
+    not asked there if that can be helped: for what it would compute, torch imports its compiler.
     """
 
-    def build() -> nn.Module:
+    def build(*, try_out: bool) -> nn.Module:
         model = networks.build(
-            card.network, card.options, card.input_shape, len(card.data.class_names)
+            card.network,
+            card.options,
+            card.input_shape,
+            len(card.data.class_names),
+            try_out=try_out,
         )
         shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
         if shapes != found:
@@ -76,8 +113,8 @@ def _rebuild(path: Path, card: ModelCard, found: dict[str, tuple[int, ...]]) -> 
     try:
         # Some look at a value while they are built, and there is none on this device.
         with torch.device("meta"), suppress(NetworkError, NotImplementedError):
-            build()
-        return build()
+            build(try_out=False)
+        return build(try_out=True)
     except NetworkError as error:
         reason = one_line(error)
         raise DataError(f"{path}: its network cannot be rebuilt ({reason}); {REMEDY}") from None

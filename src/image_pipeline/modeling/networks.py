@@ -18,6 +18,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from image_pipeline import models
 from image_pipeline.common.errors import NetworkError, one_line
@@ -42,7 +43,12 @@ def source_hash(name: str) -> str:
 
 
 def build(
-    name: str, options: Mapping[str, Any], shape: tuple[int, int, int], classes: int
+    name: str,
+    options: Mapping[str, Any],
+    shape: tuple[int, int, int],
+    classes: int,
+    *,
+    try_out: bool = True,
 ) -> nn.Module:
     """Make a network with fresh weights from torch's global generator, on torch's default device.
 
@@ -54,6 +60,7 @@ def build(
         options: keyword arguments of its constructor beside the two below.
         shape: channels, height and width of an image.
         classes: how many logits there are for an image.
+        try_out: whether it is asked at all, where that is not needed to know its weights' shapes.
 
     Raises:
         NetworkError: there is no such network, or it refuses the options or the images.
@@ -68,6 +75,8 @@ def build(
     checked = _check_options(name, network, options)
     try:
         model: nn.Module = network(shape, classes, **checked)
+        if not try_out and not any(map(is_lazy, model.parameters())):
+            return model
         with torch.no_grad():
             logits = model.eval()(torch.zeros(DRY_RUN_IMAGES, *shape))
     except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:

@@ -53,6 +53,7 @@ def tensorize(
     train_and_validation, test = dataset.read(raw)
     skipped = train_and_validation.skipped + test.skipped
     labels, shape = train_and_validation.labels, train_and_validation.shape
+    fit = train_and_validation.fit
     chunks = train_and_validation.chunks
     kept_back = draw(
         labels, dataset.class_names, validation_fraction, seed, "tensorize.validation_fraction"
@@ -95,7 +96,7 @@ def tensorize(
             report.add("test", images, test.labels[part])
             bar.update(len(images))
         description = Description(
-            name, dataset.class_names, statistics.mean(), statistics.deviation()
+            name, dataset.class_names, statistics.mean(), statistics.deviation(), fit
         )
         for writer in (into_train, into_validation, into_test):
             writer.finish(description)

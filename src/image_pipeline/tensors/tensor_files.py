@@ -15,13 +15,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, get_args
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from image_pipeline.common.errors import DataError, one_line
 from image_pipeline.common.files import replacing
+from image_pipeline.common.params import Fit
 
 if TYPE_CHECKING:
     import torch
@@ -37,12 +38,14 @@ class Description:
         dataset: the data set's name.
         class_names: the label `i` stands for `class_names[i]`.
         mean, std: of the training split's pixels, per channel, in units of a full pixel (0 to 1).
+        fit: how an image of another size is brought to the images' size.
     """
 
     dataset: str
     class_names: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    fit: Fit = "pad"
 
     @classmethod
     def from_values(cls, values: Mapping[str, Any]) -> "Description":
@@ -57,6 +60,7 @@ class Description:
             class_names=tuple(values["class_names"]),
             mean=tuple(float(value) for value in values["mean"]),
             std=tuple(float(value) for value in values["std"]),
+            fit=values["fit"],
         )
         if len(set(description.class_names)) != len(description.class_names):
             raise ValueError("two classes of one name")
@@ -70,6 +74,8 @@ class Description:
             raise ValueError("a mean is not finite")
         if not all(math.isfinite(value) and value > 0 for value in description.std):
             raise ValueError("a standard deviation is not above 0")
+        if description.fit not in get_args(Fit):
+            raise ValueError("neither pad nor crop")
         return description
 
 
@@ -169,7 +175,7 @@ def writing_split(
     longest = (0.12345678,) * shape[0]  # the statistics are rounded to eight digits
     with replacing(path) as file:
         writer = SplitWriter(
-            file, count, shape, Description(dataset, class_names, longest, longest)
+            file, count, shape, Description(dataset, class_names, longest, longest, "crop")
         )
         yield writer
         writer.check()

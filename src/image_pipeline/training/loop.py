@@ -24,8 +24,9 @@ from image_pipeline.common.cores import DEVICE, available_cores
 from image_pipeline.common.errors import DivergenceError, NetworkError, ParamsError
 from image_pipeline.common.params import MachineParams, TrainParams
 from image_pipeline.common.paths import PARAMS
-from image_pipeline.modeling import networks
-from image_pipeline.modeling.inference import images_at_once, predict
+from image_pipeline.modeling import doubt, networks
+from image_pipeline.modeling.doubt import Typical
+from image_pipeline.modeling.inference import BATCH_IMAGES, images_at_once, predict
 from image_pipeline.modeling.model_card import ModelCard
 from image_pipeline.modeling.model_file import tensors_of
 from image_pipeline.numerics.portability import PortabilityCheck
@@ -38,8 +39,6 @@ from image_pipeline.training.lanes import count_lanes
 from image_pipeline.training.optimizer import build_optimizer, build_schedule, cycled_momentum
 from image_pipeline.training.randomness import seed_everything
 from image_pipeline.training.workers import Steps, Workers, shared_array
-
-INFERENCE_BATCH = 1000
 
 
 class Training:
@@ -64,6 +63,7 @@ class Training:
         self.machine = machine
         self.batches = Batches(train, params)
         self.unproved: dict[str, str] = {}  # operations of unknown portability, and their layers
+        self.typical: Typical | None = None  # known when the training is done, as the card's limits
         self._checked = params.numerics == "fast"  # whether the first step was, see _watch
         self._start()
         self.card = ModelCard(
@@ -109,12 +109,13 @@ class Training:
         self.lanes = count_lanes(max(self.batches.sizes), self.train.shape)
         self._losses = shared_array((self.lanes,), np.float64)
         self._correct = shared_array((self.lanes,), np.int64)
-        size = images_at_once(self.train.shape, INFERENCE_BATCH)
+        size = images_at_once(self.train.shape, BATCH_IMAGES)
         scored = math.ceil(len(self.validation.labels) / size)
         self._scores = shared_array((scored, 2), np.float64)  # sum of losses, hits
+        self._largest_logits = shared_array((len(self.validation.labels),), np.float64)
 
     def run(self, checkpoint: CheckpointFile) -> Iterator[list[EpochRecord]]:
-        """Train to the last epoch, from the checkpoint where there is one.
+        """Train to the last epoch, from the checkpoint where there is one; complete the card.
 
         Yields:
             The history after each epoch.
@@ -143,6 +144,7 @@ class Training:
                 if every and len(self.history) % every == 0 and len(self.history) < epochs:
                     checkpoint.save(self._state())
                 yield self.history
+        self._learn_to_doubt()
 
     def count_processes(self) -> int:
         """Return how many processes compute: as many as there are cores and lanes for."""
@@ -259,9 +261,9 @@ class Training:
                 buffer.copy_(self._buffers[name])
 
     def _validate(self, process: int) -> None:
-        """Sum up losses and hits in a process's batches of the validation split."""
+        """Score a process's batches of the validation split: losses, hits and largest logits."""
         self._take_buffers()
-        size = images_at_once(self.validation.shape, INFERENCE_BATCH)
+        size = images_at_once(self.validation.shape, BATCH_IMAGES)
         for batch in range(process, len(self._scores), self.gradients.processes):
             part = slice(batch * size, (batch + 1) * size)
             split = replace(
@@ -272,6 +274,17 @@ class Training:
             [(logits, labels)] = predict(self.model, split, self.train.description, size)
             loss = functional.cross_entropy(logits.double(), labels, reduction="sum").item()
             self._scores[batch] = loss, int((logits.argmax(1) == labels).sum())
+            self._largest_logits[part] = logits.amax(1).numpy()
+
+    def _learn_to_doubt(self) -> None:
+        """Complete the card: what images look like, and how far validation images are from it."""
+        size = images_at_once(self.train.shape, BATCH_IMAGES)
+        self.typical = Typical.of_images(part.numpy() for part in self.train.images.split(size))
+        distances = [
+            self.typical.distances(part.numpy()) for part in self.validation.images.split(size)
+        ]
+        limits = doubt.limits_of(self._largest_logits, np.concatenate(distances))
+        self.card = replace(self.card, doubt=limits)
 
     def _check_finite(self, losses: np.ndarray, epoch: int) -> None:
         bad = np.flatnonzero(~np.isfinite(losses))

@@ -11,18 +11,20 @@ sine, whose last bit may depend on the processor.
 
 import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from PIL import Image, ImageOps
+
+from image_pipeline.common.params import Fit
 
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP")
 BACKGROUND = 255  # what transparent pixels stand on: white
 BORDER = 0  # what `pad` puts around an image that is not square: black
 REDUCING_GAP = 3.0  # whole blocks are averaged down to this many times the size, then resampled
+GREY_MODES = ("1", "L", "LA", "La", "I;16", "I;16B", "I;16L", "I;16N")
 EXIF_KEYS = frozenset({"exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"})
 
 
@@ -39,7 +41,7 @@ class PixelSettings:
 
     channels: int
     size: int
-    fit: Literal["pad", "crop"]
+    fit: Fit
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -64,18 +66,70 @@ def decode(content: bytes, settings: PixelSettings) -> bytes:
         MemoryError: there is too little of it.
         Exception: of any kind, as Pillow's decoders have it: this is no image that can be read.
     """
-    with Image.open(io.BytesIO(content), formats=FORMATS) as opened:
-        image: Image.Image = opened
-        if opened.format == "JPEG":  # which can be decoded at a half, quarter or eighth of its size
-            width, height = _scaled(opened.size, settings)
-            opened.draft("L" if settings.channels == 1 else "RGB", (4 * width, 4 * height))
-        image.load()
-        if image.format == "TIFF" or not EXIF_KEYS.isdisjoint(image.info):
-            image = ImageOps.exif_transpose(image)
-        image = _fitted(_plain(image, settings.channels), settings)
+
+    def enough(size: tuple[int, int]) -> tuple[int, int]:
+        width, height = _scaled(size, settings)
+        return 4 * width, 4 * height
+
+    image = _fitted(_upright(content, settings.channels, enough), settings)
     if settings.channels == 1:
         return image.tobytes()
     return b"".join(band.tobytes() for band in image.split())
+
+
+def decode_whole(content: bytes, longest: int) -> np.ndarray:
+    """Decode an image file as `decode` does, but keep its proportions.
+
+    Returns:
+        uint8 `[H, W]` where it is grey throughout, else `[H, W, 3]`; reduced where its longer side
+        has more than `longest` pixels.
+    """
+
+    def enough(size: tuple[int, int]) -> tuple[int, int]:
+        width, height = (-(-side * longest // max(size)) for side in size)
+        return width, height
+
+    image = _upright(content, None, enough)
+    image.thumbnail((longest, longest), Image.Resampling.BICUBIC, REDUCING_GAP)
+    pixels = np.asarray(image)
+    grey = pixels.ndim == 2 or bool((pixels == pixels[..., :1]).all())
+    return pixels[..., 0] if grey and pixels.ndim == 3 else pixels
+
+
+def has_more_frames(content: bytes) -> bool:
+    """Tell whether a GIF, TIFF or WebP file that can be decoded holds more than its first frame."""
+    if content.startswith((b"\x89PNG", b"\xff\xd8", b"BM")):
+        return False
+    try:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            return bool(getattr(image, "is_animated", False))
+    except Exception:  # the frames after the first are torn
+        return True
+
+
+def _upright(
+    content: bytes,
+    channels: int | None,
+    enough: Callable[[tuple[int, int]], tuple[int, int]],
+) -> Image.Image:
+    """Decode the first frame, upright, to 8-bit grey or RGB.
+
+    Args:
+        content: of the file.
+        channels: 1 or 3; as in the file where it is None.
+        enough: tells of a size, (width, height), which one is large enough.
+    """
+    with Image.open(io.BytesIO(content), formats=FORMATS) as opened:
+        image: Image.Image = opened
+        if opened.format == "JPEG":  # which can be decoded at a half, quarter or eighth of its size
+            mode = {1: "L", 3: "RGB", None: None}[channels]
+            opened.draft(mode, enough(opened.size))
+        image.load()
+        if image.format == "TIFF" or not EXIF_KEYS.isdisjoint(image.info):
+            image = ImageOps.exif_transpose(image)
+        if channels is None:
+            channels = 1 if image.mode in GREY_MODES else 3
+        return _plain(image, channels)
 
 
 @contextmanager

@@ -1,0 +1,115 @@
+"""Work for all cores: a function and its tasks, run by processes that are forked from this one.
+
+Processes, because Python's own work on a small image takes longer than decoding it, and threads do
+that in turn. Results come in the order of the tasks, so the number of processes cannot change them.
+"""
+
+import itertools
+import multiprocessing
+import os
+import signal
+import threading
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from typing import Any, Self, TypeVar
+
+from image_pipeline.common.errors import PipelineError
+
+TASKS_AHEAD = 2  # for each process
+Result = TypeVar("Result")
+SIGNALS = {signal.SIGINT, signal.SIGTERM}
+
+
+class Processes:
+    """Processes that run tasks; to be used in a `with` block, at whose end they end.
+
+    They are forked when the first task comes: so they have what this process has by then, open
+    files too, and start in milliseconds. One process alone is this one.
+
+    Args:
+        number: how many; one where the system does not fork.
+        doing: what they do, for the error of one that ends.
+        remedy: what a user does about it.
+    """
+
+    def __init__(self, number: int, doing: str, remedy: str = "run `dvc repro` again") -> None:
+        self.number = number if os.name == "posix" else 1
+        self._said = (
+            f"a process that {doing} ended before its time, most likely for want of memory; "
+            f"close other programs, then {remedy}"
+        )
+        self._pool: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pool:
+            self._pool.shutdown(cancel_futures=True)
+
+    def map(
+        self, function: Callable[..., Result], tasks: Iterable[tuple[Any, ...]]
+    ) -> Iterator[Result]:
+        """Give what a function returns of each task's arguments, in order; some run ahead.
+
+        No more than `TASKS_AHEAD` for each process: memory is flat in the number of tasks.
+
+        Raises:
+            PipelineError: a process ended before its work.
+        """
+        if self.number == 1:
+            yield from itertools.starmap(function, tasks)
+            return
+        waiting: deque[Future[Result]] = deque()
+        try:
+            for task in tasks:
+                waiting.append(self._submit(function, task))
+                while waiting and (waiting[0].done() or len(waiting) > self.number * TASKS_AHEAD):
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        except BrokenProcessPool:
+            raise PipelineError(self._said) from None
+
+    def _submit(self, function: Callable[..., Result], task: tuple[Any, ...]) -> Future[Result]:
+        if self._pool:
+            return self._pool.submit(function, *task)
+        self._pool = ProcessPoolExecutor(self.number, multiprocessing.get_context("fork"), _prepare)
+        with _forking():
+            return self._pool.submit(function, *task)
+
+
+@contextmanager
+def _forking() -> Iterator[None]:
+    """Hold back signals while the pool forks, which it does when it is given its first task.
+
+    A signal that came to a process before it is prepared would end it as it ends this one, with
+    words and a cleaning up. Python warns of forking beside threads; there are only those of tqdm
+    and OpenBLAS, which no process takes up.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _prepare() -> None:
+    """Prepare a process: leave Ctrl-C, which goes to all, to the one that forked; end with it."""
+    parent = multiprocessing.parent_process()
+
+    def end_with_parent() -> None:
+        if parent:
+            parent.join()
+            os._exit(1)
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    threading.Thread(target=end_with_parent, daemon=True).start()

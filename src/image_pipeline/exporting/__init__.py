@@ -1,0 +1,1 @@
+"""The model for others: one ONNX file, and the page about it."""

@@ -1,0 +1,1 @@
+"""Using a model: images of any kind in, classes and probabilities out."""

@@ -1,0 +1,196 @@
+"""The page on the model: valid by huggingface_hub, and every figure in it a figure of the run."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from huggingface_hub import EvalResult, ModelCard
+
+from image_pipeline.common import paths
+from image_pipeline.common.params import read_params
+from image_pipeline.datasets import DATASETS
+from image_pipeline.exporting.figures import read_figures
+from image_pipeline.exporting.page import render
+from image_pipeline.exporting.sources import SOURCES, source_of
+from image_pipeline.modeling import model_card
+from image_pipeline.tensors.tensor_files import Description
+from project import ROOT
+from refusals import refusal
+
+NAMES = ("cat", "a|b *c* <i>", "\N{HIRAGANA LETTER A}")
+AUGMENTATION = read_params(ROOT / "params.yaml").train.augmentation
+DATA = {
+    "classes_with_few_images": ["cat"],
+    "images_skipped": 3,
+    "leaked_test_images": 2,
+    "pixels": {"mean": [0.25], "standard_deviation": [0.5]},
+}
+TRAIN = {
+    "epochs": 7,
+    "portable": True,
+    "train": {"accuracy": 0.91, "loss": 0.31},
+    "validation": {"accuracy": 0.87, "loss": 0.42},
+}
+TEST = {
+    "accuracy": 0.8125,
+    "accuracy_interval_95": [0.7123, 0.8901],
+    "errors": 1500,
+    "expected_calibration_error": 0.012345,
+    "images": 8000,
+    "loss": 0.456789,
+    "macro_f1": 0.801234,
+}
+TABLES = {
+    paths.DATA_TABLE: "split,images,duplicates,leaked\ntrain,900,5,0\nvalidation,100,0,1\n"
+    "test,8000,0,2\n",
+    paths.CLASSES: "class,images,precision,recall,f1\ncat,2000,0.5,0.6,0.7\n"
+    "a|b *c* <i>,3000,0.9,0.8,0.85\n\N{HIRAGANA LETTER A},3000,0.1,0.2,0.15\n",
+    paths.RELIABILITY: "confidence,accuracy,perfect,images\n0.4,0.3,0.4,10\n0.9,0.8,0.9,7990\n",
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a working directory with the files of a run."""
+    monkeypatch.chdir(tmp_path)
+    paths.PLOTS.mkdir()
+    paths.TEST_METRICS.parent.mkdir()
+    for path, values in (
+        (paths.DATA_METRICS, DATA),
+        (paths.TRAIN_METRICS, TRAIN),
+        (paths.TEST_METRICS, TEST),
+    ):
+        path.write_text(json.dumps(values))
+    for path, text in TABLES.items():
+        path.write_text(text, encoding="utf-8")
+    return tmp_path
+
+
+def page(dataset: str = "mnist", license_: str = "cc-by-sa-3.0", onnx: bool = True) -> str:
+    card = model_card.ModelCard(
+        network="mlp",
+        source="0" * 64,
+        input_shape=(1, 28, 28),
+        data=Description(dataset, NAMES, (0.25,), (0.5,)),
+        augmentation=AUGMENTATION,
+        options={"hidden_sizes": [12, 8]},
+    )
+    figures = read_figures(NAMES)
+    return render(card, source_of(dataset), figures, license_, 1234, "ab" * 32, onnx=onnx)
+
+
+def tables(text: str) -> list[list[list[str]]]:
+    """Return the cells of each table of a page, without what its columns are called."""
+    found = re.findall(r"^(?:\|.*\n)+", text, re.MULTILINE)
+    return [
+        [re.split(r" (?<!\\)\| ", line[2:-2]) for line in table.splitlines()[2:]] for table in found
+    ]
+
+
+@pytest.mark.usefixtures("folder")
+def test_its_metadata_are_those_that_the_hub_reads() -> None:
+    text = page()
+    card: Any = ModelCard(text)  # refuses metadata that it cannot read
+    assert str(card) == text
+    data = card.data.to_dict()
+    assert data["license"] == "cc-by-sa-3.0"
+    assert data["datasets"] == ["ylecun/mnist"]
+    assert data["pipeline_tag"] == "image-classification"
+    results: list[EvalResult] = card.data.eval_results
+    assert {result.metric_type: result.metric_value for result in results} == {
+        "accuracy": TEST["accuracy"],
+        "f1": TEST["macro_f1"],
+        "loss": TEST["loss"],
+        "expected_calibration_error": TEST["expected_calibration_error"],
+    }
+    assert {(result.dataset_name, result.dataset_split) for result in results} == {
+        ("MNIST", "test")
+    }
+
+
+@pytest.mark.usefixtures("folder")
+def test_every_figure_in_its_text_is_one_of_the_run() -> None:
+    text = page()
+    files, splits, training, test, classes, reliability = tables(text)
+    assert [row[0] for row in files] == ["`model.onnx`", "`model.safetensors`"]
+    assert splits == [row.split(",") for row in TABLES[paths.DATA_TABLE].splitlines()[1:]]
+    assert training == [["accuracy", "0.91", "0.87"], ["cross-entropy", "0.31", "0.42"]]
+    assert test == [
+        ["images", "8000"],
+        ["errors", "1500"],
+        ["accuracy", "0.8125"],
+        ["its 95% interval (Wilson)", "0.7123 to 0.8901"],
+        ["macro F1", "0.801234"],
+        ["cross-entropy", "0.456789"],
+        ["expected calibration error", "0.012345"],
+    ]
+    assert [row[1:] for row in classes] == [
+        row.split(",")[1:] for row in TABLES[paths.CLASSES].splitlines()[1:]
+    ]
+    assert classes[1][0] == r"a\|b \*c\* \<i\>"  # shown as it is, and in one cell
+    assert reliability == [["0.4", "0.3", "10"], ["0.9", "0.8", "7990"]]
+    head = " ".join(text.split("| file |")[0].split())
+    assert "1,234 weights" in head
+    assert "**81.25%** of 8,000 test images (1,500 errors; 95% interval 71.23% to 89.01%)" in head
+    assert "weakest at \N{HIRAGANA LETTER A} (F1 0.15)" in text
+    assert "- 2 of the test images are also among the training" in text
+    assert "fewer than 10 images" in text
+    assert "3 files could not be read" in text
+    assert "`hidden_sizes` [12, 8]" in text
+    assert "ab" * 32 in text
+    assert "{" not in text.split("```")[-1]  # nothing of the template is left
+
+
+@pytest.mark.usefixtures("folder")
+def test_what_need_not_be_said_is_not() -> None:
+    clean = {**DATA, "classes_with_few_images": [], "images_skipped": 0, "leaked_test_images": 0}
+    paths.DATA_METRICS.write_text(json.dumps(clean))
+    paths.TRAIN_METRICS.write_text(json.dumps({**TRAIN, "portable": False}))
+    text = page()
+    for words in ("also among", "fewer than 10", "could not be read", "to the bit"):
+        assert words not in text
+    assert "this machine's own" in text
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_model_without_an_onnx_file_has_none_on_its_page() -> None:
+    text = page(onnx=False)
+    assert "onnx" not in text.lower()
+    assert "With PyTorch" in text
+
+
+@pytest.mark.usefixtures("folder")
+def test_images_of_ones_own_have_no_licence_until_somebody_says_so() -> None:
+    own = source_of("folder")
+    text = page("folder", own.license)
+    data: Any = ModelCard(text).data
+    assert data.license == "other"
+    assert data.datasets is None
+    assert "no licence of theirs is stated" in text
+    data = ModelCard(page("folder", "cc-by-4.0")).data
+    assert data.license == "cc-by-4.0"
+
+
+def test_every_data_set_has_its_facts() -> None:
+    assert set(SOURCES) == set(DATASETS) - {"folder"}
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize(
+    ("path", "content", "stage"),
+    [
+        (paths.TEST_METRICS, b'{"accuracy": 0.5}', "evaluate"),
+        (paths.TEST_METRICS, b"\xff", "evaluate"),
+        (paths.DATA_METRICS, b"[]", "tensorize"),
+        (paths.TRAIN_METRICS, b"{", "train"),
+        (paths.CLASSES, b"class,images\ncat,1\n", "evaluate"),
+        (paths.CLASSES, TABLES[paths.CLASSES].replace("cat", "dog").encode(), "evaluate"),
+        (paths.DATA_TABLE, b"split,images,duplicates,leaked\ntrain,,0,0\n", "tensorize"),
+        (paths.RELIABILITY, b"", "evaluate"),
+    ],
+)
+def test_a_file_that_is_not_of_a_run_is_named(path: Path, content: bytes, stage: str) -> None:
+    path.write_bytes(content)
+    assert f"run `dvc repro --force {stage}`" in refusal(path, lambda _: page())

@@ -1,0 +1,247 @@
+"""The ONNX file: it says what PyTorch says, and has the same bytes in every process."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import nn
+
+from image_pipeline import models
+from image_pipeline.common.errors import ExportError
+from image_pipeline.common.params import read_params
+from image_pipeline.exporting import check
+from image_pipeline.exporting.check import compare, open_session
+from image_pipeline.exporting.onnx_file import describe, to_onnx
+from image_pipeline.exporting.sources import source_of
+from image_pipeline.modeling import networks
+from image_pipeline.modeling.model_card import ModelCard
+from image_pipeline.modeling.model_file import read_model, write_model
+from image_pipeline.tensors.tensor_files import Description, Split
+from project import ROOT
+
+AUGMENTATION = read_params(ROOT / "params.yaml").train.augmentation
+NAMES = ("zéro", "one", "two", "three", "four")
+# What a user may drop in: lazy and depthwise convolution, batch and layer norm, GELU, attention,
+# dropout, recurrence, and a branch that depends on the images' size alone.
+OWN = """
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class Model(nn.Module):
+    def __init__(self, shape, classes) -> None:
+        super().__init__()
+        self.stem = nn.LazyConv2d(16, 4, 4)
+        self.depthwise = nn.Conv2d(16, 16, 3, padding=1, groups=16)
+        self.norm = nn.BatchNorm2d(16)
+        self.before = nn.LayerNorm(16)
+        self.attention = nn.MultiheadAttention(16, 2, dropout=0.1, batch_first=True)
+        self.encoder = nn.TransformerEncoderLayer(16, 2, 32, activation="gelu", batch_first=True)
+        self.rows = nn.GRU(16, 12, batch_first=True, bidirectional=True)
+        self.drop = nn.Dropout(0.2)
+        self.head = nn.LazyLinear(classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        if images.shape[2] > 64:
+            images = functional.avg_pool2d(images, 2)
+        x = functional.gelu(self.norm(self.depthwise(self.stem(images))))
+        x = x.flatten(2).transpose(1, 2)
+        y = self.before(x)
+        x = self.encoder(x + self.attention(y, y, y, need_weights=False)[0])
+        return self.head(self.drop(self.rows(x)[0].mean(1)))
+"""
+# Networks, their options and the shape of their images.
+NETWORKS: dict[str, tuple[dict[str, Any], tuple[int, int, int]]] = {
+    "mlp": ({"hidden_sizes": [20, 12]}, (1, 28, 28)),
+    "cnn": ({"filters": [4, 8], "hidden_sizes": [12]}, (1, 28, 28)),
+    "resnet": ({"stem_filters": 8, "filters": [8, 16], "mirror": True}, (3, 32, 32)),
+    "own": ({}, (1, 20, 28)),
+}
+
+
+@pytest.fixture(autouse=True)
+def _no_shortcut() -> Iterator[None]:
+    """Switch off what `numerics.pin` does, too: attention hidden in one operation."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    yield
+    torch.backends.mha.set_fastpath_enabled(before)
+
+
+@pytest.fixture
+def own_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Return the file of a network of a user's, among the networks there are."""
+    folder = tmp_path / "models"
+    folder.mkdir()
+    for path in networks.FOLDER.glob("*.py"):
+        (folder / path.name).write_bytes(path.read_bytes())
+    (folder / "own.py").write_text(OWN)
+    monkeypatch.setattr(networks, "FOLDER", folder)
+    monkeypatch.setattr(models, "__path__", [str(folder)])
+    yield folder / "own.py"
+    sys.modules.pop("image_pipeline.models.own", None)
+
+
+def trained(path: Path, name: str) -> tuple[nn.Module, ModelCard]:
+    """Return a network as it is read from a model's file; its weights are as if it were trained."""
+    options, shape = NETWORKS[name]
+    torch.manual_seed(0)
+    model = networks.build(name, options, shape, len(NAMES))
+    for buffer, tensor in model.named_buffers():
+        if buffer.endswith(("running_mean", "running_var")):
+            tensor.uniform_(0.5, 1.5)
+    statistics = (tuple(0.1 * (n + 1) for n in range(shape[0])),) * 2
+    card = ModelCard(
+        network=name,
+        source=networks.source_hash(name),
+        input_shape=shape,
+        data=Description("mnist", NAMES, *statistics),
+        augmentation=AUGMENTATION,
+        options=options,
+    )
+    write_model(path, model, card)
+    return read_model(path)
+
+
+def random_split(card: ModelCard, count: int) -> Split:
+    images = torch.randint(0, 256, (count, *card.input_shape), dtype=torch.uint8)
+    return Split(images, torch.zeros(count, dtype=torch.int64), card.data)
+
+
+@pytest.mark.usefixtures("own_network")
+@pytest.mark.parametrize("name", NETWORKS)
+def test_onnx_runtime_says_what_pytorch_says(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, card = trained(tmp_path / "model.safetensors", name)
+    exported = to_onnx(model, card, {})
+    monkeypatch.setattr(check, "MOST_IMAGES", 64)
+    found = compare(exported, model, card.data, random_split(card, 150))  # 50 of them, at once
+    assert found.images == found.same_class == 50
+    assert found.apart < 1e-5
+    session = open_session(exported)
+    images = random_split(card, 7).images.numpy()
+    [together] = session.run(None, {"images": images})
+    [alone] = session.run(None, {"images": images[3:4]})
+    assert together.shape == (7, len(NAMES))
+    assert together.dtype == np.float32
+    assert np.abs(together.sum(axis=1) - 1).max() < 1e-6
+    assert np.abs(together[3] - alone[0]).max() < 1e-6
+    assert np.ptp(together, axis=0).max() > 1e-3  # the images do count
+
+
+def test_the_file_says_what_it_is(tmp_path: Path) -> None:
+    model, card = trained(tmp_path / "model.safetensors", "mlp")
+    metadata = describe(card, source_of("mnist"), "cc-by-sa-3.0", "ab" * 32)
+    content = to_onnx(model, card, metadata)
+    proto = onnx.load_model_from_string(content)
+    session = open_session(content)
+    facts = session.get_modelmeta().custom_metadata_map
+    assert facts == metadata
+    assert json.loads(facts["class_names"]) == list(NAMES)
+    assert (facts["license"], facts["model_sha256"]) == ("cc-by-sa-3.0", "ab" * 32)
+    assert facts["input"].startswith("images: uint8 [batch, 1, 28, 28], grey, ")
+    [images], [probabilities] = session.get_inputs(), session.get_outputs()
+    assert (images.name, images.type, images.shape) == (
+        "images",
+        "tensor(uint8)",
+        ["batch", 1, 28, 28],
+    )
+    assert (probabilities.name, probabilities.shape) == ("probabilities", ["batch", 5])
+    assert not proto.producer_version
+    for secret in (str(ROOT), str(tmp_path), torch.__version__, ".py"):
+        assert secret.encode() not in content
+
+
+IN_A_PROCESS = """
+import hashlib, sys
+from pathlib import Path
+from typing import Any
+from image_pipeline import numerics
+numerics.pin("portable")
+from image_pipeline import models
+from image_pipeline.modeling import networks
+networks.FOLDER = Path(sys.argv[1])
+models.__path__ = [sys.argv[1]]
+from image_pipeline.exporting.onnx_file import to_onnx
+from image_pipeline.modeling.model_file import read_model
+for path in sys.argv[2:]:
+    print(hashlib.sha256(to_onnx(*read_model(Path(path)), {"b": "2", "a": "1"})).hexdigest())
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_write_the_same_bytes(own_network: Path, tmp_path: Path) -> None:
+    """In another order, from another folder, with sets that come in another order."""
+    files = [tmp_path / f"{name}.safetensors" for name in ("resnet", "own")]
+    for path in files:
+        trained(path, path.stem)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    found = []
+    for seed, cwd, paths in (("1", tmp_path, files), ("77", elsewhere, files[::-1])):
+        done = subprocess.run(
+            [sys.executable, "-c", IN_A_PROCESS, str(own_network.parent), *map(str, paths)],
+            cwd=cwd,
+            env={**os.environ, "PYTHONHASHSEED": seed, "TZ": "Pacific/Kiritimati"},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert done.stderr == ""
+        found.append(done.stdout.split())
+    assert found[0] == found[1][::-1]
+    assert len(set(found[0])) == 2
+
+
+@pytest.mark.parametrize(
+    ("forward", "said"),
+    [
+        (
+            "torch.linalg.svdvals(images[:, 0])[:, :5]",
+            ": ONNX has no operation for PyTorch's `aten::linalg_svdvals`",
+        ),
+        (
+            "images.flatten(1)[:, :5] * (1 if images.mean() > 0 else 2)",
+            ", line 7: which way it takes depends on the pixels",
+        ),
+    ],
+)
+def test_a_network_that_onnx_has_no_words_for(
+    forward: str,
+    said: str,
+    own_network: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    own_network.write_text(
+        "import torch\nfrom torch import nn\n\n\n"
+        "class Model(nn.Module):\n"
+        "    def __init__(self, shape, classes): super().__init__()\n"
+        f"    def forward(self, images): return {forward}\n"
+    )
+    model, card = trained(tmp_path / "model.safetensors", "own")
+    with pytest.raises(ExportError) as caught:
+        to_onnx(model, card, {})
+    assert str(caught.value).startswith(f"src/image_pipeline/models/own.py{said}")
+    assert "set export.onnx to false in params.yaml" in str(caught.value)
+    assert str(caught.value).isprintable()
+    assert capfd.readouterr() == ("", "")  # the exporter would print the whole graph
+
+
+def test_a_file_that_says_something_else_is_refused(tmp_path: Path) -> None:
+    model, card = trained(tmp_path / "model.safetensors", "mlp")
+    exported = to_onnx(model, card, {})
+    with torch.no_grad():
+        model.get_parameter("output.bias")[0] += 1
+    with pytest.raises(ExportError, match="from PyTorch's: the ONNX file is not this network"):
+        compare(exported, model, card.data, random_split(card, 10))

@@ -1,0 +1,230 @@
+"""Image files to predictions: in order, in batches, on any number of processes; and the command."""
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from image_pipeline.modeling.model_card import DoubtLimits
+from image_pipeline.prediction.predictor import Predictor
+from image_pipeline.prediction.sources import Source
+from image_pipeline.prediction.streaming import Prediction, predict_files
+from prediction.prediction_files import (
+    digit_files,
+    image_file,
+    make_card,
+    make_model,
+    png_of_size,
+)
+from project import ROOT
+
+COUNT = 2300  # more than two batches
+DIGIT = np.zeros((28, 28), np.uint8)
+DIGIT[4:24, 12:16] = 250
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_model(tmp_path_factory.mktemp("model") / "model.safetensors")
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarray]:
+    """Return a folder of image files, and what is in them, uint8 `[COUNT, 28, 28]`."""
+    folder = tmp_path_factory.mktemp("digits")
+    return folder, digit_files(folder, COUNT)
+
+
+@pytest.mark.parametrize("processes", [1, 3])
+def test_files_come_out_as_their_images_do_in_order(
+    processes: int, model: Path, digits: tuple[Path, np.ndarray]
+) -> None:
+    folder, images = digits
+    sources = [Source(str(path)) for path in sorted(folder.iterdir())]
+    sources.insert(1000, Source("gone.png"))
+    preparation = Predictor(model).preparation("as-trained")
+    found = list(predict_files(sources, model, preparation, processes))
+    gone = found.pop(1000)
+    assert not isinstance(gone, Prediction)
+    assert (gone.source.name, gone.error) == ("gone.png", "No such file or directory")
+
+    expected = Predictor(model).predict(images[:, np.newaxis]).probabilities
+    order = np.argsort(-expected, axis=1)
+    for row, (one, best) in enumerate(zip(found, order, strict=True)):
+        assert isinstance(one, Prediction)
+        assert one.image.source.name == f"{folder}/{row:05}.png"
+        assert (one.class_name, one.runner_up) == (str(best[0]), str(best[1]))
+        assert one.probability == pytest.approx(expected[row, best[0]], abs=1e-6)
+        assert one.runner_up_probability == pytest.approx(expected[row, best[1]], abs=1e-6)
+
+
+def test_no_more_files_are_begun_than_are_worked_on(model: Path) -> None:
+    """So memory is flat in their number."""
+    begun = 0
+
+    def sources() -> Iterator[Source]:
+        nonlocal begun
+        content = image_file(DIGIT)
+        while True:
+            begun += 1
+            yield Source(str(begun), content)
+
+    for done, _ in enumerate(islice(predict_files(sources(), model, processes=2), 20_000)):
+        assert begun - done < 10_000
+
+
+def test_what_lies_beyond_the_models_limits_is_doubtful(tmp_path: Path) -> None:
+    images = np.zeros((3, 1, 28, 28), np.uint8)
+    images[1] = 255
+    path = tmp_path / "model.safetensors"
+    assert not Predictor(make_model(path)).predict(images).doubtful.any()
+    for limits, expected in (
+        (DoubtLimits(logit=-1e9, distance=100.0), [False, True, False]),
+        (DoubtLimits(logit=1e9, distance=1e9), [True, True, True]),
+    ):
+        predictor = Predictor(make_model(path, make_card(doubt=limits)))
+        assert predictor.predict(images).doubtful.tolist() == expected
+
+
+def predict(
+    *arguments: str | Path, stdin: bytes = b"", folder: Path = ROOT
+) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "image_pipeline", "predict", *map(str, arguments)]
+    done = subprocess.run(
+        command, input=stdin, cwd=folder, capture_output=True, check=False, timeout=120
+    )
+    return subprocess.CompletedProcess(
+        command, done.returncode, done.stdout.decode(), done.stderr.decode()
+    )
+
+
+def hostile_files(folder: Path) -> list[str]:
+    """Write files of all kinds; return their names."""
+    rng = np.random.default_rng(0)
+    photograph = rng.integers(0, 256, (300, 200, 3), np.uint8)
+    whole = image_file(photograph, "JPEG")
+    frames = [Image.fromarray(frame) for frame in (DIGIT, 255 - DIGIT)]
+    frames[0].save(folder / "moving.gif", save_all=True, append_images=frames[1:])
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    for name, content in {
+        "good.png": image_file(DIGIT),
+        "huge.png": png_of_size(50_000, 50_000),
+        "short.jpg": whole[: len(whole) // 2],
+        "text.png": b"This is no image.\n",
+        "empty.png": b"",
+        "turned.jpg": image_file(np.rot90(DIGIT), "JPEG", exif=turned.tobytes()),
+    }.items():
+        (folder / name).write_bytes(content)
+    (folder / "nothing").mkdir()
+    return [
+        *("good.png", "huge.png", "short.jpg", "text.png", "moving.gif", "empty.png"),
+        *("turned.jpg", "nothing", "*.bmp", "gone.png"),
+    ]
+
+
+def test_hostile_files_are_told_in_a_line_each_and_the_others_predicted(
+    model: Path, tmp_path: Path
+) -> None:
+    names = hostile_files(tmp_path)
+    done = predict("--model", model, "--json", "--prepare", "as-trained", *names, folder=tmp_path)
+    assert done.returncode == 1
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [row["image"] for row in rows] == ["good.png", "moving.gif", "turned.jpg"]
+    assert rows[0] == rows[1] | {"image": "good.png"}  # its first frame
+    assert rows[0]["class"] == rows[2]["class"]  # upright
+    assert rows[0]["probability"] == pytest.approx(rows[2]["probability"], abs=0.1)
+    *told, last = done.stderr.splitlines()
+    for line, (name, why) in zip(
+        told,
+        {
+            "huge.png": "Image size (2500000000 pixels) exceeds limit",
+            "short.jpg": "image file is truncated",
+            "text.png": "no image of these formats: PNG, JPEG",
+            "moving.gif": "has several frames; this is its first",
+            "empty.png": "no image of these formats: PNG, JPEG",
+            "nothing": "no images in this folder",
+            "*.bmp": "no file matches this pattern",
+            "gone.png": "no such file or folder",
+        }.items(),
+        strict=True,
+    ):
+        kind = "note" if name == "moving.gif" else "error"
+        assert line.startswith(f"predict: {kind}: {name}: {why}")
+    assert last == f"predict: 3 images by {model} (mlp, of digits); 7 could not be predicted"
+
+
+def test_a_table_csv_and_a_picture(model: Path, tmp_path: Path) -> None:
+    images = digit_files(tmp_path / "in", 12)
+    picture = tmp_path / "seen.png"
+    table = predict("--model", model, tmp_path / "in", "--show", picture)
+    assert (table.returncode, table.stderr) == (
+        0,
+        f"predict: 12 images by {model} (mlp, of digits); {picture} shows them\n",
+    )
+    with Image.open(picture) as drawn:
+        assert drawn.width > drawn.height > 300
+    listed = "\n".join(f"{tmp_path}/in/{number:05}.png" for number in range(12))
+    done = predict("--model", model, "--csv", "--files-from", "-", stdin=listed.encode())
+    rows = list(csv.DictReader(io.StringIO(done.stdout)))
+    assert len(rows) == len(images)
+    header, *lines = table.stdout.splitlines()
+    assert header.split() == ["class", "probability", "runner-up", "probability", "image"]
+    for line, row in zip(lines, rows, strict=True):
+        name, first, share, second, other, doubtful, prepared = row.values()
+        assert line.split() == [first, f"{float(share):.2%}", second, f"{float(other):.2%}", name]
+        assert (doubtful, prepared) == ("false", "as-trained")
+
+
+def test_one_image_on_standard_input(model: Path) -> None:
+    done = predict("--model", model, "--json", "-", stdin=image_file(DIGIT))
+    assert json.loads(done.stdout)["image"] == "-"
+    assert done.returncode == 0
+    done = predict("--model", model, "-", stdin=b"a.png\nb.png\n")
+    assert "predict: error: -: no image of these formats" in done.stderr
+    assert "names of files go to --files-from -" in done.stderr
+
+
+def test_a_reader_that_leaves_early_is_no_error(
+    model: Path, digits: tuple[Path, np.ndarray]
+) -> None:
+    command = f"{sys.executable} -m image_pipeline predict --model {model} --csv {digits[0]}"
+    done = subprocess.run(
+        ["sh", "-c", f"{command} | head -1"],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
+        timeout=120,
+    )
+    assert done.stdout.startswith(b"image,class,")
+    assert b"Traceback" not in done.stderr
+    assert b"BrokenPipe" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        ([], 2, "no IMAGE; name files, folders or patterns, or - for standard input"),
+        (["x.png"], 1, "models/model.safetensors: not found; run `dvc pull` or `dvc repro` in "),
+        (["x.png", "--model", "other"], 1, "other: not found; name a model file that `train` wr"),
+        (["x.png", "--model", "text"], 1, "text: it is no valid safetensors file ("),
+        (["x.png", "--show", "x.jpg"], 2, "x.jpg: not a file.png in a folder that exists; give "),
+    ],
+)
+def test_what_the_command_refuses(
+    arguments: list[str], status: int, said: str, tmp_path: Path
+) -> None:
+    (tmp_path / "text").write_text("no model")
+    done = predict(*arguments, folder=tmp_path)
+    assert done.returncode == status
+    assert done.stderr.startswith(f"predict: error: {said}")
+    assert done.stderr.count("\n") == 1
+    assert done.stdout == ""
