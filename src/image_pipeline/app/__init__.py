@@ -1,0 +1,1 @@
+"""A page to try the model in, on this machine alone: `make app`."""
