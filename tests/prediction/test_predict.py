@@ -57,13 +57,19 @@ def test_files_come_out_as_their_images_do_in_order(
     assert (gone.source.name, gone.error) == ("gone.png", "No such file or directory")
 
     expected = Predictor(model).predict(images[:, np.newaxis]).probabilities
-    order = np.argsort(-expected, axis=1)
-    for row, (one, best) in enumerate(zip(found, order, strict=True)):
+    # Two classes may be equal but for rounding, which here, unpinned, depends on the processor.
+    best = np.sort(expected, axis=1)[:, :-3:-1]
+    for row, one in enumerate(found):
         assert isinstance(one, Prediction)
         assert one.image.source.name == f"{folder}/{row:05}.png"
-        assert (one.class_name, one.runner_up) == (str(best[0]), str(best[1]))
-        assert one.probability == pytest.approx(expected[row, best[0]], abs=1e-6)
-        assert one.runner_up_probability == pytest.approx(expected[row, best[1]], abs=1e-6)
+        assert one.class_name != one.runner_up
+        for name, probability, wanted in (
+            (one.class_name, one.probability, best[row, 0]),
+            (one.runner_up, one.runner_up_probability, best[row, 1]),
+        ):
+            assert probability == pytest.approx(wanted, abs=1e-6)
+            assert expected[row, int(name)] == pytest.approx(wanted, abs=1e-6)
+    assert len(found) == len(expected)
 
 
 def test_no_more_files_are_begun_than_are_worked_on(model: Path) -> None:
