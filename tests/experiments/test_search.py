@@ -206,6 +206,35 @@ def test_it_waits_for_another_dvc_command(monkeypatch: pytest.MonkeyPatch) -> No
         dvc._run_later(name="mine")
 
 
+def test_idle_workers_may_end_so_that_what_was_lost_is_missed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two that end and are started anew in turn would wait for ever for what was killed."""
+    waiting, started, ended = ["one", "two"], list[int](), list[bool]()
+    dvc = queue.Queue(2)
+    dvc._changes = {"one": ([], None), "two": ([], None)}
+    fake = SimpleNamespace(iter_queued=lambda: iter(waiting), _spawn_worker=started.append)
+    monkeypatch.setattr(dvc, "_queue", fake, False)
+    monkeypatch.setattr(dvc, "_end_lost", lambda: ended.append(True))
+    monkeypatch.setattr(dvc, "_enqueue", waiting.extend)
+    for alive in ({1}, {2}):
+        monkeypatch.setattr(dvc, "_workers", lambda alive=alive: alive)
+        dvc._keep_workers()
+    assert started == [2, 1]
+    assert not ended
+
+    waiting.clear()
+    for alive in ({1}, {2}, {1}):
+        monkeypatch.setattr(dvc, "_workers", lambda alive=alive: alive)
+        dvc._keep_workers()
+    assert started == [2, 1]
+    assert not ended
+    monkeypatch.setattr(dvc, "_workers", set)
+    dvc._keep_workers()
+    assert started == [2, 1, 1, 2]
+    assert ended
+
+
 TINY = """# for a test
 train.learning_rate: {low: 1.0e-4, high: 1.0e-1, log: true}
 train.batch_size: [32, 64]

@@ -139,7 +139,10 @@ class Queue:
             self._lives -= 1
             self._end_lost()
             self._enqueue(self._changes)
-        missing = set(range(1, min(self._jobs, len(self._changes)) + 1)) - alive
+        # Without work a worker ends after some seconds. If each were started anew while another
+        # lives, what was lost with those before them would never be missed.
+        wanted = min(self._jobs, len(self._changes)) if any(self._queue.iter_queued()) else 0
+        missing = set(range(1, wanted + 1)) - alive
         with _environment_of_runs(self._jobs):
             for number in missing:
                 # start_workers asks those there are and starts one anew that does not answer yet.
