@@ -250,7 +250,7 @@ def test_killed_five_times_on_digits(tmp_path: Path) -> None:
     whole.run("dvc", "repro")
     whole.commit("its run")
     killed = whole.copy_to(tmp_path / "killed")
-    arguments = ("search", "tiny", "--trials", "8", "--jobs", "2")
+    arguments = ("search", "tiny", "--trials", "6", "--jobs", "2")
     expected = whole.run(*COMMAND, *arguments, "--picture", "matters.png", timeout=900)
     assert (whole.root / "matters.png").stat().st_size > 5_000
 
@@ -271,7 +271,7 @@ def test_killed_five_times_on_digits(tmp_path: Path) -> None:
                 os.kill(int(path.read_text()), signal.SIGKILL)
     done = killed.run(*COMMAND, *arguments, timeout=900)
     assert done.stdout == expected.stdout
-    assert "8 trials: " in done.stdout
+    assert "6 trials: " in done.stdout
     assert killed.git_status() == ""
 
     # The test split is the winner's alone: no trial has another's result than the commit's.
