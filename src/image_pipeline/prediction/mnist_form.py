@@ -42,6 +42,7 @@ NOTHING = (
 )
 
 _EIGHT = np.ones((3, 3), bool)  # neighbours of a pixel, corners included
+_POSITIONS = np.arange(SIDE)
 
 
 def is_in_mnist_form(image: np.ndarray) -> bool:
@@ -59,14 +60,15 @@ def is_in_mnist_form(image: np.ndarray) -> bool:
         if bool((image != image[..., :1]).any()):
             return False
         image = image[..., 0]
-    ink = np.where(image < 32, 0, image).astype(np.int64)  # what JPEG adds to black left out
+    ink = np.where(image < 32, 0, image)  # what JPEG adds to black left out
     if int(ink.max()) < 128 or np.count_nonzero(ink) > SIDE * SIDE // 2:
         return False
-    rows, columns = np.flatnonzero(ink.any(1)), np.flatnonzero(ink.any(0))
-    longest = int(max(np.ptp(rows), np.ptp(columns))) + 1
-    total, positions = int(ink.sum()), np.arange(SIDE)
+    sums = [ink.sum(axis, dtype=np.int64) for axis in (0, 1)]
+    inked = [np.flatnonzero(one) for one in sums]
+    longest = int(max(one[-1] - one[0] for one in inked)) + 1
+    total = int(sums[0].sum())
     # Doubled, so that the middle is a whole number: 27 between the first and the last pixel.
-    away = [abs(2 * int(ink.sum(axis) @ positions) - (SIDE - 1) * total) for axis in (0, 1)]
+    away = [abs(2 * int(one @ _POSITIONS) - (SIDE - 1) * total) for one in sums]
     return BOX - 2 <= longest <= SIDE - 4 and max(away) <= 5 * total
 
 
