@@ -1,11 +1,16 @@
+import json
+import os
+import shutil
 import signal
+import subprocess
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from project import SMALL, Project, require
+from project import LONGER, SHARED_MNIST, SMALL, Project, require
 
 if TYPE_CHECKING:
     from kill_harness import Undisturbed
@@ -22,7 +27,12 @@ SLOW = (
 PROMISES = (ROOT / "pipeline" / "test_contract.py", ROOT / "pipeline" / "test_whole_run.py")
 
 
+# pytest-xdist hands out a file at a time: the long ones come first, so that all end together.
+LONG = ("test_operations.py", "test_networks.py", "test_same_bits.py")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in LONG)
     for item in items:
         if item.path not in PROMISES and not {item.path, *item.path.parents}.isdisjoint(SLOW):
             item.add_marker(pytest.mark.slow)
@@ -53,16 +63,75 @@ def project(make_project: Callable[..., Project]) -> Project:
     return make_project()
 
 
+def _made_once(
+    factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]
+) -> tuple[Path, Any]:
+    """Return a folder that `make` has filled, and what it returned, which JSON can hold.
+
+    pytest-xdist's processes share it: the first to ask makes it.
+    """
+    from fcntl import LOCK_EX, flock
+
+    folder = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    folder /= name
+    folder.mkdir(exist_ok=True)
+    returned = folder / "returned.json"
+    with (folder / "lock").open("w") as lock:
+        flock(lock, LOCK_EX)
+        if not returned.exists():
+            returned.write_text(json.dumps(make(folder)))
+    return folder, json.loads(returned.read_text())
+
+
 @pytest.fixture(scope="session")
 def finished_run(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> "tuple[Project, Undisturbed]":
-    """Return a project after a whole `dvc repro`, measured; for tests to copy, not to touch."""
-    from kill_harness import QUICK, run_undisturbed
+    """Return a project after a whole `dvc repro`, measured; for tests to copy, not to touch.
+
+    DVC's cache has another run, of LONGER epochs, too.
+    """
+    from kill_harness import Undisturbed, outputs, run_undisturbed
 
     require(Path("/proc/self/status").exists(), "Linux's /proc")
-    project = Project(tmp_path_factory.mktemp("finished_run") / "project", QUICK)
-    return project, run_undisturbed(project)
+
+    def make(folder: Path) -> object:
+        project = Project(folder / "project")
+        measured = run_undisturbed(project)
+        for epochs in (LONGER, SMALL["train.epochs"]):
+            project.set_params({"train.epochs": epochs})
+            project.run("dvc", "repro")
+        assert outputs(project) == measured.outputs
+        return asdict(measured)
+
+    folder, measured = _made_once(tmp_path_factory, "finished_run", make)
+    return Project.at(folder / "project"), Undisturbed(**measured)
+
+
+@pytest.fixture(scope="session")
+def mnist_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, str, str]:
+    """Return a clone of what is committed after a whole `dvc repro`; not to touch, either.
+
+    With it, what DVC said on standard output and standard error.
+    """
+    require(SHARED_MNIST.is_dir(), "a copy of MNIST in ../shared")
+
+    def make(folder: Path) -> object:
+        clone = folder / "clone"
+        subprocess.run(["git", "clone", "--quiet", str(ROOT.parent), str(clone)], check=True)
+        # No data, no model, an empty cache. With what is committed in place, DVC would see nothing
+        # to do in the last stages.
+        assert not any((clone / name).exists() for name in ("data", "models", ".dvc/cache"))
+        for name in ("metrics", "plots"):
+            shutil.rmtree(clone / name)
+        mirror = {"DATASET_MIRROR": str(SHARED_MNIST)}
+        done = Project.at(clone).run("dvc", "repro", env=mirror, timeout=900)
+        return done.stdout, done.stderr
+
+    folder, said = _made_once(tmp_path_factory, "mnist_run", make)
+    return Project.at(folder / "clone"), *said
 
 
 @pytest.fixture(scope="module")
@@ -72,3 +141,13 @@ def undisturbed(
     """Return a copy of that project for the tests of one file, and what the run left."""
     project, found = finished_run
     return project.copy_to(tmp_path_factory.mktemp("undisturbed") / "project"), found
+
+
+@pytest.fixture(scope="module")
+def finished(
+    finished_run: "tuple[Project, Undisturbed]", tmp_path_factory: pytest.TempPathFactory
+) -> Project:
+    """Return another copy, its run committed; tests read it, or work on a copy of their own."""
+    project = finished_run[0].copy_to(tmp_path_factory.mktemp("finished") / "project")
+    project.commit("its run")
+    return project

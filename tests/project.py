@@ -16,13 +16,18 @@ ROOT = Path(__file__).resolve().parent.parent
 SHARED_MNIST = ROOT.parent / "shared" / "data" / "mnist"
 IN_CI = os.environ.get("CI") == "true"
 
-# Small and quick, yet every numeric operation of training takes part.
+# Small and quick, yet every numeric operation of training takes part, and a batch has two lanes:
+# there is a worker, for a kill to leave behind.
 SMALL = {
     "download.dataset": "digits",
     "train.epochs": 3,
-    "train.batch_size": 64,
+    "train.batch_size": 128,
     "train.label_smoothing": 0.1,
+    "plot.dpi": 50,
+    "plot.mistakes": 4,
+    "plot.samples": 4,
 }
+LONGER = 4  # epochs of a second run that DVC's cache has, see conftest.py
 OUTPUT_FOLDERS = ("data", "models", "metrics", "plots")
 
 
@@ -53,15 +58,16 @@ class Project:
     def copy_to(self, root: Path) -> "Project":
         """Return a copy of this project with everything in it: outputs, Git's and DVC's history."""
         shutil.copytree(self.root, root, symlinks=True)
-        return self._at(root)
+        return self.at(root)
 
     def clone_to(self, root: Path) -> "Project":
         """Return a plain `git clone` of this project: what Git tracks, none of DVC's cache."""
         _git("clone", "--quiet", "--no-hardlinks", str(self.root), str(root), cwd=self.root)
-        return self._at(root)
+        return self.at(root)
 
     @staticmethod
-    def _at(root: Path) -> "Project":
+    def at(root: Path) -> "Project":
+        """Return the project that lies in a folder."""
         project = object.__new__(Project)
         project.root = root
         return project
@@ -137,6 +143,14 @@ class Project:
             for folder in OUTPUT_FOLDERS
             for path in sorted((self.root / folder).rglob("*"))
             if path.is_file()
+        }
+
+    def times(self) -> dict[Path, int]:
+        """Return when each output was last written, in nanoseconds."""
+        return {
+            path: path.stat().st_mtime_ns
+            for folder in OUTPUT_FOLDERS
+            for path in (self.root / folder).rglob("*")
         }
 
     def git_status(self) -> str:

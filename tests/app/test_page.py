@@ -205,15 +205,6 @@ def wait(condition: Callable[[], object], what: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """Return a project with a trained model, whose run is committed."""
-    project = Project(tmp_path_factory.mktemp("app") / "project")
-    project.run("dvc", "repro", "evaluate")
-    project.commit("three epochs")
-    return project
-
-
-@pytest.fixture(scope="module")
 def proxied() -> Iterator[tuple[str, list[Any]]]:
     """Return the address of a proxy, and what has come to it: anything that leaves the machine."""
     came: list[Any] = []
@@ -236,10 +227,10 @@ def proxied() -> Iterator[tuple[str, list[Any]]]:
 @pytest.fixture(scope="module")
 def server(
     driver: webdriver.Chrome,  # noqa: ARG001 - without a browser there is no need to start
-    project: Project,
+    finished: Project,
     proxied: tuple[str, list[Any]],
 ) -> Iterator[Server]:
-    server = Server(project, proxied[0])
+    server = Server(finished, proxied[0])
     try:
         yield server
         # Ctrl-C ends it, without a traceback, and nothing was asked of another machine.
@@ -266,9 +257,9 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrom
 
 
 @pytest.fixture
-def page(driver: webdriver.Chrome, server: Server, project: Project) -> Iterator[Page]:
+def page(driver: webdriver.Chrome, server: Server, finished: Project) -> Iterator[Page]:
     """Return the page, loaded anew; after the test its console and its requests are looked at."""
-    page = Page(driver, server, project)
+    page = Page(driver, server, finished)
     page.load()
     yield page
     page.check()

@@ -1,17 +1,35 @@
 """Projects whose runs are made up, so that what is to be found in them is known."""
 
+import io
 import json
 import subprocess
+import sys
+from contextlib import chdir, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pandas as pd
+import pytest
 from ruamel.yaml import YAML
 
+from image_pipeline.__main__ import main
 from project import Project
 
 TEST_HASH = "0123456789abcdef0123456789abcdef"
+
+
+def call(project: Project, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """Run `python -m image_pipeline` in a project's root, here, which saves the imports."""
+    out, err = io.StringIO(), io.StringIO()
+    command = ["image-pipeline", *arguments]
+    here, asked = chdir(project.root), patch.object(sys, "argv", command)
+    with here, asked, redirect_stdout(out), redirect_stderr(err):
+        status = main()
+    if check and status:
+        pytest.fail(f"{' '.join(command)}: {status}\n{out.getvalue()}\n{err.getvalue()}")
+    return subprocess.CompletedProcess(command, status, out.getvalue(), err.getvalue())
 
 
 class MadeUp(Project):
@@ -19,12 +37,12 @@ class MadeUp(Project):
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        for folder in ("plots", "metrics"):
+        for folder in ("plots", "metrics", ".dvc"):
             (root / folder).mkdir(parents=True)
+        (root / ".dvc" / "config").touch()  # as `dvc init` does, which takes a second
+        (root / ".dvc" / ".gitignore").write_text("/config.local\n/tmp\n/cache\n")
         (root / "dvc.yaml").write_text("stages: {}\n")
-        for command in (["init", "--quiet"], ["branch", "-m", "main"]):
-            subprocess.run(["git", *command], cwd=root, check=True, capture_output=True)
-        subprocess.run(["dvc", "init", "--quiet"], cwd=root, check=True, env=self.environment())
+        subprocess.run(["git", "init", "--quiet", "-b", "main"], cwd=root, check=True)
 
     def record(self, table: pd.DataFrame, test_hash: str = TEST_HASH, **params: Any) -> None:
         """Write what a run with such predictions leaves, and commit it."""

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from experiments.experiment_projects import MadeUp, predictions
-from project import ROOT, SMALL, Project
+from experiments.experiment_projects import MadeUp, call, predictions
+from project import LONGER, Project
 
 COMPARE = (sys.executable, "-m", "image_pipeline", "compare")
 
@@ -26,8 +26,7 @@ def made_up(tmp_path: Path) -> MadeUp:
 def compare(
     project: Project, *arguments: str, check: bool = True
 ) -> subprocess.CompletedProcess[str]:
-    path = {"PYTHONPATH": str(ROOT / "src")}
-    return project.run(*COMPARE, *arguments, env=path, check=check)
+    return call(project, "compare", *arguments, check=check)
 
 
 def refused(project: Project, *arguments: str) -> str:
@@ -187,14 +186,11 @@ def test_time_and_memory(tmp_path: Path, images: int) -> None:
 
 
 @pytest.fixture(scope="module")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> Project:
+def digits(finished: Project) -> Project:
     """Return a project with a committed run and an experiment."""
-    project = Project(tmp_path_factory.mktemp("compare") / "digits", SMALL)
-    project.run("dvc", "repro")
-    project.commit("its run")
-    project.run("dvc", "exp", "run", "--name", "longer", "-S", "train.epochs=4")
-    project.run("git", "checkout", "--quiet", ".")
-    return project
+    finished.run("dvc", "exp", "run", "--name", "longer", "-S", f"train.epochs={LONGER}")
+    finished.run("git", "checkout", "--quiet", ".")
+    return finished
 
 
 @pytest.mark.slow

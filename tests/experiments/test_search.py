@@ -23,7 +23,7 @@ from optuna.trial import TrialState
 from image_pipeline.common.errors import ParamsError
 from image_pipeline.experiments import queue, spaces, trials
 from image_pipeline.experiments.trials import NUMBER, search
-from project import SMALL, Project
+from project import Project
 
 COMMAND = (sys.executable, "-m", "image_pipeline")
 SPACE: dict[str, BaseDistribution] = {
@@ -243,12 +243,11 @@ train.model.mlp.hidden_sizes: [[8], [16, 8]]
 
 
 @pytest.mark.slow
-def test_killed_five_times_on_digits(tmp_path: Path) -> None:
+def test_killed_five_times_on_digits(finished: Project, tmp_path: Path) -> None:
     """Thirty trials would take minutes; the loop's own test has so many."""
-    whole = Project(tmp_path / "whole", SMALL)
+    whole = finished
     (whole.root / "recipes/spaces/tiny.yaml").write_text(TINY)
-    whole.run("dvc", "repro")
-    whole.commit("its run")
+    whole.commit("a space")
     killed = whole.copy_to(tmp_path / "killed")
     arguments = ("search", "tiny", "--trials", "6", "--jobs", "2")
     expected = whole.run(*COMMAND, *arguments, "--picture", "matters.png", timeout=900)

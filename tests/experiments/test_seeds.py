@@ -14,14 +14,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments.experiment_projects import MadeUp, predictions
+from experiments.experiment_projects import MadeUp, call, predictions
 from image_pipeline.experiments.repeats import name_of, paired_p, spread
 from image_pipeline.experiments.revisions import resolve
 from image_pipeline.experiments.settings import settings_key
-from project import ROOT, SMALL, Project
+from project import SMALL, Project
 
 COMMAND = (sys.executable, "-m", "image_pipeline")
-OF_THIS_CODE = {"PYTHONPATH": str(ROOT / "src")}
 
 
 def test_the_spread_is_scipys() -> None:
@@ -76,23 +75,21 @@ def repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MadeUp:
 
 
 def test_two_settings_are_paired_by_seed(repeated: MadeUp) -> None:
-    done = repeated.run(*COMMAND, "compare", "plain", "longer", "--seeds", env=OF_THIS_CODE)
+    done = call(repeated, "compare", "plain", "longer", "--seeds")
     assert "over 3 seeds B - A is +0.93 points" in done.stdout
     assert "B is better, by more than the seeds' chance" in done.stdout
     [row] = [line for line in done.stdout.splitlines() if line.startswith("errors ")]
     assert row.split()[1:4] == ["52.7", "43.3", "-9.3"]
 
     asked = ("compare", "plain", "longer", "--seeds", "--json")
-    values = json.loads(repeated.run(*COMMAND, *asked, env=OF_THIS_CODE).stdout)
+    values = json.loads(call(repeated, *asked).stdout)
     assert values["seeds"] == [1, 2, 3]
     expected = stats.ttest_rel([44, 41, 45], [54, 49, 55])
     assert values["metrics"]["errors"]["p"] == pytest.approx(expected.pvalue)
     edges = expected.confidence_interval()
     assert values["metrics"]["errors"]["difference"]["interval"] == pytest.approx(list(edges))
     asked = ("compare", "plain", "longer", "--seeds", "--markdown")
-    assert "\n| accuracy | 94.733% | 95.667% |" in (
-        repeated.run(*COMMAND, *asked, env=OF_THIS_CODE).stdout
-    )
+    assert "\n| accuracy | 94.733% | 95.667% |" in call(repeated, *asked).stdout
 
 
 def test_too_few_seeds_in_common(repeated: MadeUp) -> None:
@@ -103,7 +100,7 @@ def test_too_few_seeds_in_common(repeated: MadeUp) -> None:
         ("main", "the same settings"),
     ):
         asked = ("compare", "main", other, "--seeds")
-        done = repeated.run(*COMMAND, *asked, env=OF_THIS_CODE, check=False)
+        done = call(repeated, *asked, check=False)
         assert done.returncode == 1
         assert said in done.stderr
         assert done.stderr.count("\n") == 1
@@ -116,7 +113,7 @@ def test_runs_on_other_images_are_not_repeats(repeated: MadeUp) -> None:
         name = name_of(settings_key(resolve("HEAD")), seed)
         repeated.run("git", "update-ref", f"refs/exps/00/{'0' * 38}/{name}", "HEAD")
     asked = ("compare", "plain", "HEAD", "--seeds")
-    done = repeated.run(*COMMAND, *asked, env=OF_THIS_CODE, check=False)
+    done = call(repeated, *asked, check=False)
     assert done.returncode == 1
     assert "are of other images" in done.stderr
 
@@ -130,7 +127,7 @@ def test_what_settings_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         return settings_key(resolve("workspace"))
 
     assert now() == key
-    project.set_params({"train.seed": 9, "machine.cores": 1, "plot.dpi": 50})
+    project.set_params({"train.seed": 9, "machine.cores": 1, "plot.dpi": 60})
     (project.root / "src/image_pipeline/plotting/new.py").write_text("# draws\n")
     (project.root / "README.md").write_text("other words\n")
     assert now() == key
@@ -158,25 +155,10 @@ def test_what_settings_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     ],
 )
 def test_wrong_arguments(arguments: tuple[str, ...], said: str, tmp_path: Path) -> None:
-    done = subprocess.run(
-        [*COMMAND, "seeds", *arguments],
-        cwd=tmp_path,
-        env=os.environ | OF_THIS_CODE,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = call(Project.at(tmp_path), "seeds", *arguments, check=False)
     assert done.returncode in (1, 2)
     assert done.stderr.startswith(f"seeds: error: {said}")
     assert done.stderr.count("\n") == 1
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    project = Project(tmp_path_factory.mktemp("seeds") / "project")
-    project.run("dvc", "repro")
-    project.commit("its run")
-    return project
 
 
 def seeds(project: Project, *arguments: str, check: bool = True) -> dict[str, object]:

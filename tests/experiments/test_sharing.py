@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil  # type: ignore[import-untyped]
 import pytest
 
-from project import ROOT, SMALL, Project, require
+from project import LONGER, ROOT, Project, require
 
 PAGE = ROOT / "docs" / "sharing.md"
 BLOCKS = re.findall(
@@ -104,19 +104,11 @@ def server(tmp_path: Path) -> Iterator[Server]:
     found.kill()
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    project = Project(tmp_path_factory.mktemp("sharing") / "project", SMALL)
-    project.run("git", "branch", "-m", "main")
-    project.run("dvc", "repro")
-    project.commit("its run")
-    return project
-
-
 @pytest.fixture
 def shared(finished: Project, server: Server, tmp_path: Path) -> Project:
     """Return a project with a bare Git remote and the server as DVC's."""
     project = finished.copy_to(tmp_path / "here")
+    project.run("git", "branch", "-M", "main")
     bare = tmp_path / "origin.git"
     subprocess.run(["git", "init", "--quiet", "--bare", "-b", "main", bare], check=True)
     project.run("git", "remote", "add", "origin", str(bare))
@@ -127,12 +119,12 @@ def shared(finished: Project, server: Server, tmp_path: Path) -> Project:
 def clone_of(project: Project, root: Path) -> Project:
     origin = project.run("git", "remote", "get-url", "origin").stdout.strip()
     subprocess.run(["git", "clone", "--quiet", origin, root], check=True)
-    return Project._at(root)
+    return Project.at(root)
 
 
 def test_pushed_here_and_pulled_elsewhere(shared: Project, server: Server, tmp_path: Path) -> None:
     server.run(shared, PUSH)
-    shared.run("dvc", "exp", "run", "--name", "longer", "-S", "train.epochs=4")
+    shared.run("dvc", "exp", "run", "--name", "longer", "-S", f"train.epochs={LONGER}")
     server.run(shared, PUSH_EXPERIMENT + PUSH)
 
     elsewhere = clone_of(shared, tmp_path / "elsewhere")
@@ -168,7 +160,7 @@ def whole_files(storage: Path) -> list[str]:
 
 
 def test_the_server_dies_in_mid_push(shared: Project, server: Server, tmp_path: Path) -> None:
-    (shared.root / "big.bin").write_bytes(os.urandom(200_000_000))
+    (shared.root / "big.bin").write_bytes(os.urandom(64_000_000))
     shared.run("dvc", "add", "--quiet", "big.bin")
     shared.commit("a large file")
     env = server.env | {"PATH": f"{server.root}/bin:{shared.environment()['PATH']}"}

@@ -16,7 +16,7 @@ from project import ROOT, require
 
 CASES = Path(__file__).with_name("cases.py")
 # AMD's and Intel's, without AVX-512; the native one adds what it has beyond. Two others, of the
-# same makers, train networks in test_networks.py.
+# same makers, train networks in pipeline/test_networks.py.
 PROCESSORS = ("EPYC-Milan", "Haswell")
 
 

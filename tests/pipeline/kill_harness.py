@@ -12,11 +12,13 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
 
+import psutil  # type: ignore[import-untyped]
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -25,8 +27,7 @@ from project import OUTPUT_FOLDERS, SHARED_MNIST, SMALL, Project
 STAGES = ("download", "tensorize", "train", "evaluate", "plot", "export")
 DVC_ITSELF = "dvc"  # as an aim: while DVC starts, before any stage
 AIMS = (DVC_ITSELF, *STAGES)
-QUICK = {**SMALL, "train.batch_size": 512}  # so large that there is a worker to be left behind
-POLL = 0.005  # seconds
+POLL = 0.01  # seconds
 PATIENCE = 300.0  # seconds until something that must happen has happened
 AFTER = 1.2  # kills fall up to this share of a stage's duration: DVC's own work after it, too
 SIGTERM_BIT = 1 << (signal.SIGTERM - 1)
@@ -108,11 +109,12 @@ class Command:
     def _members(self) -> list[tuple[int, int]]:
         """Process and group ids of the session's processes that are not dead yet."""
         found = []
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit():
-                fields = _read(int(entry.name), "stat").rpartition(")")[2].split()
-                if fields and int(fields[3]) == self.process.pid and fields[0] not in "ZX":
-                    found.append((int(entry.name), int(fields[2])))
+        for pid in psutil.pids():
+            with suppress(ProcessLookupError):  # it has just ended
+                if os.getsid(pid) == self.process.pid:
+                    state = _read(pid, "stat").rpartition(")")[2].split()[:1]
+                    if state and state[0] not in "ZX":
+                        found.append((pid, os.getpgid(pid)))
         return found
 
 
@@ -254,7 +256,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=60, help="stop after so many (60)")
     parser.add_argument("--seed", type=int, default=0, help="of the first round (0)")
     arguments = parser.parse_args()
-    params = dict(QUICK)
+    params = dict(SMALL)
     if SHARED_MNIST.is_dir():
         params |= {"download.dataset": "mnist", "train.epochs": 4, "train.batch_size": 512}
         os.environ["DATASET_MIRROR"] = str(SHARED_MNIST)

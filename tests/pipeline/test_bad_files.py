@@ -8,7 +8,6 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 from kill_harness import Undisturbed
 from safetensors import safe_open
@@ -39,31 +38,16 @@ def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1])
 
 
-def make_a_folder(path: Path) -> None:
-    path.unlink()
-    path.mkdir()
-
-
 def dangle(path: Path) -> None:
     path.unlink()
     path.symlink_to("nowhere")
 
 
-def rewrite(path: Path, change: Callable[[dict[str, np.ndarray]], None]) -> None:
-    """Change a safetensors file's tensors and keep its metadata."""
+def other_shape(path: Path) -> None:
     with safe_open(path, framework="numpy") as file:
         metadata = file.metadata()
     tensors = load_file(path)
-    change(tensors)
-    save_file(tensors, path, metadata)
-
-
-def other_shape(path: Path) -> None:
-    rewrite(path, lambda split: split.update(images=split["images"][:, :, :27].copy()))
-
-
-def not_a_number(path: Path) -> None:
-    rewrite(path, lambda weights: weights["hidden.0.weight"].fill(np.nan))
+    save_file(tensors | {"images": tensors["images"][:, :, :27].copy()}, path, metadata)
 
 
 def shorten(path: Path) -> None:
@@ -74,18 +58,12 @@ RAW = f"data/raw/{FILE}"
 TRAIN, VALIDATION, TEST = (
     f"data/tensors/{name}.safetensors" for name in ("train", "validation", "test")
 )
-MODEL = "models/model.safetensors"
 PREDICTIONS = "plots/predictions.csv"
-TORN = "it is no valid safetensors file ("
 CASES: list[tuple[str, str, Damage, str, str]] = [
     # stage, file, damage, cause, the stage to run anew
     ("tensorize", RAW, truncate, "not a whole gzip file (", "--force download"),
-    ("train", TRAIN, truncate, TORN, "--force tensorize"),
     ("train", VALIDATION, dangle, "not found", "tensorize"),
     ("evaluate", TEST, other_shape, "images of shape (1, 27, 28), the model takes", ""),
-    ("evaluate", MODEL, not_a_number, "`hidden.0.weight` is not float32 and", "--force train"),
-    ("plot", MODEL, not_a_number, "its first layer is not float32 and fin", "--force train"),
-    ("plot", TEST, make_a_folder, "cannot be read (it is a folder)", "--force tensorize"),
     ("plot", PREDICTIONS, shorten, " rows for the 360 images of data/tens", "--force evaluate"),
 ]
 
@@ -102,7 +80,7 @@ def files(project: Project) -> dict[str, bytes | None]:
 @pytest.mark.parametrize(
     ("stage", "name", "damage", "cause", "remedy"),
     CASES,
-    ids=[f"{stage}-{Path(name).stem}-{number}" for number, (stage, name, *_) in enumerate(CASES)],
+    ids=[stage for stage, *_ in CASES],
 )
 def test_a_bad_file_ends_the_stage_in_one_line(
     stage: str, name: str, damage: Damage, cause: str, remedy: str, done: Project
@@ -115,7 +93,7 @@ def test_a_bad_file_ends_the_stage_in_one_line(
     assert ended.stderr.strip().count("\n") == 0
     assert ended.stderr.strip().startswith(f"{stage}: error: ")
     assert cause in ended.stderr
-    assert (name in ended.stderr) or name == TRAIN
+    assert name in ended.stderr
     assert f"`dvc repro {remedy}".rstrip() in ended.stderr
     assert files(done) == before
 
@@ -151,5 +129,5 @@ def test_extreme_settings_work_together(done: Project) -> None:
     # One step an epoch, the first one of warmup; all images share one draw.
     done.set_params({"train.epochs": 5, "train.batch_size": 1_000_000})
     done.set_params({"train.augmentation.group_size": 4096})
-    for stage in ("train", "evaluate", "plot", "export"):
+    for stage in ("train", "plot"):
         done.stage(stage)

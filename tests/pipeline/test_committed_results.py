@@ -2,43 +2,33 @@
 
 import csv
 import json
-import shutil
-import subprocess
 from pathlib import Path
 
 import numpy as np
+from kill_harness import STAGES
 from PIL import Image
 
 from image_pipeline.tensors.tensor_files import read_sample
-from project import ROOT, SHARED_MNIST, Project, require
+from project import ROOT, Project
 
 
-def test_the_committed_run_is_what_the_code_makes(tmp_path: Path) -> None:
-    require(SHARED_MNIST.is_dir(), "a copy of MNIST in ../shared")
-    clone = Clone(tmp_path / "clone")
-    # With what is committed in place, DVC would see nothing to do in the last two stages.
-    for folder in ("metrics", "plots"):
-        shutil.rmtree(clone.root / folder)
-    mirror = {"DATASET_MIRROR": str(SHARED_MNIST)}
-    first = clone.run("dvc", "repro", env=mirror, timeout=900)
-    for stage in ("download", "tensorize", "train", "evaluate", "plot", "export"):
-        assert f"Running stage '{stage}'" in first.stdout
-    assert "WARNING" not in first.stderr
+def test_the_committed_run_is_what_the_code_makes(mnist_run: tuple[Project, str, str]) -> None:
+    clone, said, warned = mnist_run
+    for stage in STAGES:
+        assert f"Running stage '{stage}'" in said
+    assert "WARNING" not in warned
     assert clone.git_status() == ""
 
-    check_predictions(clone)
-    second = clone.run("dvc", "repro", env=mirror)
-    assert "Running stage" not in second.stdout
-    assert "Data and pipelines are up to date." in second.stdout
 
-
-def check_predictions(project: Project) -> None:
-    """Hold what `predict` says of the test images, as 10,000 files, against what `evaluate` did."""
-    folder = project.root / "images"
+def test_predict_says_of_the_test_images_what_evaluate_did(
+    mnist_run: tuple[Project, str, str], tmp_path: Path
+) -> None:
+    """As 10,000 files."""
+    project, *_ = mnist_run
     images = read_sample(project.root / "data/tensors/test.safetensors", range(10_000)).images
     for number, image in enumerate(images[:, 0]):
-        Image.fromarray(image).save(folder / f"{number:05}.png")
-    done = project.run("python", "-m", "image_pipeline", "predict", "images", "--csv")
+        Image.fromarray(image).save(tmp_path / f"{number:05}.png")
+    done = project.run("python", "-m", "image_pipeline", "predict", str(tmp_path), "--csv")
     assert "WARNING" not in done.stderr
     rows = list(csv.DictReader(done.stdout.splitlines()))
     with (project.root / "plots/predictions.csv").open(encoding="utf-8") as file:
@@ -56,13 +46,3 @@ def test_the_committed_model_is_good_enough() -> None:
     assert metrics["images"] == 10_000
     assert metrics["accuracy"] >= 0.987
     assert metrics["errors"] == round((1 - metrics["accuracy"]) * 10_000)
-
-
-class Clone(Project):
-    """What is committed, as somebody else gets it: no data, no model, an empty cache."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        subprocess.run(["git", "clone", "--quiet", str(ROOT), str(root)], check=True)
-        assert not (root / "data").exists()
-        assert not (root / ".dvc" / "cache").exists()

@@ -12,20 +12,11 @@ import pytest
 from ruamel.yaml import YAML
 
 from declared_plots import CHARTS, PICTURES
-from project import OUTPUT_FOLDERS, ROOT, Project
+from project import ROOT, Project
 
 DVC = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())
 STAGES = list(DVC["stages"])
 AFTER_TRAINING_CHANGED = ["train", "evaluate", "plot", "export"]  # the stages that then run again
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """Return a project whose run is committed. Tests read it, or work on a copy."""
-    project = Project(tmp_path_factory.mktemp("dvc_usage") / "finished")
-    project.run("dvc", "repro")
-    project.commit("its run")
-    return project
 
 
 @pytest.fixture
@@ -69,29 +60,17 @@ def changed(finished: Project, tmp_path_factory: pytest.TempPathFactory) -> Proj
     return project
 
 
-def times(project: Project) -> dict[Path, int]:
-    """Return when each output was last written, in nanoseconds."""
-    return {
-        path: path.stat().st_mtime_ns
-        for folder in OUTPUT_FOLDERS
-        for path in (project.root / folder).rglob("*")
-    }
-
-
-def test_a_second_repro_runs_nothing(copy: Project, tracer: Tracer) -> None:
-    before = times(copy)
-    done = copy.run("dvc", "repro", env=tracer.env)
-    assert "Data and pipelines are up to date." in done.stdout
-    assert tracer.commands() == []
-    assert times(copy) == before
-    assert copy.git_status() == ""
-
-
 def test_settings_that_ran_before_come_back_without_running(
     finished: Project, changed: Project, tmp_path: Path, tracer: Tracer
 ) -> None:
     first, second = finished.hashes(), changed.hashes()
-    assert second["models/model.safetensors"] != first["models/model.safetensors"]
+    # What is compared here, and of other machines elsewhere, does depend on what is computed.
+    of_the_data = {
+        name for name in first if name.startswith(("data/", "metrics/data", "plots/data"))
+    }
+    of_the_images = ("class_balance.csv", "class_balance.png", "samples.png", "training_sample.png")
+    same = of_the_data | {f"plots/{name}" for name in of_the_images}
+    assert {name for name in first if first[name] == second[name]} == same
 
     again = changed.copy_to(tmp_path / "again")
     again.set_params({"train.epochs": 3})
@@ -154,19 +133,15 @@ def test_one_changed_setting_is_compared_with_the_last_commit(changed: Project) 
 
 
 def test_what_other_settings_move_fits_on_a_screen(copy: Project) -> None:
-    """Nothing of each class is among the metrics, no matter which settings change."""
-    for changes in (
-        {"train.seed": 1},
-        {"tensorize.seed": 1, "tensorize.validation_fraction": 0.2, "train.epochs": 2},
-    ):
-        copy.set_params(changes)
-        copy.run("dvc", "repro")
-        metrics = json.loads(copy.run("dvc", "metrics", "diff", "--json").stdout)
-        rows = [(path, key) for path, changed in metrics.items() for key in changed]
-        assert {("metrics/test.json", "errors"), ("metrics/train.json", "train.loss")} <= {*rows}
-        assert len(rows) <= 12
-        table = copy.run("dvc", "metrics", "diff", "--md").stdout
-        assert table.count("\n| metrics/") == len(rows)
+    """Nothing of each class is among the metrics: all of them change here."""
+    copy.set_params({"tensorize.seed": 1, "tensorize.validation_fraction": 0.2, "train.epochs": 2})
+    copy.run("dvc", "repro")
+    metrics = json.loads(copy.run("dvc", "metrics", "diff", "--json").stdout)
+    rows = [(path, key) for path, changed in metrics.items() for key in changed]
+    assert {("metrics/test.json", "errors"), ("metrics/train.json", "train.loss")} <= {*rows}
+    assert len(rows) <= 12
+    table = copy.run("dvc", "metrics", "diff", "--md").stdout
+    assert table.count("\n| metrics/") == len(rows)
 
 
 def test_two_commits_of_a_plain_clone_are_compared(changed: Project, tmp_path: Path) -> None:
@@ -187,26 +162,25 @@ def experiments(project: Project) -> dict[str, dict[str, str]]:
     return {row["Experiment"]: row for row in csv.DictReader(table.splitlines())}
 
 
-def test_experiments_are_listed_and_fit_on_a_screen(finished: Project, tmp_path: Path) -> None:
+def test_experiments_are_listed_and_fit_on_a_screen(changed: Project, tmp_path: Path) -> None:
     """A queue of them is in experiments/test_seeds.py."""
-    clone = finished.clone_to(tmp_path / "clone")
+    project = changed.copy_to(tmp_path / "copy")  # whose cache has the run of two epochs
+    project.run("git", "checkout", "--quiet", ".")
     names = {"GIT_AUTHOR_NAME": "test", "GIT_COMMITTER_NAME": "test"}
     mails = {"GIT_AUTHOR_EMAIL": "test@example.com", "GIT_COMMITTER_EMAIL": "test@example.com"}
     identity = names | mails
 
     def run(*command: str) -> str:
-        return clone.run("dvc", *command, env=identity).stdout
+        return project.run("dvc", *command, env=identity).stdout
 
     run("exp", "run", "--name", "at-once", "-S", "train.epochs=2")
-    at_once = json.loads((clone.root / "metrics/train.json").read_text())
+    at_once = json.loads((project.root / "metrics/train.json").read_text())
     assert at_once["epochs"] == 2
-    clone.run("git", "checkout", "--quiet", "--", ".")
-    one_epoch = ("exp", "run", "--temp", "-S", "train.epochs=1")
-    run(*one_epoch, "--name", "aside")
-    run(*one_epoch, "--name", "seeded", "-S", "train.seed=1")
+    project.run("git", "checkout", "--quiet", ".")
+    run("exp", "run", "--temp", "--name", "aside", "-S", "train.epochs=1", "-S", "train.seed=1")
 
-    rows = experiments(clone)
-    for name, epochs, seed in (("at-once", "2", "0"), ("aside", "1", "0"), ("seeded", "1", "1")):
+    rows = experiments(project)
+    for name, epochs, seed in (("at-once", "2", "0"), ("aside", "1", "1")):
         assert rows[name]["train.epochs"] == rows[name]["epochs"] == epochs
         assert rows[name]["train.seed"] == seed
         assert 0.3 < float(rows[name]["accuracy"]) <= 1
@@ -214,26 +188,26 @@ def test_experiments_are_listed_and_fit_on_a_screen(finished: Project, tmp_path:
     assert float(rows["at-once"]["validation.accuracy"]) == at_once["validation"]["accuracy"]
     shown = json.loads(run("exp", "show", "--json"))
     found = {item["name"] for base in shown for item in base["experiments"] or []}
-    assert found == {"at-once", "aside", "seeded"}
+    assert found == {"at-once", "aside"}
     # The files' hashes would come last, and leave no room for the settings before them.
     on_a_screen = ("--only-changed", "--no-pager", "--hide-workspace")
     drop = ("--drop", ".*/|Created|.*loss|expected")
-    wide = clone.run("dvc", "exp", "show", *on_a_screen, *drop, env={"COLUMNS": "160"}).stdout
-    assert all(column in wide for column in ("errors", "train.seed", "train.epochs", "seeded"))
+    wide = project.run("dvc", "exp", "show", *on_a_screen, *drop, env={"COLUMNS": "160"}).stdout
+    assert all(column in wide for column in ("errors", "train.seed", "train.epochs", "aside"))
     assert "…" not in wide
-    assert clone.git_status() == ""
+    assert project.git_status() == ""
 
 
 @pytest.mark.parametrize("name", STAGES)
 def test_help_says_what_the_stage_does(name: str, finished: Project) -> None:
-    before = times(finished)
+    before = finished.times()
     done = finished.run("python", f"stages/{name}.py", "--help")
     first_line = (ROOT / "stages" / f"{name}.py").read_text().splitlines()[0].removeprefix('"""')
     assert done.stdout.startswith(f"usage: python stages/{name}.py [-h]\n")
     assert first_line.rstrip('"') in done.stdout
     assert "params.yaml" in done.stdout
     assert done.stderr == ""
-    assert times(finished) == before
+    assert finished.times() == before
 
 
 @pytest.mark.parametrize("name", STAGES)
@@ -250,36 +224,29 @@ def test_a_stage_says_when_it_runs_elsewhere(name: str, finished: Project, tmp_p
     assert list(elsewhere.iterdir()) == []
 
 
-BAD_PARAMS = {
-    "a mistyped block": (
-        ("evaluate:", "evalaute:"),
-        ["evalaute: unknown key", "evaluate: missing"],
-    ),
-    "a wrong type": (
-        ("  epochs: 3 ", "  epochs: many "),
-        ["train.epochs: 'many' is not allowed: input should be a valid integer"],
-    ),
-}
+MISTAKES = {"evaluate:": "evalaute:", "  epochs: 3 ": "  epochs: many "}
+PROBLEMS = (
+    "evalaute: unknown key",
+    "evaluate: missing",
+    "train.epochs: 'many' is not allowed: input should be a valid integer",
+)
 
 
-@pytest.mark.parametrize("mistake", BAD_PARAMS)
-def test_every_stage_refuses_bad_params_before_it_touches_anything(
-    mistake: str, copy: Project
-) -> None:
-    (right, wrong), expected = BAD_PARAMS[mistake]
+def test_every_stage_refuses_bad_params_before_it_touches_anything(copy: Project) -> None:
     params = copy.root / "params.yaml"
-    text = params.read_text()
-    assert text.count(right) == 1
-    params.write_text(text.replace(right, wrong))
-    hashes, before = copy.hashes(), times(copy)
+    for right, wrong in MISTAKES.items():
+        text = params.read_text()
+        assert text.count(right) == 1
+        params.write_text(text.replace(right, wrong))
+    hashes, before = copy.hashes(), copy.times()
     for name in STAGES:
         done = copy.stage(name, check=False)
         assert done.returncode == 2, done.stderr
         assert done.stderr.startswith(f"{name}: error: params.yaml: ")
         assert done.stderr.count("\n") == 1
-        for problem in expected:
+        for problem in PROBLEMS:
             assert problem in done.stderr
         assert done.stdout == ""
     assert copy.hashes() == hashes
-    assert times(copy) == before
+    assert copy.times() == before
     assert copy.git_status() == " M params.yaml\n"

@@ -10,7 +10,7 @@ import pytest
 from huggingface_hub import ModelCard
 from kill_harness import Undisturbed
 from PIL import Image
-from test_networks import HEAD, HYBRID
+from test_networks import HEAD, HYBRID, keep_few
 
 from image_pipeline.tensors.tensor_files import read_sample
 from project import ROOT, SHARED_MNIST, Project, require
@@ -59,11 +59,11 @@ class Model(nn.Module):
 def mnist(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """Return a project with MNIST's tensors, and a network of a user's in it."""
     require(SHARED_MNIST.is_dir(), "a copy of MNIST in ../shared")
-    params = {"train.epochs": 1, "tensorize.validation_fraction": 0.5}
-    project = Project(tmp_path_factory.mktemp("mnist") / "project", params)
+    project = Project(tmp_path_factory.mktemp("mnist") / "project", {"train.epochs": 1})
     (project.root / "src/image_pipeline/models/own.py").write_text(f"{HEAD}{HYBRID}")
     for stage in ("download", "tensorize"):
         project.stage(stage, env={"DATASET_MIRROR": str(SHARED_MNIST)})
+    keep_few(project, {"train": 5000, "validation": 1000})  # of the test split, all
     return project
 
 

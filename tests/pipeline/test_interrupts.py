@@ -4,11 +4,11 @@ import signal
 import time
 
 import pytest
-from kill_harness import QUICK, Command, Undisturbed, forget, outputs
+from kill_harness import Command, Undisturbed, forget, outputs
 
-from project import Project
+from project import SMALL, Project
 
-LONG_RUN = {**QUICK, "train.epochs": 3000}
+LONG_RUN = {**SMALL, "train.epochs": 3000}
 
 
 def interrupt(command: Command, *signals: int) -> float:
@@ -105,4 +105,4 @@ def test_waiting_for_the_other_run_is_interrupted_too(
                 "train: error: interrupted; run `dvc repro` to go on",
             ]
     finally:
-        project.set_params(QUICK)
+        project.set_params(SMALL)

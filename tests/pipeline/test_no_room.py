@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from kill_harness import Undisturbed, outputs
+from kill_harness import outputs
 
 from project import Project, require
 
@@ -25,22 +25,10 @@ STAGES_THAT_WRITE = {
 }
 
 
-@pytest.fixture(scope="module")
-def committed(undisturbed: tuple[Project, Undisturbed]) -> tuple[Project, dict[str, str]]:
-    """A project with a committed whole run, and that run's outputs."""
-    project, _ = undisturbed
-    project.commit("a good run")
-    return project, outputs(project)
-
-
 @pytest.fixture
-def finished(committed: tuple[Project, dict[str, str]]) -> tuple[Project, dict[str, str]]:
-    """The same, brought back to the commit whatever the test before did."""
-    project, before = committed
-    project.run("git", "checkout", "--quiet", ".")
-    project.run("dvc", "checkout", "--quiet", "--force")
-    assert outputs(project) == before
-    return project, before
+def committed(finished: Project, tmp_path: Path) -> tuple[Project, dict[str, str]]:
+    """A project with a committed whole run, and that run's outputs."""
+    return finished.copy_to(tmp_path / "project"), outputs(finished)
 
 
 def kept(project: Project, before: dict[str, str]) -> bool:
@@ -82,9 +70,9 @@ def mounted(folder: Path, *options: str) -> Iterator[None]:
 
 @pytest.mark.parametrize(("stage", "folder"), STAGES_THAT_WRITE.items())
 def test_the_disk_is_full(
-    finished: tuple[Project, dict[str, str]], stage: str, folder: str
+    committed: tuple[Project, dict[str, str]], stage: str, folder: str
 ) -> None:
-    project, before = finished
+    project, before = committed
     target = project.root / folder
     # A small disk over the folder, filled with the good outputs and then to its last byte.
     saved = {path.name: path.read_bytes() for path in target.iterdir()}
@@ -104,8 +92,8 @@ def test_the_disk_is_full(
     assert kept(project, before)
 
 
-def test_the_folder_is_read_only(finished: tuple[Project, dict[str, str]]) -> None:
-    project, before = finished
+def test_the_folder_is_read_only(committed: tuple[Project, dict[str, str]]) -> None:
+    project, before = committed
     stage, folder = "evaluate", "plots"
     target = project.root / folder
     with mounted(target, "--bind", str(target)):
@@ -121,9 +109,9 @@ def test_the_folder_is_read_only(finished: tuple[Project, dict[str, str]]) -> No
 
 
 def test_a_limit_of_file_size_under_dvc_and_the_way_back(
-    finished: tuple[Project, dict[str, str]],
+    committed: tuple[Project, dict[str, str]],
 ) -> None:
-    project, before = finished
+    project, before = committed
     project.set_params({"train.model.mlp.hidden_sizes": [300]})
     # In units of 1024 bytes: a model of 0.9 MB does not fit, everything else does.
     done = project.run("bash", "-c", "ulimit -f 600; exec dvc repro", check=False)
@@ -161,11 +149,11 @@ def test_a_limit_of_file_size_under_dvc_and_the_way_back(
     ids=["divergence", "memory"],
 )
 def test_training_that_cannot_go_on(
-    finished: tuple[Project, dict[str, str]],
+    committed: tuple[Project, dict[str, str]],
     params: dict[str, object],
     said: tuple[str, str],
 ) -> None:
-    project, before = finished
+    project, before = committed
     project.set_params(params)
     require(os.name == "posix", "ulimit")
     done = project.run("bash", "-c", "ulimit -v 4000000; exec python stages/train.py", check=False)

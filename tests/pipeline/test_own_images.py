@@ -19,13 +19,13 @@ from safetensors.numpy import load_file
 
 from image_pipeline.datasets.digits import Digits
 from image_pipeline.datasets.idx import iterate_idx
-from project import IN_CI, ROOT, SHARED_MNIST, SMALL, Project, require
+from project import IN_CI, ROOT, SHARED_MNIST, Project, require
 
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 CLASSES = tuple(sorted(NAMES))
 SPLITS = {"train": 4000, "test": 1000}
 KINDS = 6  # of files, in turn
-LEARNING = SMALL | {"train.epochs": 12, "train.batch_size": 32, "train.label_smoothing": 0.0}
+LEARNING = ("-S", "train.epochs=4", "-S", "train.batch_size=32", "-S", "train.label_smoothing=0")
 
 
 def real_images(split: str, count: int, tmp_path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -80,15 +80,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, An
     return root, known
 
 
-@pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """Return a project whose run on the digits is committed."""
-    project = Project(tmp_path_factory.mktemp("own_images") / "project", LEARNING)
-    project.run("dvc", "repro")
-    project.commit("a run on the digits")
-    return project
-
-
 def metadata(path: Path) -> dict[str, Any]:
     with safe_open(path, framework="numpy") as file:
         found: dict[str, Any] = json.loads(file.metadata()["image_pipeline"])
@@ -96,14 +87,14 @@ def metadata(path: Path) -> dict[str, Any]:
 
 
 def test_an_experiment_on_them(
-    project: Project, folder: tuple[Path, dict[str, Any]], tmp_path: Path
+    finished: Project, folder: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:
     root, known = folder
-    before, copy = project.hashes(), project.copy_to(tmp_path / "copy")
+    before, copy = finished.hashes(), finished.copy_to(tmp_path / "copy")
     command = "dvc exp run -S download.dataset=folder -S download.folder.path=images"
     assert f"\n{command}\n" in (ROOT / "README.md").read_text()
     shutil.copytree(root, copy.root / "images", dirs_exist_ok=True)
-    done = copy.run(*command.split(), "-S", "tensorize.folder.fit=crop")
+    done = copy.run(*command.split(), *LEARNING, "-S", "tensorize.folder.fit=crop")
     assert "WARNING" not in done.stderr
 
     tensors = copy.root / "data" / "tensors"
@@ -160,8 +151,8 @@ def check_pixels(found: np.ndarray, given: np.ndarray, kinds: np.ndarray) -> Non
     assert difference.max() < 12  # two images of different digits differ by 30 and more
 
 
-def test_a_changed_folder_is_packed_anew(project: Project, tmp_path: Path) -> None:
-    copy = project.copy_to(tmp_path / "copy")
+def test_a_changed_folder_is_packed_anew(finished: Project, tmp_path: Path) -> None:
+    copy = finished.copy_to(tmp_path / "copy")
     for name in ("cat", "dog"):
         for number in range(10):
             path = copy.root / "images" / name / f"{number}.png"
@@ -204,15 +195,17 @@ def test_a_changed_folder_is_packed_anew(project: Project, tmp_path: Path) -> No
     assert "; they are left out\n" in done.stderr
 
 
-def test_other_data_sets_do_not_depend_on_them(project: Project, tmp_path: Path) -> None:
-    copy = project.copy_to(tmp_path / "copy")
+def test_other_data_sets_do_not_depend_on_them(finished: Project, tmp_path: Path) -> None:
+    copy = finished.copy_to(tmp_path / "copy")
     (copy.root / "images" / "cat").mkdir()
     (copy.root / "images" / "cat" / "1.png").write_bytes(b"?")
     assert "Running stage" not in copy.run("dvc", "repro").stdout
 
 
-def test_an_archive_from_a_url_needs_no_folder(project: Project, tmp_path: Path) -> None:
-    copy, served = project.copy_to(tmp_path / "copy"), tmp_path / "served"
+def test_an_archive_from_a_url_needs_no_folder_and_mnist_comes_back(
+    finished: Project, tmp_path: Path
+) -> None:
+    copy, served = finished.copy_to(tmp_path / "copy"), tmp_path / "served"
     for name in ("cat", "dog"):
         (served / "pets" / name).mkdir(parents=True)
         for number in range(10):
@@ -225,23 +218,14 @@ def test_an_archive_from_a_url_needs_no_folder(project: Project, tmp_path: Path)
     copy.run("dvc", "repro", "tensorize", env={"DATASET_MIRROR": str(served)})
     assert counts(copy) == [14, 2, 4]
 
-
-def test_switching_back_to_mnist_restores_the_committed_hashes(tmp_path: Path) -> None:
     require(SHARED_MNIST.is_dir(), "a copy of MNIST in ../shared")
-    images = tmp_path / "images"
-    for name in ("cat", "dog"):
-        (images / name).mkdir(parents=True)
-        for number in range(10):
-            Image.new("L", (9, 9), 20 * number).save(images / name / f"{number}.png")
-    params = {"download.dataset": "folder", "download.folder.path": str(images)}
-    project = Project(tmp_path / "project", params)
-    project.run("dvc", "repro", "tensorize")
-    assert (project.root / "data" / "raw" / "images.tar").exists()
-    project.set_params({"download.dataset": "mnist", "download.folder.path": "images/README.md"})
-    project.run("dvc", "repro", "tensorize", env={"DATASET_MIRROR": str(SHARED_MNIST)})
+    assert (copy.root / "data" / "raw" / "images.tar").exists()
+    copy.set_params({"download.dataset": "mnist"})
+    copy.set_params({f"download.folder.{key}": "" for key in settings})
+    copy.run("dvc", "repro", "tensorize", env={"DATASET_MIRROR": str(SHARED_MNIST)})
     yaml = YAML(typ="safe")
     found, committed = (
-        yaml.load((root / "dvc.lock").read_text())["stages"] for root in (project.root, ROOT)
+        yaml.load((root / "dvc.lock").read_text())["stages"] for root in (copy.root, ROOT)
     )
     for stage in ("download", "tensorize"):
         assert found[stage]["outs"] == committed[stage]["outs"]

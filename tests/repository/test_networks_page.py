@@ -18,13 +18,12 @@ TEXT = PAGE.read_text(encoding="utf-8")
 
 
 @pytest.mark.slow
-def test_the_example_is_trained_by_its_name_alone(tmp_path: Path) -> None:
-    small = {"download.dataset": "digits", "train.epochs": 6, "train.batch_size": 64}
-    project = Project(tmp_path / "project", small)
-    path = project.root / "src" / "image_pipeline" / "models" / "mixer.py"
+def test_the_example_is_trained_by_its_name_alone(finished: Project) -> None:
+    finished.set_params({"train.epochs": 8})
+    path = finished.root / "src" / "image_pipeline" / "models" / "mixer.py"
     path.write_text(EXAMPLE)
-    project.commit("a network")
-    done = project.run("dvc", "exp", "run", "-S", "train.model.name=mixer")
+    finished.commit("a network")
+    done = finished.run("dvc", "exp", "run", "-S", "train.model.name=mixer")
     assert ", portable; models/model.safetensors" in done.stdout
     assert "WARNING" not in done.stderr
     accuracy = re.search(r"final test accuracy ([0-9.]+)%", done.stdout)
