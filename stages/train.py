@@ -1,7 +1,8 @@
 """Train the network on the training split and write models/model.safetensors.
 
 The validation split is scored after every epoch; plots/curves.png is redrawn as training goes on.
-A killed run goes on from its last checkpoint and ends in the same bits.
+A killed run goes on from its last checkpoint and ends in the same bits. It may share the work with
+other machines, to the same bits again (docs/machines.md).
 """
 
 from image_pipeline.common.stage import run_stage
@@ -15,32 +16,47 @@ def main() -> None:
     from image_pipeline import numerics
     from image_pipeline.common import paths
     from image_pipeline.common.params import read_params
+    from image_pipeline.training.machines.settings import Settings
 
     params = read_params()
+    data = [paths.TRAIN_TENSORS, paths.VALIDATION_TENSORS]
+    if asked := Settings.read(params.train.numerics):
+        from image_pipeline.training.machines.lead import lead
+
+        lead(asked, params.train, data, Path(__file__))  # runs this script again, beside others
+        return
+
     numerics.pin(params.train.numerics)
 
     # After the pin: these import torch and numpy.
     from image_pipeline.common.files import together, write_json
     from image_pipeline.modeling.model_file import write_model
     from image_pipeline.tensors.tensor_files import read_split
-    from image_pipeline.training.checkpoint import CheckpointFile, result_key
+    from image_pipeline.training.checkpoint import result_key
     from image_pipeline.training.curves import LiveCurves, draw_curves
     from image_pipeline.training.history import write_history
     from image_pipeline.training.loop import Training
+    from image_pipeline.training.machines.exchange import exchange_of_this_process
 
+    exchange = exchange_of_this_process()
     start = time.perf_counter()
     train, validation = read_split(paths.TRAIN_TENSORS), read_split(paths.VALIDATION_TENSORS)
-    training = Training(train, validation, params.train, params.machine)
+    training = Training(train, validation, params.train, params.machine, exchange)
     training.card.check_fits(paths.VALIDATION_TENSORS, validation)
     key = result_key(
         params.train.model_dump(exclude={"model", "optimizer"})
         | {"model": [params.train.model.name, params.train.model.options]}
         | {"optimizer": [params.train.optimizer.name, params.train.optimizer.options]}
         | numerics.facts(),
-        data=[paths.TRAIN_TENSORS, paths.VALIDATION_TENSORS],
+        data=data,
         scripts=[Path(__file__)],
     )
-    checkpoint = CheckpointFile(paths.CHECKPOINTS, key)
+    checkpoint = exchange.checkpoint(paths.CHECKPOINTS, key)
+    if exchange.machine:  # the first one alone writes results
+        for _ in training.run(checkpoint):
+            pass
+        exchange.end()
+        return
     with LiveCurves(paths.CURVES, paths.HISTORY) as curves:
         for history in training.run(checkpoint):
             curves.update(history)
@@ -60,10 +76,12 @@ def main() -> None:
         write_json(paths.TRAIN_METRICS, metrics)
         write_model(paths.MODEL, training.model, training.card, training.typical)
     checkpoint.remove()
+    exchange.end()
     said = "portable" if portable else f"not portable ({why_not or 'this machine, see above'})"
     print(
         f"train: {last.epoch} epochs in {time.perf_counter() - start:.1f} s, validation accuracy "
-        f"{last.validation_accuracy:.2%}, {said}; {paths.MODEL}, curves in {paths.CURVES}"
+        f"{last.validation_accuracy:.2%}, {said}{exchange.traffic}; {paths.MODEL}, curves in "
+        f"{paths.CURVES}"
     )
 
 

@@ -9,6 +9,7 @@ from image_pipeline.common.errors import PipelineError
 COMMANDS = {
     "app": "image_pipeline.app.command",
     "compare": "image_pipeline.experiments.compare",
+    "join": "image_pipeline.commands.join",
     "predict": "image_pipeline.commands.predict",
     "recipe": "image_pipeline.commands.recipe",
     "search": "image_pipeline.experiments.search",

@@ -184,7 +184,7 @@ def test_avx2_is_read_from_the_systems_file(
     if text is not None:
         (tmp_path / "cpuinfo").write_text(text)
     monkeypatch.setattr(numerics, "CPU_FACTS", tmp_path / "cpuinfo")
-    assert numerics._has_avx2(numerics._processor()) is expected
+    assert numerics.has_avx2() is expected
 
 
 OPENBLAS = {

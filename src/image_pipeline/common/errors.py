@@ -43,6 +43,22 @@ class WorkerError(PipelineError):
     """A process that computed for this one and ended before its work was done."""
 
 
+class MachineError(PipelineError):
+    """A machine that cannot take part in a run, or a run that lacks machines."""
+
+
+class LostMachineError(MachineError):
+    """Another machine does not answer any more; those that are left can go on without it."""
+
+    exit_code = 75  # as <sysexits.h> has it: a failure after which one tries again
+
+
+class UnconnectedError(LostMachineError):
+    """The machines have met, but cannot connect with each other for the training."""
+
+    exit_code = 77
+
+
 def one_line(text: object, limit: int = 200) -> str:
     """Return words from a file or a server so that they cannot break or flood a message's line.
 

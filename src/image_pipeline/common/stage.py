@@ -53,14 +53,23 @@ def run_stage(main: "Callable[[], None]", description: str) -> None:
     """
     name = os.path.basename(sys.argv[0]).removesuffix(".py")  # noqa: PTH119
     _end_on_signals(name)
+    _parse_arguments(name, description)
+    lock = _wait_for_turn(name)
+    try:
+        explain_failures(name, main)
+    finally:
+        if lock:
+            lock.close()
+
+
+def explain_failures(name: str, main: "Callable[[], None]") -> None:
+    """Run a stage's `main`; a failure that a user can meet ends the process, with one line."""
     from image_pipeline.common.errors import PipelineError
 
-    _parse_arguments(name, description)
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(line_buffering=True)
     # Imports make a great many objects and drop few: less collecting saves a tenth of their time.
     gc.set_threshold(100_000, 10, 10)
-    lock = _wait_for_turn(name)
     try:
         main()
     except PipelineError as error:
@@ -78,9 +87,6 @@ def run_stage(main: "Callable[[], None]", description: str) -> None:
             raise
         what = error.filename or "a file"
         _fail(name, f"{what}: {os.strerror(error.errno)}; {REMEDIES[error.errno]}", 1)
-    finally:
-        if lock:
-            lock.close()
 
 
 def _parse_arguments(name: str, description: str) -> None:

@@ -63,7 +63,7 @@ def pin(numerics: Numerics) -> None:
     already = [name for name in ("numpy", "torch") if name in sys.modules and not pinned]
     processor = _processor()
     if numerics == "portable":
-        if _has_avx2(processor):  # else the AVX2 kernels would kill the process
+        if has_avx2(processor):  # else the AVX2 kernels would kill the process
             os.environ.update(PINNED_ENVIRONMENT)
     elif _halves_avx512(processor):
         for name, value in AVX2_KERNELS.items():
@@ -120,8 +120,9 @@ def _processor() -> dict[str, str]:
     }
 
 
-def _has_avx2(processor: dict[str, str]) -> bool:
-    """Tell whether the processor has AVX2, as far as is known."""
+def has_avx2(processor: dict[str, str] | None = None) -> bool:
+    """Tell whether the processor, this machine's unless it is given, has AVX2, if that is known."""
+    processor = _processor() if processor is None else processor
     return "flags" not in processor or "avx2" in processor["flags"].split()
 
 

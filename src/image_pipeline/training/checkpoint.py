@@ -62,14 +62,20 @@ class CheckpointFile:
         write_bytes(self.path, hashlib.sha256(content).digest() + content)
         self._tidy()
 
+    def read(self) -> bytes | None:
+        """Return the content of the file, or None where there is none."""
+        try:
+            return self.path.read_bytes()
+        except FileNotFoundError:
+            return None
+
     def load(self) -> dict[str, Any] | None:
         """Return the saved state, or None where there is none that can be used.
 
         A torn or foreign file is reported on standard error and ignored.
         """
-        try:
-            content = self.path.read_bytes()
-        except FileNotFoundError:
+        content = self.read()
+        if content is None:
             return None
         digest, content = content[:DIGEST_BYTES], content[DIGEST_BYTES:]
         if hashlib.sha256(content).digest() != digest:

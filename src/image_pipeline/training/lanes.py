@@ -33,29 +33,33 @@ def images_of(lane: int, lanes: int, images: int) -> slice:
     return slice(lane * images // lanes, (lane + 1) * images // lanes)
 
 
-def blocks_of(process: int, processes: int, lanes: int) -> list[Block]:
-    """Return the lanes that a process computes, as few aligned blocks as possible.
+def share_of(part: int, parts: int, lanes: range) -> range:
+    """Return which of some lanes a machine computes, or a process of a machine's.
 
-    Processes hold as many lanes each, where the number divides, and the first process the first
-    lane in any case.
+    All have as many, where the number divides, and the first has the first lane in any case.
     """
-    first, end = (-(-number * lanes // processes) for number in (process, process + 1))
-    blocks = []
-    while first < end:
-        count = first & -first or lanes  # the largest block that may begin here
-        while first + count > end:
+    first, end = (-(-number * len(lanes) // parts) for number in (part, part + 1))
+    return lanes[first:end]
+
+
+def blocks_of(lanes: range) -> list[Block]:
+    """Return as few aligned blocks as make up these lanes."""
+    first, blocks = lanes.start, []
+    while first < lanes.stop:
+        count = first & -first or 1 << lanes.stop.bit_length()  # the largest that may begin here
+        while first + count > lanes.stop:
             count //= 2
         blocks.append((first, count))
         first += count
     return blocks
 
 
-def add_up(sums: Mapping[Block, torch.Tensor], lanes: int) -> torch.Tensor:
-    """Add up the sums of blocks that make up all lanes, in the tree's order; in the first's place.
+def add_up(sums: Mapping[Block, torch.Tensor], block: Block) -> torch.Tensor:
+    """Add up the sums of the blocks that make up one, in the tree's order; in the first's place.
 
     Args:
         sums: of each block, all of one shape.
-        lanes: how many there are together.
+        block: the whole: all lanes, or what a machine hands on.
     """
 
     def total(first: int, count: int) -> torch.Tensor:
@@ -64,4 +68,4 @@ def add_up(sums: Mapping[Block, torch.Tensor], lanes: int) -> torch.Tensor:
         half = count // 2
         return total(first, half).add_(total(first + half, half))
 
-    return total(0, lanes)
+    return total(*block)

@@ -7,6 +7,7 @@ updates the weights, which lie in memory that all processes share. So the result
 how many processes there are nor on who is faster.
 """
 
+import hashlib
 import math
 import sys
 from collections.abc import Iterator
@@ -35,7 +36,8 @@ from image_pipeline.training.batches import Batch, Batches
 from image_pipeline.training.checkpoint import CheckpointFile
 from image_pipeline.training.gradients import Gradients, shared
 from image_pipeline.training.history import EpochRecord
-from image_pipeline.training.lanes import count_lanes
+from image_pipeline.training.lanes import count_lanes, share_of
+from image_pipeline.training.machines.exchange import Alone, Exchange
 from image_pipeline.training.optimizer import build_optimizer, build_schedule, cycled_momentum
 from image_pipeline.training.randomness import seed_everything
 from image_pipeline.training.workers import Steps, Workers, shared_array
@@ -49,9 +51,21 @@ class Training:
     """
 
     def __init__(
-        self, train: Split, validation: Split, params: TrainParams, machine: MachineParams
+        self,
+        train: Split,
+        validation: Split,
+        params: TrainParams,
+        machine: MachineParams,
+        exchange: Exchange | None = None,
     ) -> None:
         """Make the network and all that trains it.
+
+        Args:
+            train: the images to learn from.
+            validation: the images to be scored after every epoch.
+            params: what decides the result.
+            machine: what does not.
+            exchange: with the other machines, where there are any.
 
         Raises:
             ParamsError: the network or the optimizer refuses its options.
@@ -61,6 +75,7 @@ class Training:
         self.validation = validation
         self.params = params
         self.machine = machine
+        self.exchange = exchange or Alone()
         self.batches = Batches(train, params)
         self.unproved: dict[str, str] = {}  # operations of unknown portability, and their layers
         self.typical: Typical | None = None  # known when the training is done, as the card's limits
@@ -127,7 +142,8 @@ class Training:
         self._say_what_the_schedule_changes()
         every, epochs = self.machine.checkpoint_every, self.params.epochs
         images, processes = sum(self.batches.sizes), self.count_processes()
-        self.gradients.make_room(processes, self.lanes)
+        here = self.exchange
+        self.gradients.make_room(processes, self.lanes, here.machine, here.machines)
         bar: tqdm[NoReturn]
         with (
             Workers(processes - 1, self._steps_of_worker) as workers,
@@ -139,6 +155,8 @@ class Training:
                 unit_scale=True,
             ) as bar,
         ):
+            here.meet()  # after the workers were forked: what connects machines has threads
+            self._agree()
             while len(self.history) < epochs:
                 self.history.append(self._epoch(len(self.history) + 1, workers, bar))
                 if every and len(self.history) % every == 0 and len(self.history) < epochs:
@@ -150,7 +168,8 @@ class Training:
         """Return how many processes compute: as many as there are cores and lanes for."""
         if DEVICE != "cpu" or sys.platform != "linux":  # only Linux forks safely
             return 1
-        return min(self.machine.cores, self.lanes, available_cores())
+        lanes = len(share_of(0, self.exchange.machines, range(self.lanes)))
+        return min(self.machine.cores, lanes, available_cores())
 
     def _say_what_the_schedule_changes(self) -> None:
         if momentum := cycled_momentum(self.params, self.optimizer):
@@ -167,6 +186,10 @@ class Training:
                 workers.start()
                 self._learn(batch, 0)
                 workers.wait()
+                self.gradients.sum_up(batch.lanes)
+            if self.exchange.machines > 1:
+                self._share_step(batch.lanes, step)
+            with self._watch(step == 0):
                 self._update(batch.lanes)
             losses[step] = math.fsum(self._losses[: batch.lanes])
             correct += int(self._correct[: batch.lanes].sum())
@@ -176,6 +199,9 @@ class Training:
             workers.start()
             self._validate(0)
             workers.wait()
+        if self.exchange.machines > 1:
+            self._share_scores()
+            self._agree()
         self._checked = True
         count, validated = sum(self.batches.sizes), len(self.validation.labels)
         record = EpochRecord(
@@ -187,7 +213,7 @@ class Training:
         )
         bar.set_postfix_str(
             f"epoch {epoch}/{self.params.epochs}, validation loss {record.validation_loss:.4f}, "
-            f"accuracy {record.validation_accuracy:.2%}"
+            f"accuracy {record.validation_accuracy:.2%}{self.exchange.traffic}"
         )
         return record
 
@@ -254,6 +280,42 @@ class Training:
         for name, buffer in self._buffers.items():
             buffer.copy_(self._next_buffers[name])
 
+    def _share_step(self, lanes: int, step: int) -> None:
+        """Tell the other machines what the lanes of this one gave, and hear what theirs did."""
+        here, figures = (
+            self.exchange,
+            [torch.from_numpy(self._losses), torch.from_numpy(self._correct)],
+        )
+        buffers = self._buffers if here.machine else self._next_buffers
+        told = here.gather(
+            [*figures, *buffers.values(), *self.gradients.to_tell()], patient=step == 0
+        )
+        for machine in range(here.machines):
+            if machine != here.machine:
+                part = share_of(machine, here.machines, range(lanes))
+                for own, theirs in zip(figures, told[machine], strict=False):
+                    own[part.start : part.stop] = theirs[part.start : part.stop]
+                gradients = told[machine][len(figures) + len(buffers) :]
+                self.gradients.hear(machine, lanes, gradients)
+        self._next_buffers = dict(zip(self._buffers, told[0][len(figures) :], strict=False))
+
+    def _share_scores(self) -> None:
+        """Tell the others what this machine's part of the validation gave, and hear the rest."""
+        scores = [torch.from_numpy(self._scores), torch.from_numpy(self._largest_logits)]
+        size = images_at_once(self.validation.shape, BATCH_IMAGES)
+        for machine, told in enumerate(self.exchange.gather(scores, patient=True)):
+            for batch in range(machine, len(self._scores), self.exchange.machines):
+                part = slice(batch * size, (batch + 1) * size)
+                scores[0][batch], scores[1][part] = told[0][batch], told[1][part]
+
+    def _agree(self) -> None:
+        """Make sure that this epoch begins, or ends, with the same weights on all machines."""
+        if self.exchange.machines > 1:
+            digest = hashlib.sha256()
+            for weight in (*self.weights, *self._buffers.values()):
+                digest.update(weight.detach().flatten().view(torch.uint8).numpy().data)
+            self.exchange.agree(digest.digest(), len(self.history))
+
     def _take_buffers(self) -> None:
         """Give this process's network the buffers that all begin a step with."""
         if self._buffers:
@@ -264,7 +326,9 @@ class Training:
         """Score a process's batches of the validation split: losses, hits and largest logits."""
         self._take_buffers()
         size = images_at_once(self.validation.shape, BATCH_IMAGES)
-        for batch in range(process, len(self._scores), self.gradients.processes):
+        machine, machines = self.exchange.machine, self.exchange.machines
+        first, apart = machine + machines * process, machines * self.gradients.processes
+        for batch in range(first, len(self._scores), apart):
             part = slice(batch * size, (batch + 1) * size)
             split = replace(
                 self.validation,
