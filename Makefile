@@ -8,10 +8,10 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # uv trusts the certificates that the machine trusts, as pip does.
 export UV_SYSTEM_CERTS ?= true
 
-.PHONY: help setup demo repro app test test-all soak lint bench bench-scale lock
+.PHONY: help setup demo repro app test test-all soak soak-machines lint bench bench-scale lock
 
 help: ## list the targets
-	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' Makefile
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' Makefile
 
 setup: .venv/complete ## make the environment in .venv, each file checked against its hash
 
@@ -52,6 +52,9 @@ test-all: test ## prove every promise: other processors, kills, full disks, a br
 
 soak: setup ## kill `dvc repro` 60 times; its results must stay the same (7 minutes)
 	PYTHONPATH=tests python tests/pipeline/kill_harness.py
+
+soak-machines: setup ## disturb runs on three hosts 20 times; as root, for their networks (20 minutes)
+	PYTHONPATH=tests python tests/machines/fault_harness.py
 
 bench: .venv-bench/complete repro ## measure beside the peers, in .venv-bench (an hour)
 	PATH=$(CURDIR)/.venv-bench/bin:$$PATH python benchmarks/bench.py

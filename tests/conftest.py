@@ -20,6 +20,7 @@ ROOT = Path(__file__).parent
 SLOW = (
     ROOT / "app" / "test_page.py",
     ROOT / "browser",
+    ROOT / "machines" / "test_machines.py",
     ROOT / "pipeline",
     ROOT / "numerics" / "test_operations.py",
     ROOT / "numerics" / "test_pin.py",

@@ -1,0 +1,226 @@
+"""Hosts for the tests: network namespaces of this kernel, each with a clone of a project.
+
+They are joined by a bridge; a process in one reaches the others through its link only.
+"""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Self
+
+from project import Project, require
+
+PORT = 29400
+TOKEN = "a token that only the tests know"
+PATIENCE = 240.0  # seconds until something that must happen has happened
+COMMON = {"IMAGE_PIPELINE_TOKEN": TOKEN, "IMAGE_PIPELINE_WAIT": "120"}
+
+
+def ip(*words: str, check: bool = True) -> str:
+    done = subprocess.run(["ip", *words], capture_output=True, text=True, check=False)
+    assert not (check and done.returncode), f"ip {' '.join(words)}: {done.stderr}"
+    return done.stdout
+
+
+def wait_until(condition: Callable[[], object], what: str, seconds: float = PATIENCE) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"{what}: did not happen in {seconds:.0f} s"
+        time.sleep(0.02)
+
+
+class Running:
+    """A command that runs on a host, and what it has printed."""
+
+    def __init__(self, host: "Host", command: tuple[str, ...], env: Mapping[str, str]) -> None:
+        self.log = host.project.root.parent / f"{host.name}.{os.urandom(3).hex()}.log"
+        with self.log.open("wb") as file:
+            self.process = subprocess.Popen(
+                ["ip", "netns", "exec", host.name, *command],
+                cwd=host.project.root,
+                env=host.project.environment({**COMMON, **env}),
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=file,
+                start_new_session=True,
+            )
+
+    @property
+    def text(self) -> str:
+        return self.log.read_text(errors="replace").replace("\r", "\n")
+
+    @property
+    def lines(self) -> list[str]:
+        """What was printed, but for the progress bar."""
+        return [line for line in self.text.splitlines() if line and "%|" not in line]
+
+    def wait(self, seconds: float = PATIENCE) -> int:
+        try:
+            return self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"it still runs after {seconds} s:\n{self.text}") from None
+
+    def wait_for(self, words: str, seconds: float = PATIENCE) -> None:
+        wait_until(
+            lambda: words in self.text or self.process.poll() is not None, repr(words), seconds
+        )
+        assert words in self.text, self.text
+
+    def epoch(self) -> int:
+        """The last epoch that is done, by the progress bar."""
+        found = self.text.rpartition(", epoch ")[2].split("/")[0]
+        return int(found) if found.isdigit() else 0
+
+
+class Host:
+    """A network namespace with an address and a clone of the project."""
+
+    def __init__(self, network: "Network", number: int, project: Project) -> None:
+        self.network, self.name, self.project = network, f"{network.name}h{number}", project
+        self.started: list[Running] = []
+        self.address = f"10.77.{network.subnet}.{number}"
+        self.link = f"{network.name}v{number}"  # the bridge's end of its cable
+        ip("netns", "add", self.name)
+        ip("link", "add", self.link, "type", "veth", "peer", "name", "eth0", "netns", self.name)
+        ip("link", "set", self.link, "master", network.name, "up")
+        self.ip("addr", "add", f"{self.address}/24", "dev", "eth0")
+        for device in ("lo", "eth0"):
+            self.ip("link", "set", device, "up")
+
+    @property
+    def meeting_place(self) -> str:
+        """Where others join, when this host leads."""
+        return f"{self.address}:{PORT}"
+
+    def ip(self, *words: str) -> None:
+        ip("-n", self.name, *words)
+
+    def start(self, *command: str, env: Mapping[str, str] | None = None) -> Running:
+        self.started.append(Running(self, command, env or {}))
+        return self.started[-1]
+
+    def lead(
+        self,
+        machines: str,
+        command: tuple[str, ...] = ("python", "stages/train.py"),
+        env: Mapping[str, str] | None = None,
+    ) -> Running:
+        asked = {
+            "IMAGE_PIPELINE_MACHINES": machines,
+            "IMAGE_PIPELINE_ADDRESS": self.meeting_place,
+        }
+        return self.start(*command, env={**asked, **(env or {})})
+
+    def join(self, first: "Host", env: Mapping[str, str] | None = None) -> Running:
+        return self.start("python", "-m", "image_pipeline", "join", first.meeting_place, env=env)
+
+    def processes(self) -> list[int]:
+        return [int(number) for number in ip("netns", "pids", self.name).split()]
+
+    def processes_of(self, module: str) -> list[int]:
+        """Return the processes of this host whose command names a module."""
+        commands = {
+            number: Path(f"/proc/{number}/cmdline").read_bytes() for number in self.processes()
+        }
+        return [number for number, words in commands.items() if module.encode() in words]
+
+    def signal(self, number: int) -> None:
+        """Send a signal to all that runs on this host."""
+        for process in self.processes():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, number)
+
+    def set_link(self, state: str) -> None:
+        ip("link", "set", self.link, state)
+
+    def tc(self, *words: str) -> None:
+        """Have `tc` change what queues there are for what leaves this host and what comes to it.
+
+        `DEVICE` stands for either end of its cable.
+        """
+        for where, device in ((["-n", self.name], "eth0"), ([], self.link)):
+            command = ["tc", *where, *(device if word == "DEVICE" else word for word in words)]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            assert not done.returncode, f"{' '.join(command)}: {done.stderr}"
+
+    def limit(self, rate: str, delay: str = "") -> None:
+        """Give its cable a rate, as `tc` writes it, such as 1gbit, and a delay where it can."""
+        queue = ("tbf", "rate", rate, "burst", "512kb", "latency", "20ms")
+        self.tc("qdisc", "replace", "dev", "DEVICE", "root", "handle", "1:", *queue)
+        if delay and self.network.has_netem():
+            kind = ("netem", "delay", delay)
+            self.tc("qdisc", "replace", "dev", "DEVICE", "parent", "1:1", *kind)
+
+    def lose(self, share: float) -> None:
+        """Drop this share of the packets at random, each way.
+
+        By a class of packets whose queue holds none, for which a filter of four instructions
+        chooses: netem, made for this, is not in every kernel.
+        """
+        numbers = ("32 0 0 4294963256", f"37 1 0 {int(share * (1 << 32))}", "6 0 0 4294967295")
+        chosen = f"4,{','.join(numbers)},6 0 0 0"  # a random number; is it larger?; yes; no
+        self.tc("qdisc", "replace", "dev", "DEVICE", "root", "handle", "1:", "htb", "default", "1")
+        for name in ("1:1", "1:2"):
+            kind = ("htb", "rate", "10gbit", "quantum", "60000")
+            self.tc("class", "add", "dev", "DEVICE", "parent", "1:", "classid", name, *kind)
+        self.tc("qdisc", "add", "dev", "DEVICE", "parent", "1:2", "pfifo", "limit", "0")
+        chooses = ("bpf", "bytecode", chosen, "flowid", "1:2")
+        self.tc("filter", "add", "dev", "DEVICE", "parent", "1:", *chooses)
+
+    def clear(self) -> None:
+        """Have the cable lose nothing, and be as fast as it can."""
+        self.tc("qdisc", "replace", "dev", "DEVICE", "root", "pfifo", "limit", "1000")
+
+    def traffic(self) -> int:
+        """Return how many bytes have left this host."""
+        return int(Path(f"/sys/class/net/{self.link}/statistics/rx_bytes").read_text())
+
+    def remove(self) -> None:
+        self.signal(signal.SIGKILL)
+        wait_until(lambda: not self.processes(), "the end of all processes of a host")
+        for running in self.started:
+            running.wait()
+        ip("netns", "delete", self.name, check=False)
+        ip("link", "delete", self.link, check=False)
+
+
+class Network:
+    """A bridge with hosts on it; gone, with all that runs there, when the block ends."""
+
+    def __init__(self, subnet: int | None = None) -> None:
+        require(os.geteuid() == 0 and shutil.which("ip"), "root and `ip` (Debian's iproute2)")
+        done = subprocess.run(["ip", "netns", "add", "probe"], capture_output=True, check=False)
+        require(done.returncode == 0, "the right to make network namespaces")
+        ip("netns", "delete", "probe")
+        self.subnet = os.getpid() % 250 if subnet is None else subnet
+        self.name = f"ipl{self.subnet}"
+        self.hosts: list[Host] = []
+
+    def __enter__(self) -> Self:
+        ip("link", "add", self.name, "type", "bridge")
+        ip("link", "set", self.name, "up")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for host in self.hosts:
+            host.set_link("up")
+            host.remove()
+        ip("link", "delete", self.name)
+
+    def has_netem(self) -> bool:
+        """Tell whether this kernel can delay packets."""
+        words = ["tc", "qdisc", "replace", "dev", self.name, "root", "netem", "delay", "1us"]
+        done = subprocess.run(words, capture_output=True, check=False)
+        if not done.returncode:
+            subprocess.run([*words[:2], "del", *words[3:6]], check=True)
+        return done.returncode == 0
+
+    def add(self, project: Project) -> Host:
+        host = Host(self, len(self.hosts) + 1, project)
+        self.hosts.append(host)
+        return host
