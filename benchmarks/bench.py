@@ -347,6 +347,29 @@ def measure_photographs(repeats: int) -> Figures:
     return figures
 
 
+def measure_machines(rounds: int, epochs: int, images: int) -> Figures:
+    """Measure two hosts beside one, and one beside what it was before there could be two."""
+    if os.geteuid() or not shutil.which("ip") or (os.cpu_count() or 1) < 2:
+        print("bench: no machines: that needs root, `ip` (Debian's iproute2) and two cores")
+        return {}
+    modules = os.pathsep.join(str(ROOT / name) for name in ("tests", "tests/machines"))
+    scaling = worker(
+        "machines", "scaling", str(rounds), str(epochs), str(images), PYTHONPATH=modules
+    )
+    figures: Figures = {}
+    for name, rate in (("", "10gbit"), ("_at_1gbit", "1gbit")):
+        seconds = ([each[key] for each in scaling] for key in ("alone", rate))
+        figures[f"machines.scaling_2_over_1{name}"] = median_ratio(*seconds)
+    alone = statistics.median(each["alone"] for each in scaling)
+    figures["machines.images_per_second_on_1"] = images / alone
+    steps = epochs * -(-images // 256)
+    figures["machines.mb_per_step_of_2"] = scaling[0]["10gbit_mb"] / steps
+    single = worker("machines", "single", str(2 * rounds), str(4 * epochs), PYTHONPATH=modules)
+    seconds = ([each[key] for each in single] for key in ("now", "before"))
+    figures["machines.single_over_before"] = median_ratio(*seconds)
+    return figures
+
+
 PARTS: dict[str, Callable[[bool, list[str]], Figures]] = {
     "epochs": lambda quick, _: measure_epochs(3 if quick else 9),
     "repro": lambda quick, _: measure_repro(1 if quick else 5),
@@ -355,6 +378,7 @@ PARTS: dict[str, Callable[[bool, list[str]], Figures]] = {
     "decode": lambda quick, _: measure_decode(20_000 if quick else 200_000, 3 if quick else 5),
     "predict": lambda quick, _: measure_predict(20_000 if quick else 100_000, 1 if quick else 5),
     "photographs": lambda quick, _: measure_photographs(1 if quick else 3),
+    "machines": lambda quick, _: measure_machines(*((1, 2, 512) if quick else (5, 4, 4_608))),
     "cnn": lambda quick, _: measure_cnn(1 if quick else 5, 1 if quick else 3),
 }
 

@@ -1,0 +1,138 @@
+"""Epochs on one host and on two, and on one host before there could be two.
+
+    export PYTHONPATH=tests:tests/machines
+    python benchmarks/machines.py scaling ROUNDS EPOCHS IMAGES
+    python benchmarks/machines.py single ROUNDS EPOCHS
+
+`scaling`: the residual network on random images of CIFAR's size, on hosts with a core each and a
+link of 10 and of 1 Gbit/s. `single`: the default network on data/tensors, by this commit and by the
+last one without several machines. Hosts are network namespaces, so it needs root and `ip`. Prints
+a line of JSON for each round: the seconds of an epoch, the first left out, by what was run.
+"""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from fault_harness import forget
+from hosts import Host, Network, Running
+from processes import clone_project
+from report import ROOT
+from ruamel.yaml import YAML
+
+from image_pipeline.common import paths
+from image_pipeline.tensors.tensor_files import Description, writing_split
+from project import Project
+
+RECIPE = ROOT / "recipes" / "resnet.yaml"
+SHAPE, CLASSES, VALIDATION_IMAGES = (3, 32, 32), tuple(map(str, range(10))), 256
+LINKS = {"10gbit": "", "1gbit": "100us"}  # and the delay each way, where the kernel can have one
+FIRST_COMMIT = "src/image_pipeline/training/machines/__init__.py"  # of several machines, added it
+TRAIN = ("python", "stages/train.py")
+
+
+def write_images(folder: Path, name: Path, count: int) -> None:
+    """Write a split of random images."""
+    rng = np.random.default_rng(count)
+    description = Description("random", CLASSES, (0.5,) * 3, (0.29,) * 3, "crop")
+    with writing_split(folder / name, count, SHAPE, "random", CLASSES) as split:
+        images = rng.integers(0, 256, (count, *SHAPE), np.uint8)
+        split.append(images, rng.integers(0, len(CLASSES), count))
+        split.finish(description)
+
+
+def seconds_of_epochs(running: Running, epochs: int) -> float:
+    """Wait for the end; return the seconds of an epoch, the first left out."""
+    begin = end = 0.0
+    while running.process.poll() is None:
+        epoch = running.epoch()
+        begin = begin or time.perf_counter() * (epoch == 1)
+        end = end or time.perf_counter() * (epoch == epochs)
+        time.sleep(0.005)
+    if running.wait() or not begin or not end:
+        sys.exit(f"not measured:\n{running.text}")
+    return (end - begin) / (epochs - 1)
+
+
+def measure_scaling(rounds: int, epochs: int, images: int, folder: Path) -> None:
+    """Measure one host, and two over each link, in turn."""
+    clone_project(folder / "first")
+    first = Project._at(folder / "first")
+    recipe = YAML(typ="safe").load(RECIPE)["train"] | {"epochs": epochs}
+    first.set_params({f"train.{key}": value for key, value in recipe.items()})
+    write_images(first.root, paths.TRAIN_TENSORS, images)
+    write_images(first.root, paths.VALIDATION_TENSORS, VALIDATION_IMAGES)
+    other = first.copy_to(folder / "other")
+    with Network() as network:
+        hosts = [network.add(project) for project in (first, other)]
+        for _ in range(rounds):
+            forget(first)
+            alone = on_core(0, hosts[0], *TRAIN)
+            found = {"alone": seconds_of_epochs(alone, epochs)}
+            for rate, delay in LINKS.items():
+                forget(first)
+                for host in hosts:
+                    host.limit(rate, delay)
+                running = hosts[0].lead("2", ("taskset", "-c", "0", *TRAIN))
+                join = ("python", "-m", "image_pipeline", "join", hosts[0].meeting_place)
+                member = on_core(1, hosts[1], *join)
+                found[rate] = seconds_of_epochs(running, epochs)
+                member.wait()
+                traffic = re.search(r"([0-9.]+) MB out and in; ", running.text)
+                if not traffic:
+                    sys.exit(f"no traffic is told of:\n{running.text}")
+                found[f"{rate}_mb"] = float(traffic[1])
+            print(json.dumps(found), flush=True)
+
+
+def on_core(core: int, host: Host, *command: str) -> Running:
+    """Start a command on a host, on one core."""
+    return host.start("taskset", "-c", str(core), *command)
+
+
+def measure_single(rounds: int, epochs: int, folder: Path) -> None:
+    """Measure this commit, and the last one before there could be several machines, in turn."""
+    log = ["git", "log", "--diff-filter=A", "--format=%H", "--", FIRST_COMMIT]
+    added = subprocess.run(log, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    if not added:
+        sys.exit(f"{FIRST_COMMIT} is not committed")
+    projects = {}
+    for name, commit in (("before", f"{added[-1]}~1"), ("now", "HEAD")):
+        clone_project(folder / name)
+        projects[name] = Project._at(folder / name)
+        head = subprocess.run(
+            ["git", "rev-parse", commit], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+        projects[name].run("git", "checkout", "--quiet", head.stdout.strip())
+        projects[name].set_params({"train.epochs": epochs})
+        shutil.copytree(ROOT / paths.TENSORS, projects[name].root / paths.TENSORS)
+    with Network() as network:
+        hosts = {name: network.add(project) for name, project in projects.items()}
+        for number in range(rounds):
+            found = {}
+            for name in list(hosts) if number % 2 else reversed(list(hosts)):
+                forget(projects[name])
+                found[name] = seconds_of_epochs(hosts[name].start(*TRAIN), epochs)
+            print(json.dumps(found), flush=True)
+
+
+def main() -> None:
+    """Measure what is asked for."""
+    task, *numbers = sys.argv[1:]
+    with tempfile.TemporaryDirectory() as folder:
+        if task == "scaling":
+            rounds, epochs, images = map(int, numbers)
+            measure_scaling(rounds, epochs, images, Path(folder))
+        else:
+            rounds, epochs = map(int, numbers)
+            measure_single(rounds, epochs, Path(folder))
+
+
+if __name__ == "__main__":
+    main()
