@@ -150,7 +150,7 @@ class Host:
 
     def limit(self, rate: str, delay: str = "") -> None:
         """Give its cable a rate, as `tc` writes it, such as 1gbit, and a delay where it can."""
-        queue = ("tbf", "rate", rate, "burst", "512kb", "latency", "20ms")
+        queue = ("tbf", "rate", rate, "burst", "1mb", "latency", "100ms")
         self.tc("qdisc", "replace", "dev", "DEVICE", "root", "handle", "1:", *queue)
         if delay and self.network.has_netem():
             kind = ("netem", "delay", delay)
