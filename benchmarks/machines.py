@@ -63,7 +63,7 @@ def seconds_of_epochs(running: Running, epochs: int) -> float:
 def measure_scaling(rounds: int, epochs: int, images: int, folder: Path) -> None:
     """Measure one host, and two over each link, in turn."""
     clone_project(folder / "first")
-    first = Project._at(folder / "first")
+    first = Project.at(folder / "first")
     recipe = YAML(typ="safe").load(RECIPE)["train"] | {"epochs": epochs}
     first.set_params({f"train.{key}": value for key, value in recipe.items()})
     write_images(first.root, paths.TRAIN_TENSORS, images)
@@ -105,7 +105,7 @@ def measure_single(rounds: int, epochs: int, folder: Path) -> None:
     projects = {}
     for name, commit in (("before", f"{added[-1]}~1"), ("now", "HEAD")):
         clone_project(folder / name)
-        projects[name] = Project._at(folder / name)
+        projects[name] = Project.at(folder / name)
         head = subprocess.run(
             ["git", "rev-parse", commit], cwd=ROOT, capture_output=True, text=True, check=True
         )

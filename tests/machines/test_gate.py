@@ -113,7 +113,7 @@ def test_a_stranger_is_turned_away_in_time_and_disturbs_nobody(
             event = gate.events.get(timeout=SECONDS)
             assert event.what == "stranger"
             assert event.why in (WRONG_TOKEN, NO_PROOF)
-            assert time.monotonic() - begin < 2.5
+            assert time.monotonic() - begin < 5  # of seven
             while stranger.recv(1 << 10):  # closed
                 pass
         for _ in range(3):
@@ -135,7 +135,7 @@ def test_a_stranger_who_trickles_gets_no_more_time(gate: Gate, address: Address)
         thread = threading.Thread(target=trickle)
         thread.start()
         assert gate.events.get(timeout=SECONDS).what == "stranger"
-        assert time.monotonic() - begin < 2.5
+        assert time.monotonic() - begin < 5  # of seven
         thread.join()
 
 
@@ -155,12 +155,13 @@ def test_many_strangers_do_not_keep_others_out(gate: Gate, address: Address) -> 
     for stranger in strangers:
         stranger.close()
     told: list[str] = []
-    while len(told) <= gates.STRANGERS_TOLD or "joined" not in told:
+    while told.count("stranger") < gates.STRANGERS_TOLD or "joined" not in told:
         told.append(gate.events.get(timeout=SECONDS).what)
     time.sleep(0.5)  # for more, of which there must be none
-    assert told.count("stranger") == gates.STRANGERS_TOLD
     while not gate.events.empty():
-        assert gate.events.get().what == "gone"
+        told.append(gate.events.get().what)
+    assert told.count("stranger") == gates.STRANGERS_TOLD
+    assert set(told) <= {"stranger", "joined", "gone"}
 
 
 def test_who_is_not_equal_is_refused(gate: Gate, address: Address) -> None:
