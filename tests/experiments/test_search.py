@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -187,23 +188,51 @@ def test_a_second_search_of_a_space_is_refused(in_project: Project) -> None:
     )
 
 
-def test_it_waits_for_another_dvc_command(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_waits_for_another_dvc_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(queue, "PAUSE", 0)
-    asked: list[dict[str, Any]] = []
+    asked = tmp_path / "asked"  # by a process of its own
 
     def run(**arguments: Any) -> None:
-        asked.append(arguments)
-        if len(asked) < 3:
+        with asked.open("a") as file:
+            file.write(f"{json.dumps(arguments)}\n")
+        if asked.read_text().count("\n") < 3:
             raise LockError("another command is at work")
 
     dvc = queue.Queue(1)
     monkeypatch.setattr(dvc, "_repo", SimpleNamespace(experiments=SimpleNamespace(run=run)), False)
     dvc._run_later(name="mine")
-    assert asked == [{"queue": True, "name": "mine"}] * 3
+    assert asked.read_text() == '{"queue": true, "name": "mine"}\n' * 3
     monkeypatch.setattr(queue, "PATIENCE", 0)
-    asked.clear()
+    asked.unlink()
     with pytest.raises(queue.QueueError, match="another DVC command"):
         dvc._run_later(name="mine")
+
+
+def test_dvc_queues_to_the_end_though_the_command_is_killed(tmp_path: Path) -> None:
+    """Its changes to the workspace would stay, else."""
+    script = (
+        "import os, signal, sys, time\n"
+        "from pathlib import Path\n"
+        "from image_pipeline.experiments.queue import _to_its_end\n"
+        "def queue_one():\n"
+        "    os.kill(os.getppid(), signal.SIGKILL)\n"
+        "    time.sleep(1)\n"
+        "    Path(sys.argv[1]).touch()\n"
+        "_to_its_end(queue_one)\n"
+    )
+    path = tmp_path / "ended"
+    done = subprocess.run([sys.executable, "-c", script, str(path)], check=False)
+    assert done.returncode == -signal.SIGKILL
+    end = time.monotonic() + 30
+    while not path.exists():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    with pytest.raises(queue.QueueError, match=r"DVC cannot queue a run: no such thing$"):
+        queue._to_its_end(partial(_refuse, "no such thing"))
+
+
+def _refuse(why: str) -> None:
+    raise ValueError(why)
 
 
 def test_idle_workers_may_end_so_that_what_was_lost_is_missed(

@@ -2,9 +2,12 @@
 
 import io
 import os
+import signal
+import sys
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -13,11 +16,12 @@ from tqdm import tqdm
 
 from image_pipeline.common import paths
 from image_pipeline.common.cores import available_cores
-from image_pipeline.common.errors import PipelineError
+from image_pipeline.common.errors import PipelineError, one_line
 from image_pipeline.experiments.revisions import experiments
 
 PAUSE = 0.5  # seconds between two looks at the queue
 PATIENCE = 600  # seconds, with another DVC command
+LOCKED = 75  # exit status: another DVC command is at work
 LIVES = 3  # how often workers that died are started again without a run that came to its end
 # What joblib, and so training and decoding, and what OpenMP take for the number of cores.
 CORE_VARIABLES = ("LOKY_MAX_CPU_COUNT", "OMP_NUM_THREADS")
@@ -112,20 +116,13 @@ class Queue:
 
     def _run_later(self, **asked: Any) -> None:
         """Queue an experiment, when no other DVC command is at work in this project."""
-        from dvc.lock import LockError  # type: ignore[import-untyped]
-
         end = time.monotonic() + PATIENCE
-        while True:
-            try:
-                self._repo.experiments.run(queue=True, **asked)
-            except LockError:
-                if time.monotonic() > end:
-                    raise QueueError(
-                        "another DVC command has been at work in this project for "
-                        f"{PATIENCE // 60} minutes; wait for its end, then run this again"
-                    ) from None
-            else:
-                return
+        while not _to_its_end(partial(self._repo.experiments.run, queue=True, **asked)):
+            if time.monotonic() > end:
+                raise QueueError(
+                    "another DVC command has been at work in this project for "
+                    f"{PATIENCE // 60} minutes; wait for its end, then run this again"
+                )
             time.sleep(PAUSE)
 
     def _keep_workers(self) -> None:
@@ -197,6 +194,60 @@ def run_experiments(wanted: Mapping[str, Sequence[str]], jobs: int, word: str) -
             bar.update(len(well | failed))
             time.sleep(PAUSE)
     return sorted(all_failed)
+
+
+def wait_for_dvc() -> None:
+    """Wait until no DVC command changes the workspace: a killed one's last step may still do so."""
+    from dvc.lock import LockError  # type: ignore[import-untyped]
+    from dvc.repo import Repo
+
+    end = time.monotonic() + PATIENCE
+    with Repo() as repo:
+        while time.monotonic() < end:
+            with suppress(LockError), repo.lock:
+                return
+            time.sleep(PAUSE)
+
+
+def _to_its_end(queue_one: Callable[[], object]) -> bool:
+    """Have DVC queue an experiment; tell whether it could, for other DVC commands.
+
+    Meanwhile DVC changes params.yaml, has the user's own changes in a stash and HEAD detached. So
+    it is done by a process that goes on to the end when this one is killed.
+
+    Raises:
+        QueueError: DVC refuses.
+    """
+    from dvc.lock import LockError
+
+    if sys.platform != "linux":  # only Linux forks safely
+        try:
+            queue_one()
+        except LockError:
+            return False
+        return True
+    reader, writer = os.pipe()
+    if not (process := os.fork()):
+        status = 1
+        try:
+            os.setsid()  # Ctrl-C is for the process that waits
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, signal.SIG_IGN)
+            queue_one()
+            status = 0
+        except LockError:
+            status = LOCKED
+        except BaseException as error:
+            os.write(writer, one_line(error).encode())
+        finally:
+            os._exit(status)
+    os.close(writer)
+    with os.fdopen(reader, encoding="utf-8") as said:
+        why = said.read()
+    status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+    if status not in (0, LOCKED):
+        raise QueueError(f"DVC cannot queue a run: {why or f'exit status {status}'}")
+    return status == 0
 
 
 @contextmanager

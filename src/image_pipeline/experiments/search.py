@@ -10,6 +10,7 @@ import argparse
 import hashlib
 import json
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,6 +32,7 @@ MOST_TRIALS = 10_000
 MOST_JOBS = 1000
 MOST_SEED = 1_000_000
 SHOWN = 5
+LAST_STEP_SECONDS = 2.0  # for the last step of a search that was killed
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -66,6 +68,9 @@ def run(arguments: argparse.Namespace) -> int:
         if number is not None and not lowest <= number <= highest:
             raise ParamsError(f"--{option} {number}: give a number from {lowest} to {highest}")
     repository_root()
+    from image_pipeline.experiments.queue import QueueError, run_experiments, wait_for_dvc
+
+    wait_for_dvc()
     params = read_params()
 
     import optuna
@@ -73,7 +78,6 @@ def run(arguments: argparse.Namespace) -> int:
 
     from image_pipeline.experiments import spaces
     from image_pipeline.experiments.dvc_trials import DvcRunner, settings_of
-    from image_pipeline.experiments.queue import QueueError, run_experiments
     from image_pipeline.experiments.settings import settings_key
     from image_pipeline.experiments.trials import EXPERIMENT, NUMBER, search
 
@@ -134,12 +138,17 @@ def _alone(path: Path) -> Iterator[None]:
     from image_pipeline.experiments.queue import QueueError
 
     with path.open("rb") as space:
-        try:
-            fcntl.flock(space, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise QueueError(
-                f"{path}: another search of this space is at work; wait for its end"
-            ) from None
+        end = time.monotonic() + LAST_STEP_SECONDS
+        while True:
+            try:
+                fcntl.flock(space, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > end:
+                    raise QueueError(
+                        f"{path}: another search of this space is at work; wait for its end"
+                    ) from None
+            time.sleep(0.1)
         yield
 
 

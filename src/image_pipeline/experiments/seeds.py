@@ -52,6 +52,9 @@ def run(arguments: argparse.Namespace) -> int:
     picture: Path | None = arguments.picture
     check_picture(picture)
     repository_root()
+    from image_pipeline.experiments.queue import wait_for_dvc
+
+    wait_for_dvc()
     read_params()
     from image_pipeline.experiments import seeds_report
     from image_pipeline.experiments.repeats import find_repeats, name_of, read_repeats
