@@ -29,6 +29,13 @@ SMALL = {
 }
 LONGER = 4  # epochs of a second run that DVC's cache has, see conftest.py
 OUTPUT_FOLDERS = ("data", "models", "metrics", "plots")
+# What the train stage writes.
+TRAINED = (
+    "models/model.safetensors",
+    "metrics/train.json",
+    "plots/history.csv",
+    "plots/curves.png",
+)
 
 
 def require(condition: object, what: str) -> None:

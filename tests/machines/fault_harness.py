@@ -15,7 +15,7 @@ from pathlib import Path
 
 from hosts import Host, Network, Running
 
-from project import SMALL, Project
+from project import SMALL, TRAINED, Project
 
 EPOCHS = 120
 LONG = {**SMALL, "train.batch_size": 512, "train.epochs": EPOCHS}
@@ -135,14 +135,6 @@ def fault_round(
     except AssertionError as error:
         raise AssertionError(f"seed {seed}, {fault.__name__} at {after}: {error}") from None
     return run.longest
-
-
-TRAINED = (
-    "models/model.safetensors",
-    "metrics/train.json",
-    "plots/history.csv",
-    "plots/curves.png",
-)
 
 
 def trained(project: Project) -> dict[str, str]:

@@ -9,19 +9,13 @@ from typing import Any
 import pytest
 from kill_harness import Command, wait_until
 
-from project import Project
+from project import TRAINED, Project
 
 PARAMS = {"train.epochs": 8, "train.model.mlp.hidden_sizes": [16]}
-RESULTS = (
-    "models/model.safetensors",
-    "metrics/train.json",
-    "plots/history.csv",
-    "plots/curves.png",
-)
 
 
 def results(project: Project) -> dict[str, bytes]:
-    return {name: (project.root / name).read_bytes() for name in RESULTS}
+    return {name: (project.root / name).read_bytes() for name in TRAINED}
 
 
 def checkpoints(project: Project) -> list[Path]:
@@ -70,7 +64,7 @@ def after_kill(
     shutil.rmtree(project.root / "checkpoints")
     (project.root / "checkpoints").mkdir()
     shutil.copy(kept, project.root / "checkpoints")
-    for name in RESULTS:
+    for name in TRAINED:
         (project.root / name).unlink(missing_ok=True)
     project.set_params(PARAMS)
     return project, whole, project.root / "checkpoints" / kept.name
