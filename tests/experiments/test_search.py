@@ -1,5 +1,6 @@
 """`search`: the same trials whatever happens meanwhile, and only the winner sees the test split."""
 
+import ctypes
 import json
 import os
 import random
@@ -7,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -33,6 +35,7 @@ SPACE: dict[str, BaseDistribution] = {
 }
 PRESENT = {"x": 0.9, "y": 0.5}
 EPOCHS = 40
+PR_SET_CHILD_SUBREAPER = 36
 
 
 class Made:
@@ -244,6 +247,7 @@ def test_idle_workers_may_end_so_that_what_was_lost_is_missed(
     dvc._changes = {"one": ([], None), "two": ([], None)}
     fake = SimpleNamespace(iter_queued=lambda: iter(waiting), _spawn_worker=started.append)
     monkeypatch.setattr(dvc, "_queue", fake, False)
+    monkeypatch.setattr(queue, "START", 0)
     monkeypatch.setattr(dvc, "_end_lost", lambda: ended.append(True))
     monkeypatch.setattr(dvc, "_enqueue", waiting.extend)
     for alive in ({1}, {2}):
@@ -264,6 +268,21 @@ def test_idle_workers_may_end_so_that_what_was_lost_is_missed(
     assert ended
 
 
+@pytest.fixture
+def nobody_reaps() -> Iterator[None]:
+    """Let what orphans leave stay in the table of processes, as in a container without an init."""
+    if sys.platform != "linux":
+        yield
+        return
+    prctl = ctypes.CDLL(None).prctl
+    assert prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
+    yield
+    assert prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0) == 0
+    with suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+
+
 TINY = """# for a test
 train.learning_rate: {low: 1.0e-4, high: 1.0e-1, log: true}
 train.batch_size: [32, 64]
@@ -272,6 +291,7 @@ train.model.mlp.hidden_sizes: [[8], [16, 8]]
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("nobody_reaps")
 def test_killed_five_times_on_digits(finished: Project, tmp_path: Path) -> None:
     """Thirty trials would take minutes; the loop's own test has so many."""
     whole = finished

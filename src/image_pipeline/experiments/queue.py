@@ -21,6 +21,7 @@ from image_pipeline.experiments.revisions import experiments
 
 PAUSE = 0.5  # seconds between two looks at the queue
 PATIENCE = 600  # seconds, with another DVC command
+START = 10  # seconds until a worker that was started is seen
 LOCKED = 75  # exit status: another DVC command is at work
 LIVES = 3  # how often workers that died are started again without a run that came to its end
 # What joblib, and so training and decoding, and what OpenMP take for the number of cores.
@@ -144,14 +145,21 @@ class Queue:
             for number in missing:
                 # start_workers asks those there are and starts one anew that does not answer yet.
                 self._queue._spawn_worker(number)
+        end = time.monotonic() + START
+        while missing - self._workers() and time.monotonic() < end:
+            time.sleep(PAUSE / 10)
 
     def _end_lost(self) -> None:
-        """Take out of the queue, which has no workers, what was at work when they were killed."""
-        for _ in range(2):  # ends what still runs, then marks what has ended as failed
-            lost = [e.name for e in self._queue.iter_active() if e.name in self._changes]
-            if lost:
-                with redirect_stdout(io.StringIO()):
-                    self._queue.kill(lost, force=True)
+        """Take out of the queue, which has no workers, what was at work when they were killed.
+
+        `dvc queue kill` would do, but what it kills stays at work in it until the system has
+        reaped the process, which in a container without an init never happens.
+        """
+        lost = {e: e.name for e in self._queue.iter_active() if e.name in self._changes}
+        if lost:
+            with redirect_stdout(io.StringIO()):
+                self._queue._try_to_kill_tasks(lost, force=True)
+            self._queue._mark_inactive_tasks_failure(lost)
         self._forget(self._changes)
 
     def _forget(self, wanted: Collection[str]) -> None:
