@@ -23,6 +23,10 @@ PAUSE = 0.5  # seconds between two looks at the queue
 PATIENCE = 600  # seconds, with another DVC command
 START = 10  # seconds until a worker that was started is seen
 LOCKED = 75  # exit status: another DVC command is at work
+BUSY = (
+    f"another DVC command has been at work in this project for {PATIENCE // 60} minutes; wait for "
+    "its end, then run this again"
+)
 LIVES = 3  # how often workers that died are started again without a run that came to its end
 # What joblib, and so training and decoding, and what OpenMP take for the number of cores.
 CORE_VARIABLES = ("LOKY_MAX_CPU_COUNT", "OMP_NUM_THREADS")
@@ -120,10 +124,7 @@ class Queue:
         end = time.monotonic() + PATIENCE
         while not _to_its_end(partial(self._repo.experiments.run, queue=True, **asked)):
             if time.monotonic() > end:
-                raise QueueError(
-                    "another DVC command has been at work in this project for "
-                    f"{PATIENCE // 60} minutes; wait for its end, then run this again"
-                )
+                raise QueueError(BUSY)
             time.sleep(PAUSE)
 
     def _keep_workers(self) -> None:
@@ -205,7 +206,11 @@ def run_experiments(wanted: Mapping[str, Sequence[str]], jobs: int, word: str) -
 
 
 def wait_for_dvc() -> None:
-    """Wait until no DVC command changes the workspace: a killed one's last step may still do so."""
+    """Wait until no DVC command changes the workspace: a killed one's last step may still do so.
+
+    Raises:
+        QueueError: one goes on for too long.
+    """
     from dvc.lock import LockError  # type: ignore[import-untyped]
     from dvc.repo import Repo
 
@@ -215,6 +220,7 @@ def wait_for_dvc() -> None:
             with suppress(LockError), repo.lock:
                 return
             time.sleep(PAUSE)
+    raise QueueError(BUSY)
 
 
 def _to_its_end(queue_one: Callable[[], object]) -> bool:
