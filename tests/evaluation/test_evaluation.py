@@ -43,6 +43,9 @@ def test_counts_and_rates_by_hand() -> None:
     assert metrics["accuracy"] == 0.8
     assert metrics["errors"] == 1
     assert metrics["images"] == 5
+    reliability = evaluation.reliability()  # confident of 0.9, 0.8, 0.6, 0.7 and wrongly of 0.5
+    assert reliability["confidence"].tolist() == pytest.approx([0.5, 0.6, 0.7, 0.8, 0.9])
+    assert reliability["accuracy"].tolist() == [0, 1, 1, 1, 1]
     # cat: precision 2/3, recall 1, F1 4/5; dog: 1, 2/3, 4/5; owl: never there, never predicted.
     classes = evaluation.by_class()
     assert classes["class"].tolist() == list(CLASSES)

@@ -283,6 +283,9 @@ def test_all_changes_follow_from_the_generator_alone() -> None:
     assert not np.array_equal(one, other)
     flat = params.model_copy(update=dict.fromkeys(BENDING, 0.0) | {"cutout": 0, "crop_padding": 0})
     assert flat.enabled
+    none = flat.model_copy(update={"horizontal_flip": 0.0})
+    assert not none.enabled
+    assert none.model_copy(update={"custom": "own"}).enabled
     assert set(np.unique(augment(images, flat, np.random.default_rng(0)))) <= set(range(256))
 
 

@@ -1,5 +1,6 @@
 """Archives from anybody: what is harmless gives one tar file, and each hostile one is refused."""
 
+import errno
 import gzip
 import io
 import os
@@ -345,6 +346,7 @@ HOSTILE: dict[str, tuple[Make, str]] = {
     "a backslash": (one_more("cat\\1.png"), "entry 'cat\\1.png' has a backslash in its name"),
     "hidden, and leaves the folder": (one_more("../.x"), "entry '../.x' leads out of the folder"),
     "a line break": (one_more("cat/a\nb.png"), "entry 'cat/a b.png' has a control character in"),
+    "a deleted letter": (one_more("cat/a\x7f.png"), "has a control character in its name; rename"),
     "a zero byte": (
         patched(one_more("cat/zero.png"), b"cat/zero", b"cat/z\0ro", 2),
         "entry 'cat/z?ro.png' has a control character in its name; rename it",
@@ -609,6 +611,20 @@ def test_a_file_that_changes_meanwhile_is_told(
     with pytest.raises(DataError, match=r"entry 'cat/1.png' .*changed meanwhile: run it again"):
         pack(tmp_path / "source", raw / "images.tar")
     assert list(raw.iterdir()) == []
+
+
+def test_a_file_that_has_become_a_link_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_bytes(b"x")
+    (tmp_path / "1.png").symlink_to("secret")
+    with pytest.raises(OSError, match=os.strerror(errno.ELOOP)):
+        archives._open_plainly(tmp_path / "1.png", 1)
+
+
+def test_a_single_class_is_no_wrapping_folder(raw: Path, tmp_path: Path) -> None:
+    write_folder(tmp_path / "source", {f"cat/{name}.png": b"x" for name in "12"})
+    packed(tmp_path / "source", raw)
+    with tarfile.open(raw / "images.tar") as archive:
+        assert archive.getnames() == ["cat/1.png", "cat/2.png"]
 
 
 @pytest.mark.parametrize("name", ["zip", "GNU tar", "POSIX tar, backwards", "tar.gz"])

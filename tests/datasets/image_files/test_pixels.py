@@ -15,7 +15,13 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from image_pipeline.datasets.image_files.pixels import PixelSettings, cause, decode, quiet_but_wary
+from image_pipeline.datasets.image_files.pixels import (
+    PixelSettings,
+    cause,
+    decode,
+    has_more_frames,
+    quiet_but_wary,
+)
 from project import require
 
 GREY = PixelSettings(1, 4, "pad")
@@ -180,6 +186,10 @@ def test_the_first_frame_counts() -> None:
     frames = [Image.new("L", (4, 4), shade) for shade in (30, 200)]
     content = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
     assert (pixels(content) == 30).all()
+    assert has_more_frames(content)
+    assert has_more_frames(b"GIF89a, and no more")
+    for form in ("PNG", "GIF", "TIFF"):
+        assert not has_more_frames(encoded(frames[0], form))
 
 
 def test_a_decompression_bomb() -> None:
