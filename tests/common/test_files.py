@@ -18,6 +18,7 @@ from image_pipeline.common.files import (
     together,
     write_bytes,
     write_csv,
+    write_csv_rows,
     write_json,
 )
 from project import ROOT, require
@@ -203,6 +204,8 @@ def test_csv_has_the_same_bytes_on_any_platform(
     monkeypatch.setattr(os, "linesep", newline)
     write_csv(tmp_path / "a.csv", pd.DataFrame({"name": ["a,b"], "x": [1 / 3], "n": [2]}))
     assert (tmp_path / "a.csv").read_bytes() == b'name,x,n\n"a,b",0.333333,2\n'
+    write_csv_rows(tmp_path / "a.csv", ["name", "n"], [["a,b", 2]])
+    assert (tmp_path / "a.csv").read_bytes() == b'name,n\n"a,b",2\n'
 
 
 # What writes a file by itself. `x.savefig` and `torch.save` get a buffer where they are allowed.

@@ -173,6 +173,9 @@ def test_abandoned_checkpoints_do_not_pile_up(tmp_path: Path) -> None:
     checkpoint.save(STATE)
     newest = [f"{age:032x}.checkpoint" for age in range(KEPT - 1)]
     assert sorted(path.name for path in tmp_path.iterdir()) == [*newest, checkpoint.path.name]
+    (tmp_path / f"{7:032x}.checkpoint.partial").write_bytes(b"of another one")
+    checkpoint.remove()
+    assert sorted(path.name for path in tmp_path.iterdir()) == newest
 
 
 def test_the_key_tells_settings_data_and_code_apart(
