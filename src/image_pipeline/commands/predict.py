@@ -11,6 +11,7 @@ Exit status: 0, or 1 where an image could not be read; a line on standard error 
 """
 
 import argparse
+import gc
 import os
 import sys
 from itertools import chain
@@ -123,6 +124,7 @@ def _predict(arguments: argparse.Namespace) -> int:
     predicted = doubtful = failed = 0
     shown: list[Prediction] = []
     cores = min(available_cores(), count or available_cores())
+    gc.freeze()  # else a collection makes copies of pages that processes share
     results = predict_files(sources, arguments.model, preparation, cores)
     hidden = sys.stdout.isatty() or None  # lines that come by say the same
     with tqdm(
