@@ -19,32 +19,21 @@ import tempfile
 import time
 from pathlib import Path
 
-import numpy as np
 from fault_harness import forget
 from hosts import Host, Network, Running
+from hosts_harness import write_images
 from processes import clone_project
 from report import ROOT
 from ruamel.yaml import YAML
 
 from image_pipeline.common import paths
-from image_pipeline.tensors.tensor_files import Description, writing_split
 from project import Project
 
 RECIPE = ROOT / "recipes" / "resnet.yaml"
-SHAPE, CLASSES, VALIDATION_IMAGES = (3, 32, 32), tuple(map(str, range(10))), 256
+VALIDATION_IMAGES = 256
 LINKS = {"10gbit": "", "1gbit": "100us"}  # and the delay each way, where the kernel can have one
 FIRST_COMMIT = "src/image_pipeline/training/machines/__init__.py"  # of several machines, added it
 TRAIN = ("python", "stages/train.py")
-
-
-def write_images(folder: Path, name: Path, count: int) -> None:
-    """Write a split of random images."""
-    rng = np.random.default_rng(count)
-    description = Description("random", CLASSES, (0.5,) * 3, (0.29,) * 3, "crop")
-    with writing_split(folder / name, count, SHAPE, "random", CLASSES) as split:
-        images = rng.integers(0, 256, (count, *SHAPE), np.uint8)
-        split.append(images, rng.integers(0, len(CLASSES), count))
-        split.finish(description)
 
 
 def seconds_of_epochs(running: Running, epochs: int) -> float:
@@ -66,8 +55,8 @@ def measure_scaling(rounds: int, epochs: int, images: int, folder: Path) -> None
     first = Project.at(folder / "first")
     recipe = YAML(typ="safe").load(RECIPE)["train"] | {"epochs": epochs}
     first.set_params({f"train.{key}": value for key, value in recipe.items()})
-    write_images(first.root, paths.TRAIN_TENSORS, images)
-    write_images(first.root, paths.VALIDATION_TENSORS, VALIDATION_IMAGES)
+    write_images(first, paths.TRAIN_TENSORS, images)
+    write_images(first, paths.VALIDATION_TENSORS, VALIDATION_IMAGES)
     other = first.copy_to(folder / "other")
     with Network() as network:
         hosts = [network.add(project) for project in (first, other)]

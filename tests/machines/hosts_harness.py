@@ -4,6 +4,7 @@
 """
 
 import itertools
+import shutil
 import sys
 import tempfile
 import time
@@ -17,8 +18,8 @@ from image_pipeline.tensors.tensor_files import Description, writing_split
 from project import SMALL, Project
 
 HOSTS, PROCESSES = (2, 3, 4, 5), (1, 2)
-# Batches of eight lanes, and a last one of four.
-SHAPE, CLASSES, IMAGES, VALIDATION_IMAGES = (3, 32, 32), ("a", "b", "c"), 768, 200
+SHAPE, CLASSES = (3, 32, 32), tuple("0123456789")  # as CIFAR's
+IMAGES, VALIDATION_IMAGES = 768, 200  # a batch of eight lanes, and a last one of four
 SETTINGS = {**SMALL, "train.batch_size": 512, "train.epochs": 2}
 NETWORKS: dict[str, dict[str, object]] = {
     "mlp": {},
@@ -26,42 +27,17 @@ NETWORKS: dict[str, dict[str, object]] = {
     "resnet": {"stem_filters": 8, "filters": [8, 16]},
     "dropped": {},
 }
-DROPPED = '''"""Dropout, batch norm, and a weight that has no gradient."""
-
-import torch
-from torch import Tensor, nn
+DROPPED = Path(__file__).with_name("dropped.py")
 
 
-class Model(nn.Module):
-    def __init__(self, shape: tuple[int, int, int], classes: int) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(
-            nn.Conv2d(shape[0], 8, 3, 2),
-            nn.BatchNorm2d(8),
-            nn.Dropout(0.3),
-            nn.Flatten(),
-            nn.LazyLinear(classes),
-        )
-        self.unused = nn.Parameter(torch.ones(3))
-
-    def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.layers(images)
-        return logits
-'''
-
-
-def write_tensors(project: Project) -> None:
-    """Write splits of random images."""
-    rng = np.random.default_rng(0)
+def write_images(project: Project, path: Path, count: int) -> None:
+    """Write a split of random images."""
+    rng = np.random.default_rng(count)
     description = Description("random", CLASSES, (0.5,) * 3, (0.29,) * 3, "crop")
-    for path, count in (
-        (paths.TRAIN_TENSORS, IMAGES),
-        (paths.VALIDATION_TENSORS, VALIDATION_IMAGES),
-    ):
-        with writing_split(project.root / path, count, SHAPE, "random", CLASSES) as split:
-            images = rng.integers(0, 256, (count, *SHAPE), np.uint8)
-            split.append(images, rng.integers(0, len(CLASSES), count))
-            split.finish(description)
+    with writing_split(project.root / path, count, SHAPE, "random", CLASSES) as split:
+        images = rng.integers(0, 256, (count, *SHAPE), np.uint8)
+        split.append(images, rng.integers(0, len(CLASSES), count))
+        split.finish(description)
 
 
 def main() -> None:
@@ -70,8 +46,9 @@ def main() -> None:
     runs = 0
     with tempfile.TemporaryDirectory() as folder:
         alone = Project(Path(folder) / "alone", SETTINGS)
-        (alone.root / "src/image_pipeline/models/dropped.py").write_text(DROPPED)
-        write_tensors(alone)
+        shutil.copy(DROPPED, alone.root / "src/image_pipeline/models")
+        write_images(alone, paths.TRAIN_TENSORS, IMAGES)
+        write_images(alone, paths.VALIDATION_TENSORS, VALIDATION_IMAGES)
         with hosts_of(alone, Path(folder), max(HOSTS)) as hosts:
             for network, options in NETWORKS.items():
                 for project in (alone, *(host.project for host in hosts)):

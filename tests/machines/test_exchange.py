@@ -14,10 +14,11 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import dropped
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, distributed, nn
+from torch import distributed
 
 from image_pipeline.common.errors import LostMachineError, MachineError
 from image_pipeline.common.params import TrainParams, read_params
@@ -39,25 +40,6 @@ NETWORKS: dict[str, dict[str, Any]] = {
 }
 EPOCHS = 3
 SECONDS = 15.0  # for a process to answer
-
-
-class Dropout(nn.Module):
-    """Batch norm's buffers, a random layer, and a weight that has no gradient."""
-
-    def __init__(self, shape: tuple[int, int, int], classes: int) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(
-            nn.Conv2d(shape[0], 4, 3),
-            nn.BatchNorm2d(4),
-            nn.Dropout(0.3),
-            nn.Flatten(),
-            nn.LazyLinear(classes),
-        )
-        self.unused = nn.Parameter(torch.ones(3))
-
-    def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.layers(images)
-        return logits
 
 
 @pytest.fixture(autouse=True)
@@ -191,7 +173,7 @@ def test_the_bits_of_one_machine(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     if network == "dropout":
-        monkeypatch.setattr(mlp, "Model", Dropout)
+        monkeypatch.setattr(mlp, "Model", dropped.Model)
     expected = alone(network)
 
     def work(rank: int) -> object:
@@ -210,7 +192,7 @@ def test_machines_that_come_and_go(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The first machine's checkpoint is what the next round begins with, on all of them."""
-    monkeypatch.setattr(mlp, "Model", Dropout)
+    monkeypatch.setattr(mlp, "Model", dropped.Model)
     expected = alone("dropout")
     for stop_after, machines in enumerate(numbers, start=1):
 

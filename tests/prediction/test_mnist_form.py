@@ -19,8 +19,8 @@ from image_pipeline.prediction.sources import Source
 from image_pipeline.prediction.streaming import Prediction, predict_files
 from project import SHARED_MNIST, Project, require
 
-# Photographs and scans that others made; SOURCES.md says where they are from. What is in mnist_form
-# was chosen by others.
+# Photographs and scans that others made; SOURCES.md says where they are from. The preparation was
+# made with other images.
 PHOTOGRAPHS = Path(__file__).with_name("photographs")
 FILES = sorted(PHOTOGRAPHS.glob("*/[0-9]/*"))
 

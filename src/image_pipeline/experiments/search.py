@@ -20,6 +20,7 @@ from image_pipeline.common import paths
 from image_pipeline.common.cores import available_cores
 from image_pipeline.common.errors import ParamsError
 from image_pipeline.common.params import read_params
+from image_pipeline.experiments.queue import QueueError, run_experiments, wait_for_dvc
 from image_pipeline.experiments.revisions import (
     WORKSPACE,
     check_picture,
@@ -68,23 +69,22 @@ def run(arguments: argparse.Namespace) -> int:
         if number is not None and not lowest <= number <= highest:
             raise ParamsError(f"--{option} {number}: give a number from {lowest} to {highest}")
     repository_root()
-    from image_pipeline.experiments.queue import QueueError, run_experiments, wait_for_dvc
+    from image_pipeline.experiments import spaces
 
+    if arguments.space is None:
+        for name in spaces.names():
+            print(f"{name:12} {spaces.headline(name)}")
+        return 0
     wait_for_dvc()
     params = read_params()
 
     import optuna
     from tqdm import tqdm
 
-    from image_pipeline.experiments import spaces
     from image_pipeline.experiments.dvc_trials import DvcRunner, settings_of
     from image_pipeline.experiments.settings import settings_key
     from image_pipeline.experiments.trials import EXPERIMENT, NUMBER, search
 
-    if arguments.space is None:
-        for name in spaces.names():
-            print(f"{name:12} {spaces.headline(name)}")
-        return 0
     space = spaces.read_space(arguments.space)
     jobs = arguments.jobs or available_cores()
     about = [settings_key(resolve(WORKSPACE)), params.train.seed, space.text, arguments.seed, jobs]
@@ -134,8 +134,6 @@ def _alone(path: Path) -> Iterator[None]:
     The lock is on the space's file, so it leaves none behind, and ends with the process.
     """
     import fcntl
-
-    from image_pipeline.experiments.queue import QueueError
 
     with path.open("rb") as space:
         end = time.monotonic() + LAST_STEP_SECONDS

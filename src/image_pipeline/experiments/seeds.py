@@ -11,6 +11,7 @@ from pathlib import Path
 from image_pipeline.common.cores import available_cores
 from image_pipeline.common.errors import ParamsError
 from image_pipeline.common.params import read_params
+from image_pipeline.experiments.queue import QueueError, run_experiments, wait_for_dvc
 from image_pipeline.experiments.revisions import (
     WORKSPACE,
     check_picture,
@@ -52,8 +53,6 @@ def run(arguments: argparse.Namespace) -> int:
     picture: Path | None = arguments.picture
     check_picture(picture)
     repository_root()
-    from image_pipeline.experiments.queue import wait_for_dvc
-
     wait_for_dvc()
     read_params()
     from image_pipeline.experiments import seeds_report
@@ -89,8 +88,6 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _run(missing: dict[str, list[str]], jobs: int, count: int) -> None:
-    from image_pipeline.experiments.queue import QueueError, run_experiments
-
     try:
         failed = run_experiments(missing, jobs, "seeds")
     except KeyboardInterrupt:

@@ -282,10 +282,8 @@ class Training:
 
     def _share_step(self, lanes: int, step: int) -> None:
         """Tell the other machines what the lanes of this one gave, and hear what theirs did."""
-        here, figures = (
-            self.exchange,
-            [torch.from_numpy(self._losses), torch.from_numpy(self._correct)],
-        )
+        here = self.exchange
+        figures = [torch.from_numpy(self._losses), torch.from_numpy(self._correct)]
         buffers = self._buffers if here.machine else self._next_buffers
         told = here.gather(
             [*figures, *buffers.values(), *self.gradients.to_tell()], patient=step == 0

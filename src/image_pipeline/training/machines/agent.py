@@ -64,13 +64,6 @@ class Agent:
         """Return the exit status: 0, `LOST`, `TOO_FEW` or the training's; None while it runs."""
         return self._process.poll()
 
-    def wait(self, seconds: float) -> int | None:
-        """Return the exit status, or None if it still runs after so many seconds."""
-        try:
-            return self._process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            return None
-
     def close(self) -> None:
         """End it at once, and the process that trains with it."""
         if self._process.stdin:
