@@ -17,6 +17,7 @@ in float32, which is oneDNN's. And `logit`, which takes its logarithm from MKL.
 
 import csv
 import hashlib
+import inspect
 import io
 import json
 import sys
@@ -35,6 +36,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn, optim
 
 from image_pipeline.numerics.portability import NOTHING, OPERATIONS, Operations, floating_types
+from image_pipeline.training.optimizer import without_compiler
 
 FLOAT, DOUBLE = "float32", "float64"
 Seen = dict[str, tuple[list[str], str]]  # operation: types of its floats, hash of what it wrote
@@ -1326,7 +1328,7 @@ case("scaled dot product attention", attention)
 
 def optimize(name: str, options: dict[str, Any]) -> None:
     parameters = [nn.Parameter(normal(*shape)) for shape in ((37, 19), (19,), (3, 7, 5))]
-    optimizer = getattr(optim, name)(parameters, **({"lr": 0.01} | options))
+    optimizer = without_compiler(getattr(optim, name))(parameters, **({"lr": 0.01} | options))
     for _ in range(3):
         optimizer.zero_grad()
         sum(((p - 0.1) ** 2).sum() for p in parameters).backward()
@@ -1476,8 +1478,9 @@ case("resnet, channels_last", resnet)
 def checkpointed() -> None:
     from torch.utils.checkpoint import checkpoint
 
+    bare = inspect.unwrap(checkpoint)  # the wrapper imports the compiler
     module = fill(nn.Sequential(nn.Linear(17, 9), nn.Dropout(0.3), nn.GELU()))
-    learn(lambda x: checkpoint(module, x, use_reentrant=False), normal(5, 17))
+    learn(lambda x: bare(module, x, use_reentrant=False), normal(5, 17))
 
 
 def parametrized() -> None:

@@ -54,6 +54,8 @@ def build_optimizer(
     }
     if "fused" in taken and not given.keys() & {"foreach", "differentiable"}:
         given.setdefault("fused", True)
+    if not given.get("differentiable"):
+        make = without_compiler(make)
     try:
         optimizer: torch.optim.Optimizer = make(weights, lr=params.learning_rate, **given)
     except (RuntimeError, TypeError, ValueError) as error:
@@ -62,6 +64,19 @@ def build_optimizer(
             f"{one_line(error)}"
         ) from None
     return optimizer
+
+
+def without_compiler(optimizer: type[torch.optim.Optimizer]) -> type[torch.optim.Optimizer]:
+    """Return the same optimizer, less what torch wraps around its methods for torch.compile.
+
+    The wrappers import the compiler, used or not: that takes longer than a first epoch.
+    """
+    bare = {
+        name: inspect.unwrap(getattr(optimizer, name))
+        for name in ("add_param_group", "load_state_dict", "state_dict", "step", "zero_grad")
+    }
+    bare["step"] = torch.no_grad()(bare["step"])  # as the wrapper does
+    return type(optimizer.__name__, (optimizer,), bare)
 
 
 def build_schedule(

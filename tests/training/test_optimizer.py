@@ -1,0 +1,59 @@
+"""The optimizers are torch's own, to the bit, without the import of its compiler."""
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from image_pipeline.training.optimizer import optimizer_names, without_compiler
+from project import ROOT
+
+SCRIPT = """
+import sys
+import torch
+from image_pipeline.common.params import read_params
+from image_pipeline.training.optimizer import build_optimizer, build_schedule
+weight = torch.nn.Parameter(torch.ones(2))
+params = read_params().train
+optimizer = build_optimizer(params, [weight])
+schedule = build_schedule(params, optimizer, 2)
+weight.sum().backward()
+optimizer.step()
+optimizer.zero_grad()
+optimizer.load_state_dict(optimizer.state_dict())
+schedule.step()
+print("torch._dynamo" in sys.modules)
+"""
+
+
+@pytest.mark.parametrize("name", optimizer_names())
+def test_steps_are_torchs_own(name: str) -> None:
+    found = []
+    own: Any = getattr(torch.optim, name)
+    makes: tuple[Any, ...] = (own, without_compiler(own))
+    for make in makes:
+        torch.manual_seed(0)
+        layer = nn.Linear(5, 3, bias=False)  # a matrix alone: Muon takes nothing else
+        optimizer = make(layer.parameters(), lr=0.01)
+        for _ in range(3):
+            layer(torch.randn(4, 5)).pow(2).sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            optimizer.load_state_dict(optimizer.state_dict())
+        assert not any(value.requires_grad for value in optimizer.state[layer.weight].values())
+        found.append(layer.weight.detach())
+    assert torch.equal(*found)
+
+
+def test_training_does_not_import_the_compiler() -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", SCRIPT],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == ("False\n", "")
