@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -81,9 +82,13 @@ def first_layer(units: int, channels: int, scale: float) -> Draw:
     return lambda path: draw_first_layer(path, weights, DPI)
 
 
-def curves(epochs: int) -> Draw:
-    history = [EpochRecord(n, 1 / n, 2 / n, 1 - 1 / n, 1 - 0.5 / n) for n in range(1, epochs + 1)]
-    return lambda path: draw_curves(path, history)
+def history(epochs: int, scale: float = 1) -> list[EpochRecord]:
+    numbers = range(1, epochs + 1)
+    return [EpochRecord(n, scale / n, 2 * scale / n, 1 - scale / n, 0.9) for n in numbers]
+
+
+def curves(epochs: int, *scales: float) -> Draw:
+    return lambda path: draw_curves(path, *(history(epochs, scale) for scale in scales or (1,)))
 
 
 LONG = ["the Pembroke Welsh corgi, a herding dog", "Ünïcödé", "$^$ sign", 'a "quoted", 犬 name']
@@ -121,6 +126,7 @@ CASES: dict[str, tuple[Draw, tuple[int, int]]] = {
     "curves of one epoch": (curves(1), (1000, 400)),
     "curves of 30 epochs": (curves(30), (1000, 400)),
     "curves of 1000 epochs": (curves(1000), (1000, 400)),
+    "curves of 3 seeds": (curves(30, 1, 0.5, 0.2), (1000, 400)),
 }
 
 
@@ -195,6 +201,23 @@ def test_first_layer_is_red_above_zero_and_blue_below(tmp_path: Path) -> None:
         colours = {colour for _, colour in picture.convert("RGB").getcolors(1 << 20) or []}
     assert (103, 0, 31) in colours  # the ends of the map RdBu
     assert (5, 48, 97) in colours
+
+
+def test_curves_of_several_seeds_are_their_mean_in_a_band(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Any] = []
+    monkeypatch.setattr(
+        "image_pipeline.training.curves.save_figure", lambda _, figure: drawn.append(figure)
+    )
+    curves(2, 1, 0.5, 0.3)(tmp_path / "c.png")
+    loss, _ = drawn[0].axes
+    assert [line.get_ydata() for line in loss.lines] == [
+        pytest.approx([0.6, 0.3]),
+        pytest.approx([1.2, 0.6]),
+    ]
+    bands = [band.get_paths()[0].get_extents() for band in loss.collections]
+    assert [(band.ymin, band.ymax) for band in bands] == [(0.15, 1), (0.3, 2)]
 
 
 def test_live_curves_are_redrawn_at_most_once_a_second(

@@ -5,6 +5,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.special import stdtr, stdtrit
@@ -15,6 +16,9 @@ from image_pipeline.experiments.changes import flat
 from image_pipeline.experiments.paired import LEVEL
 from image_pipeline.experiments.results import output_hashes, read_lock
 from image_pipeline.experiments.revisions import Revision, experiments
+
+if TYPE_CHECKING:
+    from image_pipeline.training.history import EpochRecord
 
 SAME_EVERY_TIME = ("epochs", "images", "portable")  # figures of the settings, not of a run
 
@@ -140,16 +144,19 @@ def paired_p(differences: Sequence[float]) -> float:
     return float(2 * stdtr(len(values) - 1, -abs(values.mean()) / error))
 
 
-def read_history(revision: Revision) -> dict[str, np.ndarray]:
-    """Read the curves of a run: epochs, losses and accuracies, each float64 `[epochs]`, by name.
+def read_history(revision: Revision) -> "list[EpochRecord]":
+    """Read the curves of a run.
 
     Raises:
         DataError: it has none.
     """
-    import pandas as pd  # here: its import takes as long as all else
+    # Here: the import of pandas takes as long as all else.
+    import pandas as pd
+
+    from image_pipeline.training.history import COLUMNS, EpochRecord
 
     try:
         table = pd.read_csv(io.BytesIO(revision.read(paths.HISTORY) or b""), dtype=float)
-    except ValueError as error:
+        return [EpochRecord(*row) for row in table[COLUMNS].itertuples(index=False)]
+    except (KeyError, ValueError) as error:
         raise DataError(f"{paths.HISTORY} in {revision}: no curves ({one_line(error)})") from None
-    return {str(name): table[name].to_numpy() for name in table}

@@ -75,9 +75,10 @@ def run(arguments: argparse.Namespace) -> int:
         )
     print(form(repeats))
     if picture:
-        from image_pipeline.experiments.curves_picture import draw_bands
+        from image_pipeline.experiments.repeats import read_history
+        from image_pipeline.training.curves import draw_curves
 
-        draw_bands(picture, list(repeats.values()))
+        draw_curves(picture, *map(read_history, revisions.values()))
     ran = f"{len(missing)} of {count} ran now" if missing else f"all {count} had run before"
     print(
         f"seeds: {ran}; experiments {name_of(key, 0)} to {name_of(key, count - 1)}; "

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
+import numpy as np
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from image_pipeline.common.files import write_bytes
@@ -15,24 +16,33 @@ SHORTEST_PAUSE = 1.0  # seconds between two redraws
 LARGEST_SHARE = 0.05  # of the time may go into redraws
 
 
-def draw_curves(path: Path, history: Sequence[EpochRecord]) -> None:
-    """Draw the curves of `history` to a PNG."""
+def draw_curves(path: Path, *histories: Sequence[EpochRecord]) -> None:
+    """Draw the curves of a run to a PNG; of several seeds' runs their mean, and the band around it.
+
+    All runs must have the same epochs.
+    """
     figure = new_figure(10, 4)
+    if len(histories) > 1:
+        figure.suptitle(f"{len(histories)} seeds: mean, and the band from the least to the most")
     loss, accuracy = figure.subplots(1, 2)
-    epochs = [record.epoch for record in history]
+    epochs = [record.epoch for record in histories[0]]
     marker = "o" if len(epochs) == 1 else None
-    for name, colour, dashes in (("train", ORANGE, "--"), ("validation", BLUE, "-")):
-        losses = [getattr(record, f"{name}_loss") for record in history]
-        accuracies = [getattr(record, f"{name}_accuracy") for record in history]
-        label = "training" if name == "train" else name
-        loss.plot(epochs, losses, dashes, color=colour, label=label, marker=marker)
-        accuracy.plot(epochs, accuracies, dashes, color=colour, label=label, marker=marker)
-    loss.set(title="Loss", xlabel="epoch", ylabel="cross-entropy (nats)")
-    accuracy.set(title="Accuracy", xlabel="epoch", ylabel="share of images")
-    accuracy.yaxis.set_major_formatter(PercentFormatter(1.0))
-    for axes in (loss, accuracy):
+    for axes, kind in ((loss, "loss"), (accuracy, "accuracy")):
+        for name, colour, dashes in (("train", ORANGE, "--"), ("validation", BLUE, "-")):
+            runs = [[getattr(record, f"{name}_{kind}") for record in run] for run in histories]
+            if len(runs) > 1:
+                axes.fill_between(
+                    epochs, np.min(runs, 0), np.max(runs, 0), color=colour, alpha=0.25
+                )
+            label = "training" if name == "train" else name
+            mean = np.mean(runs, 0)
+            axes.plot(epochs, mean, dashes, color=colour, label=label, marker=marker)
+        axes.set(title=kind.capitalize(), xlabel="epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend()
+    loss.set(ylabel="cross-entropy (nats)")
+    accuracy.set(ylabel="share of images")
+    accuracy.yaxis.set_major_formatter(PercentFormatter(1.0))
     save_figure(path, figure)
 
 
