@@ -27,7 +27,7 @@ from image_pipeline.tensors.tensor_files import Description, Split
 from image_pipeline.training import lanes
 from image_pipeline.training.loop import Training
 from image_pipeline.training.machines import exchange
-from image_pipeline.training.machines.exchange import Alone, Exchange, Parcel, Together
+from image_pipeline.training.machines.exchange import Exchange, Parcel, Together
 from project import ROOT
 
 COMMITTED = read_params(ROOT / "params.yaml")
@@ -147,7 +147,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str,
     def of(network: str) -> dict[str, Any]:
         if network not in known:
             folder = tmp_path_factory.mktemp("alone")
-            known[network] = train(network, 1, Alone(), folder)
+            known[network] = train(network, 1, Exchange(), folder)
         return known[network]
 
     return of
@@ -273,6 +273,6 @@ def test_a_parcel_holds_tensors_of_any_kind_side_by_side() -> None:
 
 def test_alone_nothing_crosses() -> None:
     tensors = [torch.ones(2)]
-    assert Alone().gather(tensors, patient=False) == [tensors]
-    assert Alone().traffic == ""
+    assert Exchange().gather(tensors, patient=False) == [tensors]
+    assert Exchange().traffic == ""
     assert MachineError.exit_code == 1

@@ -37,7 +37,7 @@ from image_pipeline.training.checkpoint import CheckpointFile
 from image_pipeline.training.gradients import Gradients, shared
 from image_pipeline.training.history import EpochRecord
 from image_pipeline.training.lanes import count_lanes, share_of
-from image_pipeline.training.machines.exchange import Alone, Exchange
+from image_pipeline.training.machines.exchange import Exchange
 from image_pipeline.training.optimizer import build_optimizer, build_schedule, cycled_momentum
 from image_pipeline.training.randomness import seed_everything
 from image_pipeline.training.workers import Steps, Workers, shared_array
@@ -75,7 +75,7 @@ class Training:
         self.validation = validation
         self.params = params
         self.machine = machine
-        self.exchange = exchange or Alone()
+        self.exchange = exchange or Exchange()
         self.batches = Batches(train, params)
         self.unproved: dict[str, str] = {}  # operations of unknown portability, and their layers
         self.typical: Typical | None = None  # known when the training is done, as the card's limits

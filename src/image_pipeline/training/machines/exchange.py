@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -42,23 +42,24 @@ PIECE = 4 << 20  # bytes of a value in the store, which takes 8 MB
 Form = tuple[tuple[torch.Size, torch.dtype], ...]
 
 
-class Exchange(Protocol):
-    """What `Training` and the train stage ask of the other machines.
+class Exchange:
+    """What `Training` and the train stage ask of the other machines. Here there is none.
 
     Attributes:
         machine: which one this is; 0 is the first, which alone writes results.
         machines: how many there are.
     """
 
-    machine: int
-    machines: int
+    machine, machines = 0, 1
 
     @property
     def traffic(self) -> str:
         """Words for what has crossed the network, to follow others; empty where nothing does."""
+        return ""
 
     def checkpoint(self, folder: Path, key: str) -> CheckpointFile:
         """Return where the state of the run with this key comes from, and is saved."""
+        return CheckpointFile(folder, key)
 
     def meet(self) -> None:
         """Connect with the other machines; no process may be forked from then on."""
@@ -80,34 +81,11 @@ class Exchange(Protocol):
         Returns:
             Tensors of each machine; the next call with such tensors overwrites them.
         """
-
-    def end(self) -> None:
-        """Tell that the results are written, or wait until the first machine has written them."""
-
-
-class Alone:
-    """There is no other machine."""
-
-    machine, machines = 0, 1
-    traffic = ""
-
-    def checkpoint(self, folder: Path, key: str) -> CheckpointFile:
-        """Return the file on this machine."""
-        return CheckpointFile(folder, key)
-
-    def meet(self) -> None:
-        """Do nothing."""
-
-    def agree(self, digest: bytes, epoch: int) -> None:
-        """Do nothing."""
-
-    def gather(self, tensors: Sequence[Tensor], *, patient: bool) -> list[list[Tensor]]:
-        """Return what this machine has."""
         del patient
         return [list(tensors)]
 
     def end(self) -> None:
-        """Do nothing."""
+        """Tell that the results are written, or wait until the first machine has written them."""
 
 
 def exchange_of_this_process() -> Exchange:
@@ -116,10 +94,10 @@ def exchange_of_this_process() -> Exchange:
     Raises:
         LostMachineError: the others are not to be reached any more.
     """
-    return Together(json.loads(os.environ[PART])) if PART in os.environ else Alone()
+    return Together(json.loads(os.environ[PART])) if PART in os.environ else Exchange()
 
 
-class Together:
+class Together(Exchange):
     """This machine is one of several: PyTorch's agent has started this process for one round."""
 
     def __init__(self, part: dict[str, Any]) -> None:
