@@ -1,8 +1,7 @@
 """Trials as experiments of DVC's queue, which end after training."""
 
 import io
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import pandas as pd
 
@@ -27,26 +26,14 @@ def _written(value: object) -> str:
 
 
 class DvcRunner:
-    """Runs trials by DVC's queue; see `trials.Runner`. As a context manager."""
+    """Runs trials by DVC's queue; see `trials.Runner`."""
 
-    def __init__(self, key: str, jobs: int) -> None:
-        """Name the search."""
+    def __init__(self, key: str, queue: Queue) -> None:
+        """Name the search, and the open queue."""
         self._key = key
-        self._queue = Queue(jobs)
+        self._queue = queue
         self._epochs: dict[str, int] = {}
         self._there: set[str] = set()  # ended in an earlier process, and not told of yet
-
-    def __enter__(self) -> Self:
-        self._queue.__enter__()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._queue.__exit__(kind, error, traceback)
 
     def start(self, number: int, values: dict[str, Any]) -> str:
         """Queue a trial, unless it has run in an earlier process."""

@@ -9,7 +9,6 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from tqdm import tqdm
@@ -56,13 +55,8 @@ class Queue:
         self._queue: Any = self._repo.experiments.celery_queue
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._repo.__exit__(kind, error, traceback)
+    def __exit__(self, *failure: object) -> None:
+        self._repo.__exit__(*failure)
 
     def add(
         self, wanted: Mapping[str, Sequence[str]], targets: Sequence[str] | None = None

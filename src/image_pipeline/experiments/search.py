@@ -20,7 +20,7 @@ from image_pipeline.common import paths
 from image_pipeline.common.cores import available_cores
 from image_pipeline.common.errors import ParamsError
 from image_pipeline.common.params import read_params
-from image_pipeline.experiments.queue import QueueError, run_experiments, wait_for_dvc
+from image_pipeline.experiments.queue import Queue, QueueError, run_experiments, wait_for_dvc
 from image_pipeline.experiments.revisions import (
     WORKSPACE,
     check_picture,
@@ -99,7 +99,7 @@ def run(arguments: argparse.Namespace) -> int:
             load_if_exists=True,
         )
         with (
-            DvcRunner(key, jobs) as runner,
+            Queue(jobs) as queue,
             tqdm(
                 total=arguments.trials, initial=len(study.trials), desc="search", unit="trial"
             ) as bar,
@@ -111,7 +111,7 @@ def run(arguments: argparse.Namespace) -> int:
                 arguments.trials,
                 jobs,
                 arguments.seed,
-                runner,
+                DvcRunner(key, queue),
             ):
                 bar.update()
                 bar.set_postfix_str(_best(study))
