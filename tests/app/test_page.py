@@ -436,6 +436,14 @@ def huge_png() -> bytes:
     )
 
 
+def test_a_port_that_is_taken_is_named(page: Page) -> None:
+    port = page.address.split(":")[-1].rstrip("/")
+    command = (str(ENVIRONMENT / "bin/python"), "-m", "image_pipeline", "app", "--port", port)
+    done = page.project.run(*command, check=False)
+    assert done.returncode == 1
+    assert done.stderr == f"app: error: port {port} cannot be had; give another by --port\n"
+
+
 def test_without_gradio_one_line_says_what_to_do() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "image_pipeline", "app"],

@@ -16,8 +16,6 @@ from image_pipeline.common import paths
 from image_pipeline.common.errors import PipelineError
 
 HOST = "127.0.0.1"
-FIRST_PORT = 7860
-PORTS = 100  # that are tried, one after the other
 # Read when Gradio is imported. What it reads later is given to it as arguments.
 QUIET = {
     "GRADIO_ANALYTICS_ENABLED": "False",
@@ -43,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--port",
         metavar="N",
         type=int,
-        help=f"this port and no other, instead of the first free one from {FIRST_PORT} on",
+        help="this port and no other, instead of the first free one from 7860 on",
     )
 
 
@@ -73,9 +71,10 @@ def run(arguments: argparse.Namespace) -> int:
 
         page = build(model, facts)
         try:
-            address = serve(page, HOST, _ports(arguments.port))
-        except OSError:
-            raise AppError(_no_port(arguments.port)) from None
+            address = serve(page, HOST, arguments.port)
+        except (OSError, OverflowError):
+            which = "a port from 7860 on" if arguments.port is None else f"port {arguments.port}"
+            raise AppError(f"{which} cannot be had; give another by --port") from None
         try:
             signal.signal(signal.SIGTERM, signal.default_int_handler)
             print(f"app: {facts.one_line()}; Ctrl-C ends it. Open {address}", flush=True)
@@ -86,17 +85,6 @@ def run(arguments: argparse.Namespace) -> int:
             page.close(verbose=False)
     print("\napp: ended")
     return 0
-
-
-def _ports(port: int | None) -> range:
-    return range(FIRST_PORT, FIRST_PORT + PORTS) if port is None else range(port, port + 1)
-
-
-def _no_port(port: int | None) -> str:
-    if port is None:
-        last = FIRST_PORT + PORTS - 1
-        return f"no port from {FIRST_PORT} to {last} is free; end what has them, or give --port"
-    return f"port {port} cannot be had; give another --port, or none"
 
 
 def _spare_the_proxy() -> None:

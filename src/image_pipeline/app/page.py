@@ -112,39 +112,38 @@ def _test_images_tab(handlers: "_Handlers", test: Split | str) -> _Way:
     return _Way(tab, [number.change], handlers.test_image, [number])
 
 
-def serve(page: gr.Blocks, host: str, ports: Sequence[int]) -> str:
-    """Serve the page on the first free port, in threads of its own; return its address.
+def serve(page: gr.Blocks, host: str, port: int | None) -> str:
+    """Serve the page, in threads of its own; return its address.
+
+    Args:
+        page: to be served.
+        host: the address to listen at.
+        port: this one alone; None for the first free one of the hundred that Gradio tries.
 
     Raises:
-        OSError: no port is free.
+        OSError: no such port is free.
+        OverflowError: there are no such ports.
     """
-    for port in ports:
-        try:
-            _, address, _ = page.launch(
-                server_name=host,
-                server_port=port,
-                prevent_thread_lock=True,
-                quiet=True,
-                share=False,
-                inbrowser=False,
-                ssr_mode=False,
-                pwa=False,
-                mcp_server=False,
-                run_history=False,
-                enable_monitoring=False,
-                num_workers=0,
-                root_path="",
-                footer_links=[],
-                max_file_size=MOST_BYTES,
-                theme=_theme(),
-                css=(HERE / "page.css").read_text(encoding="utf-8"),
-            )
-        except OSError:
-            if port == ports[-1]:
-                raise
-        else:
-            return str(address)
-    raise OSError
+    _, address, _ = page.launch(
+        server_name=host,
+        server_port=port,
+        prevent_thread_lock=True,
+        quiet=True,
+        share=False,
+        inbrowser=False,
+        ssr_mode=False,
+        pwa=False,
+        mcp_server=False,
+        run_history=False,
+        enable_monitoring=False,
+        num_workers=0,
+        root_path="",
+        footer_links=[],
+        max_file_size=MOST_BYTES,
+        theme=_theme(),
+        css=(HERE / "page.css").read_text(encoding="utf-8"),
+    )
+    return str(address)
 
 
 def _theme() -> gr.themes.Base:
