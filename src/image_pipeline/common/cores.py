@@ -1,7 +1,5 @@
 """What there is to compute on."""
 
-DEVICE = "cpu"  # of networks and images; only this one is tested and promised
-
 
 def available_cores() -> int:
     """Return how many cores this process may use.

@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from image_pipeline.common.cores import DEVICE
 from image_pipeline.tensors.tensor_files import Description, Split
 
 BATCH_IMAGES = 1000
@@ -49,8 +48,7 @@ def logits_of(model: nn.Module, images: np.ndarray, description: Description) ->
         description: the statistics the model was trained with.
     """
     model.eval()
-    pixels = torch.from_numpy(normalise(images, description)).to(DEVICE)
-    logits: Tensor = model(pixels).cpu()
+    logits: Tensor = model(torch.from_numpy(normalise(images, description)))
     return logits
 
 

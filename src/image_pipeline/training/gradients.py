@@ -12,18 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from image_pipeline.common.cores import DEVICE
 from image_pipeline.training.lanes import Block, add_up, blocks_of, share_of
 from image_pipeline.training.workers import shared_tensor
 
 CACHE_LINE = 16  # float32 values; no two weights share one
-
-
-def shared(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """Return a tensor of zeros on the device; a CPU's is seen by all processes forked later."""
-    if DEVICE == "cpu":
-        return shared_tensor(shape, dtype)
-    return torch.zeros(shape, dtype=dtype, device=DEVICE)  # of the one process that uses it
 
 
 class Gradients:
@@ -53,7 +45,7 @@ class Gradients:
             [self._room() for _ in range(max(len(self.blocks(process, count)) for count in counts))]
             for process in range(processes)
         ]
-        self._given = shared((processes, len(self._weights)), torch.bool)
+        self._given = shared_tensor((processes, len(self._weights)), torch.bool)
         self._own_sums, self._views = {}, {}
         # All machines tell as many sums, and those with fewer blocks send nothing in their place.
         most = max(
@@ -146,7 +138,7 @@ class Gradients:
             weight.grad = None
 
     def _room(self) -> Tensor:
-        return shared((self._starts[-1],), torch.float32)
+        return shared_tensor((self._starts[-1],), torch.float32)
 
     def _split(self, flat: Tensor) -> list[Tensor]:
         """Return views of `flat` in the shapes of the weights, and in their order of axes."""

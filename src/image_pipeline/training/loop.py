@@ -21,7 +21,7 @@ import torch
 from torch.nn import functional
 from tqdm import tqdm
 
-from image_pipeline.common.cores import DEVICE, available_cores
+from image_pipeline.common.cores import available_cores
 from image_pipeline.common.errors import DivergenceError, NetworkError, ParamsError
 from image_pipeline.common.params import MachineParams, TrainParams
 from image_pipeline.common.paths import PARAMS
@@ -34,13 +34,13 @@ from image_pipeline.numerics.portability import PortabilityCheck
 from image_pipeline.tensors.tensor_files import Split
 from image_pipeline.training.batches import Batch, Batches
 from image_pipeline.training.checkpoint import CheckpointFile
-from image_pipeline.training.gradients import Gradients, shared
+from image_pipeline.training.gradients import Gradients
 from image_pipeline.training.history import EpochRecord
 from image_pipeline.training.lanes import count_lanes, share_of
 from image_pipeline.training.machines.exchange import Exchange
 from image_pipeline.training.optimizer import build_optimizer, build_schedule, cycled_momentum
 from image_pipeline.training.randomness import seed_everything
-from image_pipeline.training.workers import Steps, Workers, shared_array
+from image_pipeline.training.workers import Steps, Workers, shared_array, shared_tensor
 
 
 class Training:
@@ -97,7 +97,7 @@ class Training:
         classes = len(self.train.description.class_names)
         seed_everything(self.params.seed)
         try:
-            self.model = networks.build(name, options, self.train.shape, classes).to(DEVICE)
+            self.model = networks.build(name, options, self.train.shape, classes)
         except NetworkError as error:
             if str(error).startswith("train."):
                 raise ParamsError(f"{PARAMS}: {error}") from error
@@ -118,7 +118,7 @@ class Training:
         self.gradients = Gradients(weights)
         # All lanes begin a step with the same buffers, and what the first made of them stays.
         self._buffers = {
-            name: shared(tuple(buffer.shape), buffer.dtype).copy_(buffer)
+            name: shared_tensor(tuple(buffer.shape), buffer.dtype).copy_(buffer)
             for name, buffer in self.model.named_buffers()
         }
         self.lanes = count_lanes(max(self.batches.sizes), self.train.shape)
@@ -166,7 +166,7 @@ class Training:
 
     def count_processes(self) -> int:
         """Return how many processes compute: as many as there are cores and lanes for."""
-        if DEVICE != "cpu" or sys.platform != "linux":  # only Linux forks safely
+        if sys.platform != "linux":  # only Linux forks safely
             return 1
         lanes = len(share_of(0, self.exchange.machines, range(self.lanes)))
         return min(self.machine.cores, lanes, available_cores())
@@ -255,7 +255,6 @@ class Training:
     def _learn_lane(self, batch: Batch, lane: int) -> None:
         """Compute a lane's loss, hits and gradients, as any training loop does."""
         images, labels, seed = next(batch.pieces[lane])
-        images, labels = images.to(DEVICE), labels.to(DEVICE)
         self._take_buffers()
         seed_everything(seed)
         logits = self.model(images)
