@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from experiments.experiment_projects import MadeUp, call, predictions
+from image_pipeline.experiments.changes import flat
 from project import LONGER, Project
 
 COMPARE = (sys.executable, "-m", "image_pipeline", "compare")
@@ -48,6 +49,11 @@ def test_the_sentence_and_the_numbers(made_up: MadeUp) -> None:
     assert "takes about 17,000 test images." in done.stdout
     assert "  params       train.seed: 0 -> 1\n" in done.stdout
     assert "\nNA " in done.stdout  # a class of this name, and no missing value
+
+
+def test_blocks_become_dotted_keys() -> None:
+    block = {"a": 1, "b": {"c": {"d": [2]}, "e": {}}, "f": {}}
+    assert flat(block) == {"a": 1, "b.c.d": [2], "b.e": {}, "f": {}}
 
 
 def test_json_has_it_all(made_up: MadeUp) -> None:

@@ -47,23 +47,24 @@ def locked_params(lock: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for stage in lock.values():
         for values in stage.get("params", {}).values():
-            for key, value in values.items():
-                found.update(flat(value, key))
+            found |= flat(values)
     return found
 
 
-def flat(value: object, key: str) -> Iterator[tuple[str, Any]]:
-    """Yield the values of nested blocks with their dotted keys."""
-    if not isinstance(value, Mapping) or not value:
-        yield key, value
-        return
-    for name, inner in value.items():
-        yield from flat(inner, f"{key}.{name}")
+def flat(block: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of nested blocks by their dotted keys; a block without any is a value."""
+    found: dict[str, Any] = {}
+    for name, value in block.items():
+        if isinstance(value, Mapping) and value:
+            found |= {f"{name}.{key}": inner for key, inner in flat(value).items()}
+        else:
+            found[name] = value
+    return found
 
 
 def not_yet_run(results: Results) -> list[Change]:
     """Return the params whose value in params.yaml is not the one that the run had."""
-    now = dict(pair for key in results.params for pair in flat(results.params[key], key))
+    now = flat(results.params)
     ran = locked_params(results.lock)
     blocks = {key for stage in results.lock.values() for key in _keys(stage)}
     read = {key: now[key] for key in now if any(f"{key}.".startswith(f"{b}.") for b in blocks)}

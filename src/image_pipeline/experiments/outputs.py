@@ -107,15 +107,9 @@ def _first_difference(root: Path, path: str) -> str:
         came_out = json.loads((root / path).read_text(encoding="utf-8"))
     except ValueError:
         return ""
-    pairs = [dict(_flat(values)) for values in (committed, came_out)]
-    for key, first, second in differing(*pairs):
+    for key, first, second in differing(flat(committed), flat(came_out)):
         return f" ({key}: {first} in Git, {second} came out)"
     return ""
-
-
-def _flat(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        yield from flat(value, key)
 
 
 def _git(root: Path, *arguments: str) -> str:

@@ -96,10 +96,9 @@ def _read_repeat(revision: Revision) -> Repeat:
             values = json.loads(revision.read(path) or b"")
         except ValueError as error:
             raise DataError(f"{path} in {revision}: no metrics ({one_line(error)})") from None
-        for key, value in values.items():
-            for name, figure in flat(value, key):
-                if name not in SAME_EVERY_TIME and isinstance(figure, int | float):
-                    metrics[name] = float(figure)
+        for name, figure in flat(values).items():
+            if name not in SAME_EVERY_TIME and isinstance(figure, int | float):
+                metrics[name] = float(figure)
     hashes = output_hashes(read_lock(revision))
     tensors = (paths.TRAIN_TENSORS, paths.VALIDATION_TENSORS, paths.TEST_TENSORS)
     return Repeat(revision, metrics, tuple(hashes.get(path.as_posix()) for path in tensors))

@@ -88,8 +88,8 @@ def in_study(value: object) -> Any:
 
 def present(space: Space) -> dict[str, Any] | None:
     """Return the values of params.yaml, as a study keeps them; None if one is out of the space."""
-    params = dict(flat(YAML(typ="safe").load(paths.PARAMS), ""))
-    found = {key: in_study(params[f".{key}"]) for key in space.distributions}
+    params = flat(YAML(typ="safe").load(paths.PARAMS))
+    found = {key: in_study(params[key]) for key in space.distributions}
     inside = all(
         distribution._contains(distribution.to_internal_repr(found[key]))
         if not isinstance(distribution, CategoricalDistribution)
