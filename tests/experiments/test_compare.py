@@ -56,6 +56,15 @@ def test_blocks_become_dotted_keys() -> None:
     assert flat(block) == {"a": 1, "b.c.d": [2], "b.e": {}, "f": {}}
 
 
+def test_without_git_a_line_says_so(made_up: MadeUp, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(made_up.root))
+    done = compare(made_up, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("compare: error: ")
+    assert "Git is not installed" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
 def test_json_has_it_all(made_up: MadeUp) -> None:
     values = json.loads(compare(made_up, "HEAD~1", "HEAD", "--json").stdout)
     assert (values["b_finds"], values["b_misses"], values["images"]) == (41, 35, 1_000)

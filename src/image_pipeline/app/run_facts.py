@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from ruamel.yaml.error import YAMLError
 from image_pipeline.common import paths
 from image_pipeline.experiments.outputs import read_stages
 from image_pipeline.experiments.results import LOCK
+from image_pipeline.experiments.revisions import git
 from image_pipeline.modeling.model_card import ModelCard
 
 SHORT = 8  # digits of the model file's hash
@@ -93,17 +93,6 @@ def _accuracy() -> str:
 
 
 def _commit() -> str:
-    changed = _git("status", "--porcelain", "--", str(LOCK))
-    commit = _git("log", "-1", "--format=%h", "--", str(LOCK))
+    changed = git("status", "--porcelain", "--", str(LOCK))
+    commit = git("log", "-1", "--format=%h", "--", str(LOCK))
     return commit if commit and not changed else "not committed"
-
-
-def _git(*arguments: str) -> str:
-    """Return what Git says; nothing where there is no Git, or no repository."""
-    try:
-        done = subprocess.run(
-            ["git", *arguments], capture_output=True, check=False, encoding="utf-8"
-        )
-    except OSError:
-        return ""
-    return "" if done.returncode else done.stdout.strip()

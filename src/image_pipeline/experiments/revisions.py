@@ -52,13 +52,17 @@ def repository_root() -> Path:
     """Return the root of the Git repository around the project, at whose root this must run.
 
     Raises:
-        RevisionError: the current folder is no project's root, or is in no Git repository.
+        RevisionError: the current folder is no project's root, or is in no Git repository,
+            or Git is not installed.
     """
     if not PROJECT_FILE.is_file():
         raise RevisionError(f"{Path.cwd()}: no {PROJECT_FILE} here; run from the root of a project")
-    root = _git("rev-parse", "--show-toplevel")
+    root = git("rev-parse", "--show-toplevel")
     if root is None:
-        raise RevisionError(f"{Path.cwd()}: in no Git repository; run from a clone of the project")
+        raise RevisionError(
+            f"{Path.cwd()}: in no Git repository, or Git is not installed; run from a clone of the "
+            "project"
+        )
     return Path(root)
 
 
@@ -86,13 +90,13 @@ def resolve(name: str) -> Revision:
     """
     if name == WORKSPACE:
         return Revision(name, None)
-    commit = _git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}")
+    commit = git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}")
     return Revision(name, commit or _resolved_by_dvc(name))
 
 
 def experiments() -> dict[str, Revision]:
     """Return DVC's experiments of all commits, by name; of namesakes the last that Git lists."""
-    lines = _git("for-each-ref", "--format=%(objectname) %(refname)", "refs/exps") or ""
+    lines = git("for-each-ref", "--format=%(objectname) %(refname)", "refs/exps") or ""
     found = (line.split(" ", 1) for line in lines.splitlines())
     refs = [(commit, ref.split("/")) for commit, ref in found]
     # refs/exps/<two digits>/<the other 38>/<name>; what DVC keeps besides is of another form.
@@ -113,6 +117,11 @@ def _resolved_by_dvc(name: str) -> str:
     return commit
 
 
-def _git(*arguments: str) -> str | None:
-    done = subprocess.run(["git", *arguments], capture_output=True, check=False, encoding="utf-8")
+def git(*arguments: str) -> str | None:
+    """Return what Git says; None where it fails, or is not installed."""
+    command = ["git", *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, check=False, encoding="utf-8")
+    except OSError:
+        return None
     return None if done.returncode else done.stdout.strip()
