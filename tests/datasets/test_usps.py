@@ -1,7 +1,6 @@
 """USPS's two files in small, beside torchvision's own class."""
 
 import bz2
-import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -94,23 +93,6 @@ def test_another_file_is_not_taken(mirror: Path, tmp_path: Path) -> None:
     assert not list((tmp_path / "raw").iterdir())
 
 
-def test_memory_does_not_grow_with_the_images(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("image_pipeline.datasets.base.CHUNK_BYTES", 32 * 256)
-    peaks = []
-    for count in (100, 500):
-        write(tmp_path, line(1, ZEROS) * count)
-        train, _ = Usps().read(tmp_path)
-        tracemalloc.start()
-        try:
-            assert [len(chunk) for chunk in train.chunks()][:-1] == [32] * (count // 32)
-            peaks.append(tracemalloc.get_traced_memory()[1])
-        finally:
-            tracemalloc.stop()
-    assert peaks[1] < peaks[0] + 100 * 256
-
-
 # Files that are not what they should be.
 
 
@@ -128,46 +110,46 @@ def refusal(path: Path) -> str:
     return message.removeprefix(str(path))
 
 
+LIBSVM = "not in LIBSVM's format ("
+LABEL = "a label is not one of 1 to 10"
+MISSING = "an image has not all of its 256 pixels"
+BEYOND = "a pixel is not from -1 to 1"
 BAD_LINES = {
-    "label 0": (line(0, ZEROS), "the label '0' is not one of 1 to 10"),
-    "label 11": (line(11, ZEROS), "the label '11' is not one of 1 to 10"),
-    "a word as label": (line("seven", ZEROS), "the label 'seven' is not one of 1 to 10"),
-    "an empty line": (b"\n", "the label '' is not one of 1 to 10"),
-    "no pixels": (b"3\n", "its 0 pixels are not 256, numbered from 1 in order"),
-    "255 pixels": (line(3, ZEROS[1:]), "its 255 pixels are not 256, numbered from 1 in order"),
-    "257 pixels": (line(3, ["0", *ZEROS]), "its 257 pixels are not 256, numbered from 1 in order"),
+    "label 0": (line(0, ZEROS), LABEL),
+    "label 11": (line(11, ZEROS), LABEL),
+    "half a label": (line("2.5", ZEROS), LABEL),
+    "a label that is nan": (line("nan", ZEROS), LABEL),
+    "a word as label": (line("seven", ZEROS), f"{LIBSVM}could not convert string to float: "),
+    "no pixels": (b"3\n", MISSING),
+    "255 pixels": (line(3, ZEROS[1:]), MISSING),
+    "257 pixels": (line(3, ["0", *ZEROS]), f"{LIBSVM}n_features was set to 256, but "),
     "pixels in another order": (
         line(3, ZEROS).replace(b" 1:0 2:0", b" 2:0 1:0"),
-        "its 256 pixels are not 256, numbered from 1 in order",
+        f"{LIBSVM}Feature indices in SVMlight/LibSVM data file should be sorted and unique.)",
     ),
-    "no number": (
-        line(3, [*ZEROS[1:], "bright"]),
-        "a pixel is no number (could not convert string to float: 'bright')",
-    ),
-    "nothing": (
-        line(3, [*ZEROS[1:], ""]),
-        "a pixel is no number (could not convert string to float: '')",
-    ),
-    "too bright": (line(3, ["1.001", *ZEROS[1:]]), "the pixel 1 is 1.001, not from -1 to 1"),
-    "too dark": (line(3, [*ZEROS[1:], "-2"]), "the pixel 256 is -2, not from -1 to 1"),
-    "beyond float32": (line(3, ["1e99", *ZEROS[1:]]), "the pixel 1 is 1e99, not from -1 to 1"),
-    "nan": (line(3, ["nan", *ZEROS[1:]]), "the pixel 1 is nan, not from -1 to 1"),
-    "a bomb": (b"3 " + bytes(99 << 20), "more than 16384 bytes, which is no such file"),
+    "a pixel twice": (line(3, ZEROS).replace(b" 2:0", b" 1:0"), f"{LIBSVM}Feature indices in "),
+    "pixels from 0": (line(3, ZEROS).replace(b" 1:0", b" 0:0 1:0"), f"{LIBSVM}Invalid index 0"),
+    "a pixel beyond all": (line(3, ZEROS).replace(b" 256:", b" 9999999999:"), LIBSVM),
+    "a pixel without a number": (b"3 " + b"0 " * 256, LIBSVM),
+    "no number": (line(3, [*ZEROS[1:], "bright"]), f"{LIBSVM}could not convert string to float: "),
+    "nothing": (line(3, [*ZEROS[1:], ""]), f"{LIBSVM}could not convert string to float: "),
+    "too bright": (line(3, ["1.001", *ZEROS[1:]]), BEYOND),
+    "too dark": (line(3, [*ZEROS[1:], "-2"]), BEYOND),
+    "beyond float32": (line(3, ["1e99", *ZEROS[1:]]), BEYOND),
+    "nan": (line(3, ["nan", *ZEROS[1:]]), BEYOND),
+    "a long word": (b"3 " + bytes(40 << 20), LIBSVM),
+    "a bomb": (b"3 " + bytes(99 << 20), "unpacks to more than 67108864 bytes"),
 }
 
 
 @pytest.mark.parametrize("name", BAD_LINES)
-def test_bad_lines_are_named(name: str, tmp_path: Path) -> None:
+def test_bad_lines_are_refused(name: str, tmp_path: Path) -> None:
     content, problem = BAD_LINES[name]
     write(tmp_path, line(1, ZEROS) + line(2, ZEROS) + content + TRAIN)
-    assert refusal(tmp_path / "usps.bz2") == f", line 3: {problem}{REMEDY}"
-
-
-def test_endless_lines_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("image_pipeline.datasets.usps.MAX_LINES", 30)
-    write(tmp_path, TRAIN)
     message = refusal(tmp_path / "usps.bz2")
-    assert message == f", line 31: more than 30 lines, which is no such file{REMEDY}"
+    assert message.startswith(f": {problem}")
+    assert message.endswith(REMEDY)
+    assert len(message) < 400
 
 
 BAD_FILES = {
