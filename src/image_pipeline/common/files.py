@@ -7,7 +7,6 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 if TYPE_CHECKING:
@@ -70,33 +69,6 @@ def together() -> Iterator[None]:
         raise
     finally:
         _held = None
-
-
-@contextmanager
-def scratch(path: Path) -> Iterator[BinaryIO]:
-    """Open a file to write and to read that is gone when the block ends, or the process does.
-
-    It never stands in a folder under a name that Git or DVC could see: where the system can, it has
-    none; else it is a partial file. `path` says where it takes its room, and names it in errors.
-
-    Raises:
-        OSError: the folder cannot be written to, or the disk is full.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        file = TemporaryFile(  # noqa: SIM115 - its own errors are told apart from the block's
-            dir=path.parent, prefix=f"{path.name}.", suffix=PARTIAL_SUFFIX
-        )
-    except OSError as error:
-        error.filename = str(path)
-        raise
-    try:
-        with file:  # whose end writes what is left in its buffer
-            yield file
-    except OSError as error:
-        if error.errno and not error.filename:
-            error.filename = str(path)
-        raise
 
 
 def discard_partials() -> None:
