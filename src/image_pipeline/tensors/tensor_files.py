@@ -113,7 +113,6 @@ class SplitWriter:
         self._labels_at = 8 + self._room
         self._images_at = self._labels_at + 8 * count
         self._written = 0
-        self._finished = False
 
     def _header(self, description: Description) -> bytes:
         labels, images = 8 * self._count, self._count * math.prod(self._shape)
@@ -145,12 +144,6 @@ class SplitWriter:
         header = self._header(description).ljust(self._room)
         self._file.seek(0)
         self._file.write(struct.pack("<Q", self._room) + header)
-        self._finished = True
-
-    def check(self) -> None:
-        """Make sure that no file without a header appears."""
-        if not self._finished:
-            raise ValueError("the split was not finished")
 
 
 @contextmanager
@@ -174,11 +167,8 @@ def writing_split(
     """
     longest = (0.12345678,) * shape[0]  # the statistics are rounded to eight digits
     with replacing(path) as file:
-        writer = SplitWriter(
-            file, count, shape, Description(dataset, class_names, longest, longest, "crop")
-        )
-        yield writer
-        writer.check()
+        widest = Description(dataset, class_names, longest, longest, "crop")
+        yield SplitWriter(file, count, shape, widest)
 
 
 @dataclass(frozen=True)
