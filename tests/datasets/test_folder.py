@@ -585,6 +585,6 @@ def test_what_is_decoded_ahead_is_bounded(tmp_path: Path, monkeypatch: pytest.Mo
     with (tmp_path / "images").open("rb") as tar, Processes(2, "decodes images") as processes:
         decoded = processes.map(decoding.run_task, tasks(tar.fileno()))
         for done, (pixels, failed) in enumerate(decoded):
-            assert (pixels, failed) == (bytes([7]) * 16, [])
+            assert (pixels, failed) == (bytes([7]) * 16, {})
             assert len(begun) - done <= 2 * TASKS_AHEAD + 1
     assert len(begun) == 50

@@ -134,15 +134,16 @@ class Folder:
                 decoded,
                 self._workers,
             )
-            failed = np.frombuffer(failures.marks, np.uint8) != 0
             pixels: np.ndarray = np.memmap(
                 decoded, np.uint8, "r", shape=(len(tried), *settings.shape)
             )
 
+        failed = np.zeros(len(tried), bool)
+        failed[list(failures)] = True
         useless = np.ones(len(labels), bool)
         useless[tried[~failed]] = False
         if useless.any():
-            causes = {int(tried[number]): why for number, why in failures.first}
+            causes = {int(tried[number]): why for number, why in failures.items()}
             told = self._tell_useless(names, labels, useless, causes)
             if reading.unreadable == "error":
                 raise DataError(

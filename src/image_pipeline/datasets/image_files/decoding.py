@@ -3,10 +3,8 @@
 What they decode is written in the images' order, so the number of processors cannot change it.
 """
 
-import heapq
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import BinaryIO
 
 import numpy as np
@@ -18,23 +16,8 @@ from image_pipeline.datasets.image_files.pixels import PixelSettings, cause, dec
 
 TASK_IMAGES = 256
 TASK_BYTES = 1 << 22  # of image files, and of pixels: the memory of a process
-FIRST = 10  # failures that are kept with their cause
 
-Failure = tuple[int, str]  # the image's number, and the cause
-Decoded = tuple[bytes, list[Failure]]  # pixels, and the images among them that failed
-
-
-@dataclass
-class Failures:
-    """Images that could not be decoded.
-
-    Attributes:
-        marks: a byte per image, 1 for those.
-        first: the first `FIRST`, with their causes, in order.
-    """
-
-    marks: bytearray
-    first: list[Failure] = field(default_factory=list)
+Failures = dict[int, str]  # of each image that could not be decoded: its number, and the cause
 
 
 def decode_all(
@@ -55,22 +38,23 @@ def decode_all(
         pixels: the file that is written. An image that fails leaves zeros.
         workers: how many processes decode; as many as there are cores, where it is None.
 
+    Returns:
+        The images that failed.
+
     Raises:
         PipelineError: a process ended before its work.
     """
     tasks = (
         (tar, part.start, offsets[part], sizes[part], settings) for part in _parts(sizes, settings)
     )
-    failures = Failures(bytearray(len(sizes)))
+    failures: Failures = {}
     with (
         Processes(workers or available_cores(), "decodes images") as processes,
         tqdm(total=len(sizes), desc="decode", unit="image", unit_scale=True) as bar,
     ):
         for content, failed in processes.map(run_task, tasks):
             pixels.write(content)
-            for image, _ in failed:
-                failures.marks[image] = 1
-            failures.first = heapq.nsmallest(FIRST, [*failures.first, *failed])
+            failures |= failed
             bar.update(len(content) // settings.bytes_per_image)
     pixels.flush()
     return failures
@@ -78,9 +62,10 @@ def decode_all(
 
 def run_task(
     tar: int, start: int, offsets: np.ndarray, sizes: np.ndarray, settings: PixelSettings
-) -> Decoded:
+) -> tuple[bytes, Failures]:
     """Decode the images from number `start` on; return their pixels, and those that failed."""
-    failed, decoded, nothing = [], [], bytes(settings.bytes_per_image)
+    failed: Failures = {}
+    decoded, nothing = [], bytes(settings.bytes_per_image)
     with quiet_but_wary():
         for number, (offset, size) in enumerate(
             zip(offsets.tolist(), sizes.tolist(), strict=True), start
@@ -91,7 +76,7 @@ def run_task(
                 raise
             except Exception as error:  # Pillow's decoders raise whatever they trip over
                 decoded.append(nothing)
-                failed.append((number, cause(error)))
+                failed[number] = cause(error)
     return b"".join(decoded), failed
 
 
