@@ -1,16 +1,21 @@
 """What a data set must be able to do."""
 
 import math
-from collections.abc import Callable, Iterable
+import tarfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
+from image_pipeline.common.errors import DataError, one_line
 from image_pipeline.common.params import Fit
 
 CHUNK_BYTES = 1 << 20
+REMEDY = "delete it and run `dvc repro --force download`"
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,28 @@ class RawSplit:
 def images_per_chunk(shape: tuple[int, ...]) -> int:
     """Return how many images of `shape`, in bytes, make a chunk of a good size."""
     return max(1, CHUNK_BYTES // math.prod(shape))
+
+
+@contextmanager
+def reading(source: object, kind: str) -> Iterator[None]:
+    """Say what is wrong with a file that `fetch` brought, if a library fails on it in the block.
+
+    Args:
+        source: the file's path, or other words for it.
+        kind: what it should be, such as gzip.
+
+    Raises:
+        DataError: the file is missing, torn or something else.
+    """
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise DataError(f"{error.filename}: not found; run `dvc repro --force download`") from None
+    except (OSError, EOFError, ValueError, tarfile.TarError, zlib.error) as error:
+        if isinstance(error, OSError) and error.strerror:  # the system's own
+            raise DataError(f"{source}: cannot be read ({error.strerror}); {REMEDY}") from None
+        cause = one_line(error) or "it ends too soon"
+        raise DataError(f"{source}: not a whole {kind} file ({cause}); {REMEDY}") from None
 
 
 class Dataset(Protocol):

@@ -10,7 +10,6 @@ versions are those in TensorFlow Datasets.
 """
 
 import tarfile
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,10 +17,9 @@ from typing import IO
 
 import numpy as np
 
-from image_pipeline.common.errors import DataError, one_line
-from image_pipeline.datasets.base import RawSplit, images_per_chunk
+from image_pipeline.common.errors import DataError
+from image_pipeline.datasets.base import REMEDY, RawSplit, images_per_chunk, reading
 from image_pipeline.datasets.download import RemoteFile, fetch_files
-from image_pipeline.datasets.idx import REMEDY
 
 SHAPE = (3, 32, 32)  # of an image
 PIXELS = 3 * 32 * 32
@@ -109,25 +107,14 @@ def _opened(path: Path, folder: str, name: str) -> Iterator[tuple[IO[bytes], int
     Raises:
         DataError: there is no archive, it is torn, or has no such file.
     """
-    try:
-        with tarfile.open(path, "r:gz") as archive:
-            # Not by `getmember`, which would unpack the whole archive to find the last of its name.
-            found = (member for member in archive if member.name == f"{folder}/{name}")
-            member = next((member for member in found if member.isreg()), None)
-            file = archive.extractfile(member) if member else None
-            if member is None or file is None:
-                raise DataError(f"{path}: it has no file {folder}/{name}; {REMEDY}")
-            yield file, member.size
-    except FileNotFoundError:
-        raise DataError(f"{path}: not found; run `dvc repro --force download`") from None
-    except (tarfile.TarError, EOFError, zlib.error, ValueError) as error:
-        reason = one_line(error)
-        raise DataError(f"{path}: not a whole tar.gz file ({reason}); {REMEDY}") from None
-    except OSError as error:
-        if error.strerror is None:  # of gzip's own making
-            reason = one_line(error)
-            raise DataError(f"{path}: not a whole tar.gz file ({reason}); {REMEDY}") from None
-        raise DataError(f"{path}: cannot be read ({error.strerror}); {REMEDY}") from None
+    with reading(path, "tar.gz"), tarfile.open(path, "r:gz") as archive:
+        # Not by `getmember`, which would unpack the whole archive to find the last of its name.
+        found = (member for member in archive if member.name == f"{folder}/{name}")
+        member = next((member for member in found if member.isreg()), None)
+        file = archive.extractfile(member) if member else None
+        if member is None or file is None:
+            raise DataError(f"{path}: it has no file {folder}/{name}; {REMEDY}")
+        yield file, member.size
 
 
 CIFAR10 = Cifar(

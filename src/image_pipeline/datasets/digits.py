@@ -5,15 +5,14 @@ Needs no network. Source: Alpaydin and Kaynak, "Optical Recognition of Handwritt
 
 import gzip
 import hashlib
-import zlib
 from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
 
-from image_pipeline.common.errors import DataError, one_line
+from image_pipeline.common.errors import DataError
 from image_pipeline.common.files import write_bytes
-from image_pipeline.datasets.base import RawSplit
+from image_pipeline.datasets.base import REMEDY, RawSplit, reading
 
 FILE = "digits.csv.gz"
 SHA256_UNPACKED = "6ebb3d2fee246a4e99363262ddf8a00a3c41bee6014c373ed9d9216ba7f651b8"
@@ -57,19 +56,10 @@ class Digits:
         return RawSplit((1, SIZE, SIZE), labels, lambda: [images])
 
     def _read_rows(self, path: Path) -> np.ndarray:
-        remedy = "delete it and run `dvc repro --force download`"
-        try:
-            with gzip.open(path) as file:
-                text = file.read(SIZE_UNPACKED + 1)  # no more, were it a bomb
-        except FileNotFoundError:
-            raise DataError(f"{path}: not found; run `dvc repro --force download`") from None
-        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            cause = one_line(error)
-            raise DataError(f"{path}: not a whole gzip file ({cause}); {remedy}") from None
-        except OSError as error:
-            raise DataError(f"{path}: cannot be read ({error.strerror}); {remedy}") from None
+        with reading(path, "gzip"), gzip.open(path) as file:
+            text = file.read(SIZE_UNPACKED + 1)  # no more, were it a bomb
         if hashlib.sha256(text).hexdigest() != SHA256_UNPACKED:
-            raise DataError(f"{path}: not scikit-learn's digits (another SHA-256); {remedy}")
+            raise DataError(f"{path}: not scikit-learn's digits (another SHA-256); {REMEDY}")
         return np.loadtxt(text.decode().splitlines(), delimiter=",", dtype=np.uint8)
 
 

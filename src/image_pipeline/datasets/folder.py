@@ -11,7 +11,6 @@ import os
 import re
 import shutil
 import sys
-import tarfile
 import tempfile
 from array import array
 from collections.abc import Iterable, Iterator
@@ -25,7 +24,7 @@ from tqdm import tqdm
 
 from image_pipeline.common.errors import DataError, ParamsError, one_line
 from image_pipeline.common.params import DownloadFolderParams, TensorizeFolderParams
-from image_pipeline.datasets.base import RawSplit, images_per_chunk
+from image_pipeline.datasets.base import RawSplit, images_per_chunk, reading
 from image_pipeline.datasets.download import RemoteFile, fetch_files
 from image_pipeline.datasets.image_files.archives import most_packed_bytes, pack, read_tar
 from image_pipeline.datasets.splitting import draw
@@ -42,7 +41,6 @@ FIRST = 10  # files that an error names
 TRAIN = frozenset({"train", "training", "val", "valid", "validation"})
 TEST = frozenset({"test", "testing"})
 TEST_DRAW = 1  # beside the seed, so that the test split is drawn apart from the validation split
-REMEDY = "run `dvc repro --force download`"
 NO_CLASS = "it is in no class's folder"
 NO_IMAGE = f"its name ends in none of {' '.join(SUFFIXES)}"
 
@@ -196,21 +194,12 @@ def _list_files(path: Path) -> tuple[list[str], np.ndarray, dict[str, None]]:
     names: list[str] = []
     places: array[int] = array("q")
     folders: dict[str, None] = {}
-    try:
-        with path.open("rb") as tar:
-            for entry in read_tar(tar):
-                folders[entry.name if entry.isdir() else entry.name.rpartition("/")[0]] = None
-                if entry.isreg():
-                    names.append(entry.name)
-                    places.extend((entry.offset_data, entry.size))
-    except FileNotFoundError:
-        raise DataError(f"{path}: not found; {REMEDY}") from None
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); {REMEDY}") from None
-    except tarfile.TarError as error:
-        raise DataError(
-            f"{path}: not as `download` writes it ({one_line(error)}); {REMEDY}"
-        ) from None
+    with reading(path, "tar"), path.open("rb") as tar:
+        for entry in read_tar(tar):
+            folders[entry.name if entry.isdir() else entry.name.rpartition("/")[0]] = None
+            if entry.isreg():
+                names.append(entry.name)
+                places.extend((entry.offset_data, entry.size))
     return names, np.frombuffer(places, np.int64).reshape(-1, 2), folders
 
 

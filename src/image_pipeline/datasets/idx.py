@@ -9,7 +9,6 @@ import gzip
 import math
 import struct
 import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,11 +18,11 @@ from typing import IO
 import numpy as np
 
 from image_pipeline.common.errors import DataError, one_line
+from image_pipeline.datasets.base import REMEDY, reading
 
 UINT8, INT32 = np.dtype(np.uint8), np.dtype(">i4")
 TYPES = {UINT8: 8, INT32: 12}
 MAX_BYTES = 1 << 33
-REMEDY = "delete it and run `dvc repro --force download`"
 
 
 @dataclass(frozen=True)
@@ -69,28 +68,22 @@ def _open_idx(
     source: Path | ZipMember, rank: int, dtype: np.dtype
 ) -> Iterator[tuple[gzip.GzipFile, tuple[int, ...]]]:
     """Open a file behind its header; what goes wrong in the block is wrong with the file."""
-    try:
-        with _open_packed(source) as packed, gzip.GzipFile(fileobj=packed) as file:
-            header = file.read(4 + 4 * rank)
-            if len(header) < 4 + 4 * rank or header[:4] != bytes((0, 0, TYPES[dtype], rank)):
-                raise DataError(
-                    f"{source}: not an IDX file of {dtype.name} values with {rank} dimensions "
-                    f"(it begins with {header[:4].hex(' ') or 'nothing'}); {REMEDY}"
-                )
-            shape = tuple(int(size) for size in np.frombuffer(header, ">u4", offset=4))
-            size = math.prod(shape) * dtype.itemsize
-            if size > MAX_BYTES:
-                raise DataError(f"{source}: its header promises {size} bytes, too many; {REMEDY}")
-            yield file, shape
-    except FileNotFoundError:
-        path = source if isinstance(source, Path) else source.archive
-        raise DataError(f"{path}: not found; run `dvc repro --force download`") from None
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        cause = one_line(error) or "it ends too soon"
-        raise DataError(f"{source}: not a whole gzip file ({cause}); {REMEDY}") from None
-    except OSError as error:
-        cause = error.strerror or one_line(error)
-        raise DataError(f"{source}: cannot be read ({cause}); {REMEDY}") from None
+    with (
+        reading(source, "gzip"),
+        _open_packed(source) as packed,
+        gzip.GzipFile(fileobj=packed) as file,
+    ):
+        header = file.read(4 + 4 * rank)
+        if len(header) < 4 + 4 * rank or header[:4] != bytes((0, 0, TYPES[dtype], rank)):
+            raise DataError(
+                f"{source}: not an IDX file of {dtype.name} values with {rank} dimensions "
+                f"(it begins with {header[:4].hex(' ') or 'nothing'}); {REMEDY}"
+            )
+        shape = tuple(int(size) for size in np.frombuffer(header, ">u4", offset=4))
+        size = math.prod(shape) * dtype.itemsize
+        if size > MAX_BYTES:
+            raise DataError(f"{source}: its header promises {size} bytes, too many; {REMEDY}")
+        yield file, shape
 
 
 def read_shape(source: Path | ZipMember, rank: int, dtype: np.dtype = UINT8) -> tuple[int, ...]:

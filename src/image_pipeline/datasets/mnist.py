@@ -14,16 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from image_pipeline.common.errors import DataError
-from image_pipeline.datasets.base import RawSplit, images_per_chunk
+from image_pipeline.datasets.base import REMEDY, RawSplit, images_per_chunk
 from image_pipeline.datasets.download import RemoteFile, fetch_files
-from image_pipeline.datasets.idx import (
-    INT32,
-    REMEDY,
-    UINT8,
-    ZipMember,
-    iterate_idx,
-    read_shape,
-)
+from image_pipeline.datasets.idx import INT32, UINT8, ZipMember, iterate_idx, read_shape
 
 SHAPE = (28, 28)  # of an image
 LABELS_AT_ONCE = 1 << 16

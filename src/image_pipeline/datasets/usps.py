@@ -14,9 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from image_pipeline.common.errors import DataError, one_line
-from image_pipeline.datasets.base import RawSplit
+from image_pipeline.datasets.base import REMEDY, RawSplit, reading
 from image_pipeline.datasets.download import RemoteFile, fetch_files
-from image_pipeline.datasets.idx import REMEDY
 
 SHAPE = (16, 16)  # of an image
 PIXELS = SHAPE[0] * SHAPE[1]
@@ -48,7 +47,10 @@ def _read_split(path: Path) -> RawSplit:
     """Make pixels by torchvision's formula: in float32, rounded down."""
     from sklearn.datasets import load_svmlight_file
 
-    text = _unpacked(path)
+    with reading(path, "bzip2"), bz2.open(path) as file:
+        text = file.read(MOST_BYTES + 1)  # no more, were it a bomb
+    if len(text) > MOST_BYTES:
+        raise DataError(f"{path}: unpacks to more than {MOST_BYTES} bytes; {REMEDY}")
     try:
         rows, labels = load_svmlight_file(
             BytesIO(text), n_features=PIXELS, dtype=np.float32, zero_based=False
@@ -66,21 +68,3 @@ def _read_split(path: Path) -> RawSplit:
         raise DataError(f"{path}: a pixel is not from -1 to 1; {REMEDY}")
     images = ((values + 1) / 2 * 255).astype(np.uint8).reshape(-1, 1, *SHAPE)
     return RawSplit((1, *SHAPE), (labels - 1).astype(np.uint8), lambda: [images])
-
-
-def _unpacked(path: Path) -> bytes:
-    try:
-        with bz2.open(path) as file:
-            text = file.read(MOST_BYTES + 1)  # no more, were it a bomb
-    except FileNotFoundError:
-        raise DataError(f"{path}: not found; run `dvc repro --force download`") from None
-    except EOFError:
-        raise DataError(f"{path}: not a whole bzip2 file (it ends too soon); {REMEDY}") from None
-    except OSError as error:
-        if error.strerror is None:  # of bz2's own making
-            cause = one_line(error)
-            raise DataError(f"{path}: not a whole bzip2 file ({cause}); {REMEDY}") from None
-        raise DataError(f"{path}: cannot be read ({error.strerror}); {REMEDY}") from None
-    if len(text) > MOST_BYTES:
-        raise DataError(f"{path}: unpacks to more than {MOST_BYTES} bytes; {REMEDY}")
-    return text
