@@ -133,10 +133,13 @@ def test_every_recipe_trains_and_takes_the_place_of_all_that_training_reads(tmp_
     ("name", "change", "said"),
     [
         ("bset", ("", ""), "there is no recipe `bset` in "),
-        ("best", ("  epochs: 400\n", ""), "recipes/best.yaml: train.epochs: missing; a recipe "),
-        ("best", ("  epochs:", "  depth: 3\n  epochs:"), "train.depth: not a key that a recipe"),
+        ("best", ("  epochs: 400\n", ""), "recipes/best.yaml: train.epochs: missing; add it"),
+        ("best", ("  epochs:", "  depth: 3\n  epochs:"), "best.yaml: train.depth: unknown key; "),
         ("best", ("  epochs: 400", "  epochs: many"), "best.yaml: train.epochs: 'many' is not al"),
         ("best", ("train:", "train: ["), "recipes/best.yaml: not valid YAML: "),
+        ("best", ("train:", "plot: {}\ntrain:"), "best.yaml: its blocks must be download and ten"),
+        ("best", ("  dataset", "  data"), "best.yaml: download: its keys must be dataset\n"),
+        ("best", ("    Adam:", "    Adamm:"), "best.yaml: train.optimizer.Adamm: unknown key; opt"),
     ],
 )
 def test_recipes_that_cannot_be_run(

@@ -10,7 +10,7 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,12 @@ from ruamel.yaml.error import YAMLError
 from image_pipeline.common import paths
 from image_pipeline.common.errors import ParamsError, one_line
 from image_pipeline.common.files import write_bytes
-from image_pipeline.common.params import AugmentationParams, TrainParams, check_params, read_params
+from image_pipeline.common.params import TrainParams, check_params, read_params
 
 FOLDER = Path("recipes")
 BACKUP = Path("params.yaml.bak")
 OF_THE_DATA = {"download": {"dataset"}, "tensorize": {"validation_fraction", "seed"}}
-CHOICES = ("model", "optimizer")  # of whose blocks a recipe has the chosen one
+BLOCKS = {*OF_THE_DATA, "train"}  # of a recipe; it has all of the last
 
 Settings = dict[str, Any]
 
@@ -53,8 +53,9 @@ def run(arguments: argparse.Namespace) -> int:
     recipe = read_recipe(arguments.name)
     before = paths.PARAMS.read_bytes() if read_params() else b""
     after = with_recipe(before.decode(), recipe)
-    check_params(YAML(typ="safe").load(after), FOLDER / f"{arguments.name}.yaml")
-    if _would_be_lost(before.decode(), recipe):
+    path = FOLDER / f"{arguments.name}.yaml"
+    _check_options(check_params(YAML(typ="safe").load(after), path).train, path)
+    if _would_be_lost(before.decode()):
         write_bytes(BACKUP, before)
         print(f"recipe: your changes of {paths.PARAMS} are kept in {BACKUP}")
     write_bytes(paths.PARAMS, after.encode())
@@ -86,7 +87,8 @@ def read_recipe(name: str) -> Settings:
     """Read a recipe.
 
     Raises:
-        ParamsError: there is none of this name, or it is no YAML, or a key is missing or too many.
+        ParamsError: there is none of this name, or it is no YAML, or a block is missing or too
+            many, or a key of the data.
     """
     path = FOLDER / f"{name}.yaml"
     if name not in names():
@@ -98,40 +100,20 @@ def read_recipe(name: str) -> Settings:
         recipe = YAML(typ="safe").load(path)
     except YAMLError as error:
         raise ParamsError(f"{path}: not valid YAML: {one_line(error)}") from None
-    found, expected = _keys(recipe), _expected_keys(recipe)
-    for wrong, said in (
-        (expected - found, "missing; a recipe names every key that a training run depends on"),
-        (found - expected, "not a key that a recipe may set"),
-    ):
-        if wrong:
-            raise ParamsError(f"{path}: {sorted(wrong)[0]}: {said}")
+    if not isinstance(recipe, Mapping) or recipe.keys() != BLOCKS:
+        raise ParamsError(f"{path}: its blocks must be {' and '.join(sorted(BLOCKS))}")
+    for block, keys in OF_THE_DATA.items():
+        if not isinstance(recipe[block], Mapping) or recipe[block].keys() != keys:
+            raise ParamsError(f"{path}: {block}: its keys must be {' and '.join(sorted(keys))}")
     return dict(recipe)
 
 
-def _keys(values: object, before: tuple[str, ...] = ()) -> set[str]:
-    """Return the dotted keys of nested blocks, the options of what is chosen left out."""
-    if not isinstance(values, Mapping) or (len(before) == 3 and before[1] in CHOICES):
-        return {".".join(before)}
-    return set().union(*(_keys(value, (*before, str(key))) for key, value in values.items()))
-
-
-def _expected_keys(recipe: object) -> set[str]:
-    keys = {f"{block}.{key}" for block, keys in OF_THE_DATA.items() for key in keys}
-    keys |= {f"train.augmentation.{key}" for key in AugmentationParams.model_fields}
-    apart = {"augmentation", *CHOICES}
-    keys |= {f"train.{key}" for key in TrainParams.model_fields.keys() - apart}
-    for choice in CHOICES:
-        keys.add(f"train.{choice}.name")
-        block = _at(recipe, f"train.{choice}")
-        if isinstance(block, Mapping) and block.get("name") in block:
-            keys.add(f"train.{choice}.{block['name']}")  # it may have no options
-    return keys
-
-
-def _at(values: Any, key: str) -> Any:
-    for part in key.split("."):
-        values = values.get(part) if isinstance(values, Mapping) else None
-    return values
+def _check_options(train: TrainParams, path: Path) -> None:
+    """Refuse options of what is not chosen, most likely a name misspelt."""
+    for key, choice in (("model", train.model), ("optimizer", train.optimizer)):
+        for other in sorted((choice.model_extra or {}).keys() - {choice.name}):
+            problem = f"unknown key; options are those of {choice.name}, which is chosen"
+            raise ParamsError(f"{path}: train.{key}.{one_line(other, 40)}: {problem}")
 
 
 def with_recipe(params: str, recipe: Settings) -> str:
@@ -139,16 +121,11 @@ def with_recipe(params: str, recipe: Settings) -> str:
     yaml = YAML()
     yaml.width, yaml.preserve_quotes = 1 << 10, True
     document = yaml.load(params)
-    for key in _keys(recipe):
-        *blocks, last = key.split(".")
-        block = document
-        for part in blocks:
-            block = block[part]
-        _settle(block, last, _at(recipe, key))
-    for choice in CHOICES:  # options of what is not chosen must not stay: DVC counts them, too
-        block = document["train"][choice]
-        for other in block.keys() - recipe["train"][choice].keys():
-            del block[other]
+    for block in OF_THE_DATA:
+        for key, value in recipe[block].items():
+            document[block][key] = value
+    # Options of what is not chosen go with it: DVC counts them, too.
+    _settle(document, "train", recipe["train"])
     text = io.StringIO()
     yaml.dump(document, text)
     return text.getvalue()
@@ -168,26 +145,24 @@ def _settle(block: Any, key: str, value: Any) -> None:
         _settle(block[key], option, of_option)
 
 
-def _would_be_lost(params: str, recipe: Settings) -> bool:
+def _would_be_lost(params: str) -> bool:
     """Tell whether params.yaml has settings that neither Git nor a recipe has."""
+    now = _settings(params)
+    show = ["git", "show", f"HEAD:./{paths.PARAMS}"]
+    done = subprocess.run(show, capture_output=True, check=False, encoding="utf-8")
+    if not done.returncode and _settings(done.stdout) == now:
+        return False
+    return all(read_recipe(name) != now for name in names())
 
-    def settings(text: str) -> dict[str, Any]:
-        values = YAML(typ="safe").load(text)
-        keys = _expected_keys(values)
-        return {key: _at(values, key) for key in keys}
 
-    def kept() -> Iterator[dict[str, Any]]:
-        show = ["git", "show", f"HEAD:./{paths.PARAMS}"]
-        done = subprocess.run(show, capture_output=True, check=False, encoding="utf-8")
-        if not done.returncode:
-            yield settings(done.stdout)
-        for name in names():
-            known = read_recipe(name)
-            yield {key: _at(known, key) for key in _keys(known)}
-
-    now = settings(params)
-    wanted = {key: _at(recipe, key) for key in _keys(recipe)}
-    return now != wanted and all(now != known for known in kept())
+def _settings(params: str) -> Settings:
+    """Return what a recipe has of the text of params.yaml."""
+    values = YAML(typ="safe").load(params)
+    settings = {
+        block: {key: values.get(block, {}).get(key) for key in keys}
+        for block, keys in OF_THE_DATA.items()
+    }
+    return settings | {"train": values.get("train")}
 
 
 def _run_dvc(arguments: list[str]) -> int:
