@@ -5,7 +5,7 @@ Needs no network. Source: Alpaydin and Kaynak, "Optical Recognition of Handwritt
 
 import gzip
 import hashlib
-from importlib.resources import files
+from importlib.metadata import distribution
 from pathlib import Path
 
 import numpy as np
@@ -31,8 +31,8 @@ class Digits:
 
     def fetch(self, folder: Path, mirror: str | None) -> None:  # noqa: ARG002
         """See `Dataset.fetch`; no mirror is needed."""
-        packed = files("sklearn.datasets.data").joinpath(FILE).read_bytes()
-        write_bytes(folder / FILE, packed)
+        shipped = distribution("scikit-learn").locate_file(f"sklearn/datasets/data/{FILE}")
+        write_bytes(folder / FILE, Path(str(shipped)).read_bytes())
 
     def read(self, folder: Path) -> tuple[RawSplit, RawSplit]:
         """See `Dataset.read`."""
