@@ -5,8 +5,8 @@
 
 Every case is computed in float32 and, unless it says otherwise, in float64. A line names the case
 and the type, and each operation that took part with the types of its floats and a hash of all that
-it wrote. `test_operations.py` demands the same lines of several processors, so take an operation
-onto the list with `--write`, and run that test, which needs `qemu-x86_64`.
+it wrote. `pipeline/test_networks.py` demands the same lines of several processors, so take an
+operation onto the list with `--write`, and run that test, which needs `qemu-x86_64`.
 
 Two usual operations are not here, because they end the emulator (7.2): `grid_sample`, and an LSTM
 in float32, which is oneDNN's. And `logit`, which takes its logarithm from MKL.
@@ -205,6 +205,20 @@ def run_all() -> Iterator[dict[str, Any]]:
     for name, (_, types) in CASES.items():
         for type_ in types:
             yield run(name, type_)
+
+
+def differences(one: list[dict[str, Any]], other: list[dict[str, Any]]) -> list[str]:
+    """Return where the lines of two processors differ."""
+    found = []
+    for a, b in zip(one, other, strict=True):
+        assert (a["case"], a["type"]) == (b["case"], b["type"])
+        operations = a["operations"].keys() | b["operations"].keys()
+        found += [
+            f"{operation} in the case {a['case']!r} in {a['type']}"
+            for operation in sorted(operations)
+            if a["operations"].get(operation) != b["operations"].get(operation)
+        ]
+    return found
 
 
 # --- One operation each ---

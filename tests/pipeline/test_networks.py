@@ -3,6 +3,7 @@
 None of these is part of the project, and each holds layers that no other one here has.
 """
 
+import ast
 import json
 import os
 import shutil
@@ -11,22 +12,28 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from kill_harness import Undisturbed
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
+from numerics import cases
 from project import Project, require
 
-# Emulated processors, AMD's and Intel's, and what is trained on each. The project's own networks
-# are tried here, too, but for the perceptron, which test_same_bits.py tries. Two other processors,
-# of the same makers, compute every operation in numerics/test_operations.py.
+SCRIPT = Path(__file__).with_name("on_one_processor.py")
+
+# Emulated ones, without AVX-512: an AMD of 2021, and of Intel's the oldest with AVX2. Both compute
+# every operation, too, and one goes through all stages, with the perceptron.
 PROCESSORS = {
-    "EPYC-Rome": ("hybrid", "recurrent", "resnet"),
-    "Skylake-Client": ("hybrid", "cnn", "torchvision_net"),
+    "EPYC-Milan": ("hybrid", "recurrent", "resnet"),
+    "Haswell": ("cnn", "torchvision_net"),
 }
+EVERY_STAGE = "Haswell"
 TRAINED = sorted({name for names in PROCESSORS.values() for name in names})
 IMAGES = {"train": 80, "validation": 40}  # so few, for the emulator's sake
 # Small enough for an emulator, with all that a recipe uses.
@@ -37,31 +44,6 @@ EIGHT_PROCESSORS = """
 import os
 os.cpu_count = os.process_cpu_count = lambda: 8
 os.sched_getaffinity = lambda pid: set(range(8))
-"""
-# Lanes of a thirty-second of the usual size, so that these small batches are shared by processes,
-# and no pictures, which test_same_bits.py draws on another processor. Each network is exported,
-# too, as the stage does it; NOT_IN_ONNX is refused, everywhere alike.
-SMALL_LANES = """
-from image_pipeline import numerics
-numerics.pin("portable")
-from image_pipeline.training import lanes
-lanes.LANE_BYTES, lanes.LEAST_IMAGES = 1 << 15, 8
-from image_pipeline.training import curves
-curves.draw_curves = lambda path, history: None
-import os, runpy, sys
-from image_pipeline.common import paths
-from image_pipeline.common.errors import ExportError
-from image_pipeline.exporting.onnx_file import to_onnx
-from image_pipeline.modeling.model_file import read_model
-for root in sys.argv[1:]:
-    os.chdir(root)
-    sys.argv = ["stages/train.py"]
-    runpy.run_path("stages/train.py", run_name="__main__")
-    try:
-        exported = to_onnx(*read_model(paths.MODEL), {})
-    except ExportError as error:
-        exported = str(error).encode()
-    paths.ONNX.write_bytes(exported)
 """
 NOT_IN_ONNX = {"recurrent"}  # for its instance norm with running statistics
 
@@ -198,61 +180,128 @@ def keep_few(project: Project, images: Mapping[str, int]) -> None:
         save_file(few, path, metadata)
 
 
-def train(
-    folder: Path, tensors: Project, names: Sequence[str], prefix: Sequence[str] = (), site: str = ""
-) -> dict[str, dict[str, str]]:
-    """Train networks, one after the other in one process, which saves an emulator the imports.
+Hashes = dict[str, str]  # of outputs, by their paths
 
-    Returns:
-        By network the hashes of all outputs, which the portable ones must be said to be.
-    """
+
+@dataclass(frozen=True)
+class Computed:
+    """What one process has computed."""
+
+    networks: dict[str, Hashes]  # by the network's name
+    operations: list[dict[str, Any]]  # as numerics/cases.py has them
+    stages: Hashes
+
+
+def compute(
+    folder: Path,
+    tensors: Project,
+    names: Sequence[str],
+    *,
+    prefix: Sequence[str] = (),
+    site: str = "",
+    operations: bool = False,
+    stages: Project | None = None,
+) -> Computed:
+    """Train networks in one process, and compute the operations and all stages where asked for."""
     projects = {name: tensors.copy_to(folder / name) for name in names}
+    asked = []
     for name, project in projects.items():
         project.set_params(params_of(name))
+        asked += ["network", str(project.root)]
+    lines = folder / "operations"
+    lines.touch()
+    if operations:
+        asked += ["operations", str(lines)]
+    if stages:
+        asked += ["stages", str(stages.root)]
     env = {"PYTHONPATH": os.pathsep.join(filter(None, (str(tensors.root / "src"), site)))}
-    roots = [str(project.root) for project in projects.values()]
-    done = tensors.run(*prefix, sys.executable, "-c", SMALL_LANES, *roots, env=env, timeout=900)
+    done = tensors.run(*prefix, sys.executable, str(SCRIPT), *asked, env=env, timeout=1800)
     assert "WARNING" not in done.stderr
-    assert done.stdout.count(", portable; models/model.safetensors") == len(names)
+    if stages:
+        assert "train: going on after epoch 1 from checkpoints/" in done.stdout
     found = {}
     for name, project in projects.items():
         metrics = json.loads((project.root / "metrics/train.json").read_text())
         assert metrics["portable"] is True
         hashes = project.hashes().items()
         found[name] = {path: digest for path, digest in hashes if "data/" not in path}
-        refused = (
-            (project.root / "models/model.onnx").read_bytes().startswith(b"src/image_pipeline")
-        )
-        assert refused == (name in NOT_IN_ONNX)
-    return found
+        exported = (project.root / "models/model.onnx").read_bytes()
+        assert exported.startswith(b"src/image_pipeline") == (name in NOT_IN_ONNX)
+    read = [json.loads(line) for line in lines.read_text().splitlines()]
+    return Computed(found, read, stages.hashes() if stages else {})
 
 
 @pytest.fixture(scope="module")
-def on_one_core(
-    tensors: Project, tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, dict[str, str]]:
-    """Return the hashes of what each network's training leaves on one core of this machine."""
+def on_one_core(tensors: Project, tmp_path_factory: pytest.TempPathFactory) -> Computed:
+    """Return what one core of this machine computes."""
     require(shutil.which("taskset"), "taskset")
-    return train(tmp_path_factory.mktemp("narrow"), tensors, TRAINED, ("taskset", "-c", "0"))
+    folder, one_core = tmp_path_factory.mktemp("narrow"), ("taskset", "-c", "0")
+    return compute(folder, tensors, TRAINED, prefix=one_core, operations=True)
 
 
 def test_eight_claimed_cores_change_no_bit(
-    on_one_core: dict[str, dict[str, str]], tensors: Project, tmp_path: Path
+    on_one_core: Computed, tensors: Project, tmp_path: Path
 ) -> None:
     site = tmp_path / "site"
     site.mkdir()
     (site / "sitecustomize.py").write_text(EIGHT_PROCESSORS)
-    assert train(tmp_path, tensors, TRAINED, site=str(site)) == on_one_core
+    assert compute(tmp_path, tensors, TRAINED, site=str(site)).networks == on_one_core.networks
+
+
+@pytest.fixture(scope="module")
+def emulated(
+    tensors: Project, finished: Project, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Computed]:
+    """Return what each emulated processor computes; two at a time, each on its own core."""
+    require(shutil.which("qemu-x86_64"), "qemu-x86_64")
+    stages = finished.copy_to(tmp_path_factory.mktemp("stages") / "resumed")
+    for folder in ("models", "metrics", "plots"):
+        shutil.rmtree(stages.root / folder)
+
+    def on(processor: str) -> Computed:
+        return compute(
+            tmp_path_factory.mktemp(processor),
+            tensors,
+            PROCESSORS[processor],
+            prefix=("qemu-x86_64", "-cpu", processor),
+            operations=True,
+            stages=stages if processor == EVERY_STAGE else None,
+        )
+
+    with ThreadPoolExecutor(2) as pool:
+        return dict(zip(PROCESSORS, pool.map(on, PROCESSORS), strict=True))
 
 
 @pytest.mark.parametrize("processor", PROCESSORS)
-def test_another_processor_changes_no_bit(
-    processor: str, on_one_core: dict[str, dict[str, str]], tensors: Project, tmp_path: Path
+def test_another_processor_computes_the_same_bits(
+    processor: str, on_one_core: Computed, emulated: dict[str, Computed]
 ) -> None:
+    found = emulated[processor]
+    assert cases.differences(on_one_core.operations, found.operations) == []
+    expected = {name: on_one_core.networks[name] for name in PROCESSORS[processor]}
+    assert found.networks == expected
+
+
+def test_another_processor_goes_through_all_stages_stopped_and_resumed(
+    finished: Project, emulated: dict[str, Computed]
+) -> None:
+    """All that compute: the one that copies is left out."""
+    assert emulated[EVERY_STAGE].stages == finished.hashes()
+
+
+def test_an_emulated_processor_lacks_avx_512() -> None:
+    """Otherwise these tests would prove little: no library may fall back on wider kernels."""
     require(shutil.which("qemu-x86_64"), "qemu-x86_64")
-    names = PROCESSORS[processor]
-    found = train(tmp_path, tensors, names, ("qemu-x86_64", "-cpu", processor))
-    assert found == {name: on_one_core[name] for name in names}
+    script = "import numpy; print(numpy.__config__.CONFIG['SIMD Extensions'])"
+    for processor in PROCESSORS:
+        done = subprocess.run(
+            ["qemu-x86_64", "-cpu", processor, sys.executable, "-c", script],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=300,
+        )
+        assert ast.literal_eval(done.stdout)["found"] == ["X86_V3"]  # AVX2 and nothing beyond
 
 
 def test_killed_and_resumed(tensors: Project, tmp_path: Path) -> None:

@@ -1,50 +1,16 @@
-"""The same bits everywhere: other settings, other core counts and other processors change nothing.
+"""The same bits everywhere: other settings and core counts change nothing.
 
+Other processors are in test_networks.py.
 Every test compares the SHA-256 of every file that the pipeline writes, pictures included.
 """
 
-import ast
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from project import OUTPUT_FOLDERS, Project, require
-
-# Intel's oldest with AVX2; other ones, AMD's too, are in test_networks.py and numerics.
-PROCESSOR = "Haswell"
-
-# Runs the stages in one process, which saves an emulator the imports; tensorize, whose tensors are
-# there, comes late. Training is stopped when its first checkpoint is on the disk, and goes on from
-# there. `image_pipeline.common.files` imports neither numpy nor torch, so the scripts' pin still
-# comes first.
-STOPPED_AND_RESUMED = """
-import runpy, shutil, sys
-from pathlib import Path
-import image_pipeline.common.files as files
-
-class Stop(BaseException):
-    pass
-
-write, stops = files.write_bytes, [Stop()]
-
-def write_and_stop(path, content):
-    write(path, content)
-    if path.suffix == ".checkpoint" and stops:
-        raise stops.pop()
-
-files.write_bytes = write_and_stop
-for stage in ("train", "train", "evaluate", "tensorize", "plot", "export"):
-    if stage == "tensorize":
-        shutil.rmtree("data/tensors")
-    sys.argv = [f"stages/{stage}.py"]
-    try:
-        runpy.run_path(sys.argv[0], run_name="__main__")
-    except Stop:
-        assert not Path("models").exists()
-"""
 
 # What a processor of eight threads tells those who ask Python for their number.
 EIGHT_PROCESSORS = """
@@ -118,31 +84,6 @@ def test_eight_claimed_threads(finished: Project, tmp_path: Path) -> None:
     for stage in ("tensorize", "train", "evaluate", "plot", "export"):
         assert "WARNING" not in wide.stage(stage, env=claims).stderr
     assert wide.hashes() == finished.hashes()
-
-
-def test_another_processor_stopped_and_resumed(finished: Project, tmp_path: Path) -> None:
-    """Every stage that computes; the one that copies is left out."""
-    require(shutil.which("qemu-x86_64"), "qemu-x86_64")
-    project = _copy_without_results(finished, tmp_path / "resumed")
-    emulated = ("qemu-x86_64", "-cpu", PROCESSOR, sys.executable)
-    done = project.run(*emulated, "-c", STOPPED_AND_RESUMED, timeout=900)
-    assert "train: going on after epoch 1 from checkpoints/" in done.stdout
-    assert "WARNING" not in done.stderr
-    assert project.hashes() == finished.hashes()
-
-
-def test_an_emulated_processor_lacks_avx_512() -> None:
-    """Otherwise the test above would prove little: no library may fall back on wider kernels."""
-    require(shutil.which("qemu-x86_64"), "qemu-x86_64")
-    script = "import numpy; print(numpy.__config__.CONFIG['SIMD Extensions'])"
-    done = subprocess.run(
-        ["qemu-x86_64", "-cpu", PROCESSOR, sys.executable, "-c", script],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=300,
-    )
-    assert ast.literal_eval(done.stdout)["found"] == ["X86_V3"]  # AVX2 and nothing beyond
 
 
 def _copy_without_results(project: Project, root: Path) -> Project:
