@@ -29,11 +29,11 @@ PROMISES = (ROOT / "pipeline" / "test_contract.py", ROOT / "pipeline" / "test_wh
 
 
 # pytest-xdist hands out a file at a time: the long ones come first, so that all end together.
-LONG = ("test_operations.py", "test_networks.py", "test_same_bits.py")
+LONG = ["test_networks.py", "test_experiments_page.py", "test_machines.py", "test_search.py"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: item.path.name not in LONG)
+    items.sort(key=lambda item: LONG.index(name) if (name := item.path.name) in LONG else len(LONG))
     for item in items:
         if item.path not in PROMISES and not {item.path, *item.path.parents}.isdisjoint(SLOW):
             item.add_marker(pytest.mark.slow)

@@ -45,8 +45,21 @@ def test_its_commands(finished: Project, tmp_path: Path) -> None:
     assert (project.root / "matters.png").stat().st_size > 5_000
     (project.root / "matters.png").unlink()
 
-    done = project.run("bash", "-c", verify, timeout=900)
+    # What was committed is verified, whatever the workspace is like, and it stays like that.
+    project.set_params({"train.epochs": 1})
+    (project.root / "metrics/test.json").write_text("{}")
+    before = project.git_status()
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    done = project.run("bash", "-c", verify, env={"TMPDIR": str(temporary)}, timeout=900)
     assert done.stdout.count(" came out the same\n") == 2
+    assert "DIFFERS" not in done.stdout
+    for name in ("data/raw", "models/model.safetensors", "metrics/test.json", "plots/samples.png"):
+        assert f"ok       {name}\n" in done.stdout
+    assert "Running stage 'train'" in done.stderr
+    assert list(temporary.iterdir()) == []
+    assert project.git_status() == before
+    project.run("git", "checkout", "--quiet", ".")
 
     project.run("bash", "-c", cache, env=IDENTITY)
     assert "predictions" not in project.run("git", "ls-files", "plots").stdout
