@@ -29,7 +29,13 @@ PROMISES = (ROOT / "pipeline" / "test_contract.py", ROOT / "pipeline" / "test_wh
 
 
 # pytest-xdist hands out a file at a time: the long ones come first, so that all end together.
-LONG = ["test_networks.py", "test_experiments_page.py", "test_machines.py", "test_search.py"]
+LONG = [
+    f"test_{name}.py"
+    for name in (
+        *("networks", "experiments_page", "machines", "search", "seeds", "survives_kills"),
+        *("recipes", "dvc_usage", "export", "sharing", "whole_run"),
+    )
+]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
