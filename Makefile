@@ -48,7 +48,7 @@ test: setup ## prove the main promises (3 minutes on 2 cores)
 	$(PYTEST) -m 'not slow'
 
 test-all: test ## prove every promise: other processors, kills, full disks, a browser (25 minutes on 2 cores)
-	$(PYTEST) --numprocesses 3 -m slow # one more than cores: these wait for what they kill
+	$(PYTEST) -m slow
 
 soak: setup ## kill `dvc repro` 60 times; its results must stay the same (7 minutes)
 	PYTHONPATH=tests python tests/pipeline/kill_harness.py

@@ -32,7 +32,7 @@ PROMISES = (ROOT / "pipeline" / "test_contract.py", ROOT / "pipeline" / "test_wh
 LONG = [
     f"test_{name}.py"
     for name in (
-        *("networks", "experiments_page", "machines", "search", "seeds", "survives_kills"),
+        *("networks", "experiments_page", "search", "seeds", "survives_kills", "machines"),
         *("recipes", "dvc_usage", "export", "sharing", "whole_run"),
     )
 ]
