@@ -20,6 +20,7 @@ import optuna
 import pandas as pd
 import pytest
 from dvc.lock import LockError  # type: ignore[import-untyped]
+from dvc.repo.experiments.executor.base import ExecutorInfo  # type: ignore[import-untyped]
 from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.trial import TrialState
 
@@ -269,6 +270,23 @@ def test_idle_workers_may_end_so_that_what_was_lost_is_missed(
     dvc._keep_workers()
     assert started == [2, 1, 1, 2]
     assert ended
+
+
+def test_a_run_whose_notes_dvc_is_writing_has_no_curves_yet(tmp_path: Path) -> None:
+    notes = tmp_path / "notes"
+    notes.touch()
+    dvc = queue.Queue(1)
+    dvc._queue = SimpleNamespace(
+        iter_active=lambda: iter([SimpleNamespace(name="mine", stash_rev="")]),
+        _load_info=lambda _: ExecutorInfo.load_json(str(notes)),
+    )
+    assert dvc.history("mine") is None
+    notes.write_text(
+        json.dumps(
+            {"git_url": "", "baseline_rev": "", "location": "", "root_dir": "r", "dvc_dir": ""}
+        )
+    )
+    assert dvc.history("mine") == Path("r/plots/history.csv")
 
 
 @pytest.fixture

@@ -92,9 +92,12 @@ class Queue:
 
     def history(self, name: str) -> Path | None:
         """Return the curves that a run at work is writing; None where it has none yet."""
+        from dvc.exceptions import DvcException  # type: ignore[import-untyped]
+
         for entry in self._queue.iter_active():
             if entry.name == name:
-                with suppress(OSError, ValueError):
+                # DVC empties a run's notes before it writes them anew: they may be read between.
+                with suppress(OSError, ValueError, DvcException):
                     root = self._queue._load_info(entry.stash_rev).root_dir
                     return Path(root) / paths.HISTORY
         return None
