@@ -16,6 +16,7 @@ from image_pipeline.tensors.tensor_files import read_split
 from published import REMEDY, whole
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (80, 3, 32, 32), np.uint8)
+NAMES_FILE = "cifar-10-batches-bin/batches.meta.txt"
 NAMES = {"cifar10": tuple("abcdefghij"), "cifar100": tuple(f"class_{n}" for n in range(100))}
 
 
@@ -38,7 +39,7 @@ def cifar10_files() -> dict[str, bytes]:
         files[f"cifar-10-batches-bin/data_batch_{number}.bin"] = b"".join(records)
     records = [bytes([index % 10]) + IMAGES[index].tobytes() for index in range(60, 80)]
     files["cifar-10-batches-bin/test_batch.bin"] = b"".join(records)
-    files["cifar-10-batches-bin/batches.meta.txt"] = "\n".join((*NAMES["cifar10"], "\n")).encode()
+    files[NAMES_FILE] = "\n".join((*NAMES["cifar10"], "\n")).encode()
     return files
 
 
@@ -60,7 +61,14 @@ def with_archive(dataset: Cifar, content: bytes, folder: Path) -> Cifar:
     path.write_bytes(content)
     digest = hashlib.sha256(content).hexdigest()
     file = dataclasses.replace(dataset._archive, sha256=digest, size=len(content))
-    return Cifar(file, dataset._folder, dataset._names_file, dataset._files, dataset._label_bytes)
+    return Cifar(
+        file,
+        dataset._folder,
+        dataset._names_file,
+        dataset._classes,
+        dataset._files,
+        dataset._label_bytes,
+    )
 
 
 def test_cifar10_is_fetched_and_read(tmp_path: Path) -> None:
@@ -118,8 +126,16 @@ BAD = {
         "test_batch.bin: the label 10 is not one of 0 to 9",
     ),
     "too few classes": (
-        archive(cifar10_files() | {"cifar-10-batches-bin/batches.meta.txt": b"cat dog"}),
-        "data_batch_1.bin: the label 9 is not one of 0 to 1",
+        archive(cifar10_files() | {NAMES_FILE: b"cat dog"}),
+        "batches.meta.txt has other classes",
+    ),
+    "a class twice": (
+        archive(cifar10_files() | {NAMES_FILE: b"a b c d e f g h i i"}),
+        "batches.meta.txt has other classes",
+    ),
+    "too many classes": (
+        archive(cifar10_files() | {NAMES_FILE: b"a b c d e f g h i j k"}),
+        "batches.meta.txt has other classes",
     ),
 }
 

@@ -33,6 +33,7 @@ class Cifar:
         archive: what it is called and must hash to.
         folder: in the archive.
         names_file: there, with a class on each line.
+        classes: how many these are.
         files: there, of the training and of the test images.
         label_bytes: before each image; the last is the class.
     """
@@ -42,12 +43,14 @@ class Cifar:
         archive: RemoteFile,
         folder: str,
         names_file: str,
+        classes: int,
         files: tuple[Sequence[str], Sequence[str]],
         label_bytes: int,
     ) -> None:
         self._archive = archive
         self._folder = folder
         self._names_file = names_file
+        self._classes = classes
         self._files = files
         self._label_bytes = label_bytes
         self.class_names: tuple[str, ...] = ()
@@ -64,6 +67,8 @@ class Cifar:
         with _opened(path, self._folder, self._names_file) as (file, size):
             text = file.read(min(size, MOST_NAMES)).decode("ascii", "replace")
         self.class_names = tuple(text.split())
+        if len(set(self.class_names)) != self._classes:
+            raise DataError(f"{path}: {self._names_file} has other classes; {REMEDY}")
         train, test = (self._split(path, files) for files in self._files)
         return train, test
 
@@ -125,6 +130,7 @@ CIFAR10 = Cifar(
     ),
     "cifar-10-batches-bin",
     "batches.meta.txt",
+    10,
     ([f"data_batch_{number}.bin" for number in range(1, 6)], ["test_batch.bin"]),
     1,
 )
@@ -136,6 +142,7 @@ CIFAR100 = Cifar(
     ),
     "cifar-100-binary",
     "fine_label_names.txt",
+    100,
     (["train.bin"], ["test.bin"]),
     2,
 )
