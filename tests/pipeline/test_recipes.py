@@ -129,6 +129,21 @@ def test_every_recipe_trains_and_takes_the_place_of_all_that_training_reads(tmp_
         assert training.unproved == {}
 
 
+@pytest.mark.parametrize("text", ["", "[]", "train: 1", "download: []\ntrain: {}"])
+def test_params_that_git_has_may_be_anything(
+    text: str, make_project: Callable[..., Project], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = make_project("project", {})
+    monkeypatch.chdir(project.root)
+    committed = (project.root / "params.yaml").read_text()
+    (project.root / "params.yaml").write_text(text)
+    project.commit("other params")
+    assert not recipe._would_be_lost(text)
+    assert recipe._would_be_lost(
+        committed.replace("learning_rate: 8.0e-3", "learning_rate: 7.0e-3")
+    )
+
+
 @pytest.mark.parametrize(
     ("name", "change", "said"),
     [

@@ -158,11 +158,13 @@ def _would_be_lost(params: str) -> bool:
 def _settings(params: str) -> Settings:
     """Return what a recipe has of the text of params.yaml."""
     values = YAML(typ="safe").load(params)
-    settings = {
-        block: {key: values.get(block, {}).get(key) for key in keys}
-        for block, keys in OF_THE_DATA.items()
-    }
-    return settings | {"train": values.get("train")}
+    if not isinstance(values, Mapping):  # what Git has may be anything
+        return {}
+    settings: Settings = {block: values.get(block) for block in BLOCKS}
+    for block, keys in OF_THE_DATA.items():
+        if isinstance(settings[block], Mapping):
+            settings[block] = {key: settings[block].get(key) for key in keys}
+    return settings
 
 
 def _run_dvc(arguments: list[str]) -> int:
