@@ -15,10 +15,12 @@ from pathlib import Path
 from image_pipeline.common import paths
 from image_pipeline.common.errors import PipelineError
 
-HOST = "127.0.0.1"
+HOST, FIRST_PORT = "127.0.0.1", 7860
 # Read when Gradio is imported. What it reads later is given to it as arguments.
 QUIET = {
     "GRADIO_ANALYTICS_ENABLED": "False",
+    "GRADIO_NUM_PORTS": "100",  # that are tried, one after the other
+    "GRADIO_SERVER_PORT": str(FIRST_PORT),
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_HUB_OFFLINE": "1",
 }
@@ -41,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--port",
         metavar="N",
         type=int,
-        help="this port and no other, instead of the first free one from 7860 on",
+        help=f"this port and no other, instead of the first free one from {FIRST_PORT} on",
     )
 
 
@@ -73,7 +75,8 @@ def run(arguments: argparse.Namespace) -> int:
         try:
             address = serve(page, HOST, arguments.port)
         except (OSError, OverflowError):
-            which = "a port from 7860 on" if arguments.port is None else f"port {arguments.port}"
+            any_port = f"a port from {FIRST_PORT} on"
+            which = any_port if arguments.port is None else f"port {arguments.port}"
             raise AppError(f"{which} cannot be had; give another by --port") from None
         try:
             signal.signal(signal.SIGTERM, signal.default_int_handler)
