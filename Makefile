@@ -47,7 +47,7 @@ PYTEST = pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadsc
 test: setup ## prove the main promises (3 minutes on 2 cores)
 	$(PYTEST) -m 'not slow'
 
-test-all: test ## prove every promise: other processors, kills, full disks, a browser (25 minutes on 2 cores)
+test-all: test ## prove every promise: other processors, kills, full disks, a browser (half an hour on 2 cores)
 	$(PYTEST) -m slow
 
 soak: setup ## kill `dvc repro` 60 times; its results must stay the same (7 minutes)

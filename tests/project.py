@@ -67,6 +67,13 @@ class Project:
         shutil.copytree(self.root, root, symlinks=True)
         return self.at(root)
 
+    def copy_without_results(self, root: Path) -> "Project":
+        """Return a copy of this project with what is in `data/`, and no other of its outputs."""
+        copy = self.copy_to(root)
+        for folder in OUTPUT_FOLDERS[1:]:
+            shutil.rmtree(root / folder)
+        return copy
+
     def clone_to(self, root: Path) -> "Project":
         """Return a plain `git clone` of this project: what Git tracks, none of DVC's cache."""
         _git("clone", "--quiet", "--no-hardlinks", str(self.root), str(root), cwd=self.root)

@@ -105,7 +105,7 @@ def results(study: optuna.Study) -> dict[int, tuple[Any, ...]]:
     }
 
 
-@pytest.mark.parametrize("jobs", [1, 3])
+@pytest.mark.parametrize("jobs", [1, 2, 3])
 def test_killed_at_any_time_it_ends_in_the_same_trials(jobs: int, tmp_path: Path) -> None:
     whole = open_study(tmp_path / "whole.sqlite")
     runner = Made(0, {})

@@ -31,7 +31,7 @@ SCRIPT = Path(__file__).with_name("on_one_processor.py")
 # every operation, too, and one goes through all stages, with the perceptron.
 PROCESSORS = {
     "EPYC-Milan": ("hybrid", "recurrent", "resnet"),
-    "Haswell": ("cnn", "torchvision_net"),
+    "Haswell": ("hybrid", "cnn", "torchvision_net"),
 }
 EVERY_STAGE = "Haswell"
 TRAINED = sorted({name for names in PROCESSORS.values() for name in names})
@@ -254,9 +254,7 @@ def emulated(
 ) -> dict[str, Computed]:
     """Return what each emulated processor computes; two at a time, each on its own core."""
     require(shutil.which("qemu-x86_64"), "qemu-x86_64")
-    stages = finished.copy_to(tmp_path_factory.mktemp("stages") / "resumed")
-    for folder in ("models", "metrics", "plots"):
-        shutil.rmtree(stages.root / folder)
+    stages = finished.copy_without_results(tmp_path_factory.mktemp("stages") / "resumed")
 
     def on(processor: str) -> Computed:
         return compute(

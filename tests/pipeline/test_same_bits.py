@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from project import OUTPUT_FOLDERS, Project, require
+from project import Project, require
 
 # What a processor of eight threads tells those who ask Python for their number.
 EIGHT_PROCESSORS = """
@@ -71,7 +71,7 @@ def test_a_copy_under_unlike_settings_on_one_core(
 
 
 def test_eight_claimed_threads(finished: Project, tmp_path: Path) -> None:
-    wide = _copy_without_results(finished, tmp_path / "ünd")
+    wide = finished.copy_without_results(tmp_path / "ünd")
     shutil.rmtree(wide.root / "data" / "tensors")
     site = tmp_path / "site"
     site.mkdir()
@@ -84,14 +84,6 @@ def test_eight_claimed_threads(finished: Project, tmp_path: Path) -> None:
     for stage in ("tensorize", "train", "evaluate", "plot", "export"):
         assert "WARNING" not in wide.stage(stage, env=claims).stderr
     assert wide.hashes() == finished.hashes()
-
-
-def _copy_without_results(project: Project, root: Path) -> Project:
-    """Copy a project with what is in `data/`, and nothing else of its outputs."""
-    copy = project.copy_to(root)
-    for folder in OUTPUT_FOLDERS[1:]:
-        shutil.rmtree(root / folder)
-    return copy
 
 
 def _install_impostor_font(folder: Path) -> None:
