@@ -27,7 +27,7 @@ def main() -> None:
     import torch
     from tqdm import tqdm
 
-    from image_pipeline.common.files import together, write_csv, write_csv_parts, write_json
+    from image_pipeline.common.files import atomic_group, write_csv, write_csv_parts, write_json
     from image_pipeline.evaluation.metrics import Evaluation
     from image_pipeline.modeling.inference import predict
     from image_pipeline.modeling.model_file import read_model
@@ -51,7 +51,7 @@ def main() -> None:
                 yield evaluation.add(probabilities.numpy(), labels.numpy())
                 bar.update(len(labels))
 
-    with together():
+    with atomic_group():
         write_csv_parts(paths.PREDICTIONS, rows())
         metrics = evaluation.metrics()
         write_csv(paths.CLASSES, evaluation.by_class())

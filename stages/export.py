@@ -19,7 +19,7 @@ def main() -> None:
     numerics.pin("portable")
 
     # After the pin: these import torch and numpy.
-    from image_pipeline.common.files import together, write_bytes
+    from image_pipeline.common.files import atomic_group, write_bytes
     from image_pipeline.exporting.check import compare
     from image_pipeline.exporting.figures import read_figures
     from image_pipeline.exporting.onnx_file import describe, to_onnx
@@ -43,7 +43,7 @@ def main() -> None:
     if wanted:
         exported = to_onnx(model, card, describe(card, source, chosen, sha256))
         found = f"{len(exported) / 1e6:.2f} MB; {compare(exported, model, card.data, validation)}"
-    with together():
+    with atomic_group():
         write_bytes(paths.ONNX, exported)
         write_bytes(paths.MODEL_PAGE, page.encode())
     print(f"export: {paths.MODEL_PAGE}, {paths.ONNX}: {found}")

@@ -29,7 +29,7 @@ def main() -> None:
     numerics.pin(params.train.numerics)
 
     # After the pin: these import torch and numpy.
-    from image_pipeline.common.files import together, write_json
+    from image_pipeline.common.files import atomic_group, write_json
     from image_pipeline.modeling.model_file import write_model
     from image_pipeline.tensors.tensor_files import read_split
     from image_pipeline.training.checkpoint import result_key
@@ -70,7 +70,7 @@ def main() -> None:
         "train": {"loss": last.train_loss, "accuracy": last.train_accuracy},
         "validation": {"loss": last.validation_loss, "accuracy": last.validation_accuracy},
     }
-    with together():
+    with atomic_group():
         draw_curves(paths.CURVES, training.history)
         write_history(paths.HISTORY, training.history)
         write_json(paths.TRAIN_METRICS, metrics)

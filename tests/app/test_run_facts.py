@@ -9,14 +9,14 @@ import pytest
 from image_pipeline.app.run_facts import read_facts
 from image_pipeline.common.params import read_params
 from image_pipeline.modeling.model_card import ModelCard
-from image_pipeline.tensors.tensor_files import Description
+from image_pipeline.tensors.tensor_files import DatasetInfo
 from project import ROOT
 
 CARD = ModelCard(
     network="mlp",
     source="0" * 64,
     input_shape=(1, 28, 28),
-    data=Description("toy", tuple(f"class {number}" for number in range(20)), (0.1,), (0.3,)),
+    data=DatasetInfo("toy", tuple(f"class {number}" for number in range(20)), (0.1,), (0.3,)),
     augmentation=read_params(ROOT / "params.yaml").train.augmentation,
 )
 MODEL = Path("models/model.safetensors")

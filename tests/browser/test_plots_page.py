@@ -22,7 +22,7 @@ LINES = [name for name, settings in CHARTS.items() if settings["template"] == "s
 MATRICES = [name for name, settings in CHARTS.items() if "confusion" in settings["template"]]
 EPOCHS = 3
 DRAW_SECONDS = 60
-LEAST_COLOURED_PIXELS = 200  # a legend alone has some 20
+MIN_COLOURED_PIXELS = 200  # a legend alone has some 20
 
 # Keeps each chart that the page draws, so that its marks can be asked for.
 RECORD_VIEWS = """
@@ -127,7 +127,7 @@ def test_every_declared_plot_is_there_once_and_nothing_else(shown: Page) -> None
 
 @pytest.mark.parametrize("name", CHARTS)
 def test_a_chart_is_drawn_and_says_what_it_shows(shown: Page, name: str) -> None:
-    assert coloured_pixels(shown, name) > LEAST_COLOURED_PIXELS
+    assert coloured_pixels(shown, name) > MIN_COLOURED_PIXELS
     script = "return [...document.getElementById(arguments[0]).querySelectorAll('svg text')]"
     texts = shown.ask(f"{script}.map(text => text.textContent)", element_id(name))
     # An axis without a label of its own has the name of its column.
@@ -200,7 +200,7 @@ def test_the_page_of_a_comparison_draws_both_revisions(
         kind = "line" if name in LINES else "rect"
         revisions = {datum["rev"] for datum in drawn(page, name, kind)}
         assert revisions == {"HEAD", "workspace"}
-        assert coloured_pixels(page, name) > LEAST_COLOURED_PIXELS
+        assert coloured_pixels(page, name) > MIN_COLOURED_PIXELS
     wanted = {
         f"static/{revision}_{picture.replace('/', '_')}"
         for picture in PICTURES

@@ -14,7 +14,7 @@ from code_facts import imported_files, stage_names
 from image_pipeline.common import files
 from image_pipeline.common.files import (
     discard_partials,
-    replacing,
+    atomic_write,
     together,
     write_bytes,
     write_csv,
@@ -37,7 +37,7 @@ def test_a_written_file_is_whole_and_alone(tmp_path: Path) -> None:
 def test_while_it_is_written_the_old_file_is_there(tmp_path: Path) -> None:
     path = tmp_path / "a.bin"
     path.write_bytes(b"old")
-    with replacing(path) as file:
+    with atomic_write(path) as file:
         file.write(b"new")
         file.flush()
         assert path.read_bytes() == b"old"
@@ -52,7 +52,7 @@ def test_an_error_leaves_the_old_file_and_nothing_partial(
 ) -> None:
     path = tmp_path / "a.bin"
     path.write_bytes(b"old")
-    with pytest.raises(error), replacing(path) as file:  # noqa: PT012
+    with pytest.raises(error), atomic_write(path) as file:  # noqa: PT012
         file.write(b"new")
         raise error
     assert path.read_bytes() == b"old"
@@ -65,8 +65,8 @@ def test_a_kill_leaves_the_old_file_and_the_next_write_clears_up(tmp_path: Path)
     path.write_bytes(b"old")
     code = (
         "import os, signal, sys; from pathlib import Path\n"
-        "from image_pipeline.common.files import replacing\n"
-        "with replacing(Path(sys.argv[1])) as file:\n"
+        "from image_pipeline.common.files import atomic_write\n"
+        "with atomic_write(Path(sys.argv[1])) as file:\n"
         "    file.write(b'longer than what comes after it'); file.flush()\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
@@ -100,7 +100,7 @@ def test_bytes_reach_the_disk_before_the_name_and_the_name_before_the_end(
     write_bytes(tmp_path / "a.bin", b"three")
     assert steps == ["fsync file of 5", "rename a.bin.partial to a.bin", "fsync folder of names"]
     steps.clear()
-    with together():
+    with atomic_group():
         write_bytes(tmp_path / "a.bin", b"1")
         write_bytes(tmp_path / "b.bin", b"22")
     assert steps == [
@@ -125,7 +125,7 @@ def test_the_mode_follows_the_umask(tmp_path: Path, mask: int, mode: int) -> Non
 
 def test_together_shows_nothing_until_all_is_whole(tmp_path: Path) -> None:
     (tmp_path / "a.bin").write_bytes(b"old")
-    with together():
+    with atomic_group():
         write_bytes(tmp_path / "a.bin", b"first")
         write_bytes(tmp_path / "a.bin", b"second")
         write_bytes(tmp_path / "b.bin", b"new")
@@ -139,10 +139,10 @@ def test_together_shows_nothing_until_all_is_whole(tmp_path: Path) -> None:
 def test_a_failure_at_the_third_file_leaves_all_as_they_were(tmp_path: Path) -> None:
     for name in ("a.bin", "b.bin"):
         (tmp_path / name).write_bytes(b"old")
-    with pytest.raises(ZeroDivisionError), together():  # noqa: PT012
+    with pytest.raises(ZeroDivisionError), atomic_group():  # noqa: PT012
         write_bytes(tmp_path / "a.bin", b"new")
         write_bytes(tmp_path / "b.bin", b"new")
-        with replacing(tmp_path / "c.bin"):
+        with atomic_write(tmp_path / "c.bin"):
             raise ZeroDivisionError
     assert listed(tmp_path) == ["a.bin", "b.bin"]
     assert {(tmp_path / name).read_bytes() for name in listed(tmp_path)} == {b"old"}
@@ -151,7 +151,7 @@ def test_a_failure_at_the_third_file_leaves_all_as_they_were(tmp_path: Path) -> 
 
 
 def test_together_does_not_nest(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="does not nest"), together(), together():
+    with pytest.raises(RuntimeError, match="does not nest"), atomic_group(), atomic_group():
         pass
     write_bytes(tmp_path / "a.bin", b"new")
     assert listed(tmp_path) == ["a.bin"]
@@ -159,9 +159,9 @@ def test_together_does_not_nest(tmp_path: Path) -> None:
 
 def test_discard_partials_removes_what_is_begun_and_keeps_what_is_done(tmp_path: Path) -> None:
     write_bytes(tmp_path / "done.bin", b"done")
-    with pytest.raises(FileNotFoundError), together():  # noqa: PT012
+    with pytest.raises(FileNotFoundError), atomic_group():  # noqa: PT012
         write_bytes(tmp_path / "held.bin", b"held")
-        with replacing(tmp_path / "begun.bin") as file:
+        with atomic_write(tmp_path / "begun.bin") as file:
             file.write(b"begun")
             assert listed(tmp_path) == ["begun.bin.partial", "done.bin", "held.bin.partial"]
             discard_partials()
@@ -215,7 +215,7 @@ WRITERS = {
 }
 ALLOWED = {
     ("src/image_pipeline/common/files.py", "table.to_csv(index=False"),  # no path: returns the text
-    # Into the file that `replacing` gives.
+    # Into the file that `atomic_write` gives.
     ("src/image_pipeline/datasets/image_files/archives.py", "tarfile.open(fileobj=file, mode='w',"),
     ("src/image_pipeline/training/figures.py", "figure.savefig(buffer,"),
     (

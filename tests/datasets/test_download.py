@@ -383,7 +383,7 @@ def test_a_file_may_have_as_many_bytes_as_it_is_allowed(
     few = RemoteFile(NAME, sha256=sha256, most_bytes=len(CONTENT) - 1)
     with pytest.raises(DownloadError, match=f"longer than the expected {len(CONTENT) - 1} bytes"):
         fetch_files([few], [serve(answer)], tmp_path, None)
-    monkeypatch.setattr(download, "MOST_BYTES", 1000)
+    monkeypatch.setattr(download, "MAX_BYTES", 1000)
     enough = RemoteFile(NAME, sha256=sha256, most_bytes=len(CONTENT))
     fetch_files([enough], [serve(answer)], tmp_path, None)
     assert (tmp_path / NAME).read_bytes() == CONTENT

@@ -438,14 +438,14 @@ def test_an_archive_from_a_url_may_be_as_large_as_archives_may_be(
     as_archive(classes("a", "b"), "tar", tmp_path / "images.tar")
     content = (tmp_path / "images.tar").read_bytes()
     sha256 = hashlib.sha256(content).hexdigest()
-    monkeypatch.setattr(download, "MOST_BYTES", 1000)  # of files of which nobody has told more
+    monkeypatch.setattr(download, "MAX_BYTES", 1000)  # of files of which nobody has told more
     for name in ("images.tar", f"{'x' * 300}.tar"):
         (tmp_path / name[-100:]).write_bytes(content)
         source = make("unused", url=f"http://127.0.0.1:9/{name}", sha256=sha256)
         source.fetch(tmp_path / "raw", str(tmp_path))
         assert len(source.read(tmp_path / "raw")[0].labels) == 8
-    monkeypatch.setattr(archives, "MOST_BYTES", 1000)
-    monkeypatch.setattr(archives, "MOST_ENTRIES", 2)
+    monkeypatch.setattr(archives, "MAX_BYTES", 1000)
+    monkeypatch.setattr(archives, "MAX_ENTRIES", 2)
     with pytest.raises(DownloadError, match="longer than the expected 3048 bytes"):
         source.fetch(tmp_path / "again", str(tmp_path))
 

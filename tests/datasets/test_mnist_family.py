@@ -89,7 +89,7 @@ def test_a_file_of_unknown_size_is_bounded(
     mirror: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     publish("FashionMNIST", mirror, monkeypatch)
-    monkeypatch.setattr("image_pipeline.datasets.download.MOST_BYTES", 1000)
+    monkeypatch.setattr("image_pipeline.datasets.download.MAX_BYTES", 1000)
     with pytest.raises(DownloadError, match="longer than the expected 1000 bytes"):
         FASHION_MNIST.fetch(tmp_path / "raw", str(mirror))
     assert not list((tmp_path / "raw").iterdir())

@@ -15,7 +15,7 @@ from image_pipeline.exporting.figures import read_figures
 from image_pipeline.exporting.page import render
 from image_pipeline.exporting.sources import SOURCES, source_of
 from image_pipeline.modeling import model_card
-from image_pipeline.tensors.tensor_files import Description
+from image_pipeline.tensors.tensor_files import DatasetInfo
 from project import ROOT
 from refusals import refusal
 
@@ -73,7 +73,7 @@ def page(dataset: str = "mnist", license_: str = "cc-by-sa-3.0", onnx: bool = Tr
         network="mlp",
         source="0" * 64,
         input_shape=(1, 28, 28),
-        data=Description(dataset, NAMES, (0.25,), (0.5,)),
+        data=DatasetInfo(dataset, NAMES, (0.25,), (0.5,)),
         augmentation=AUGMENTATION,
         options={"hidden_sizes": [12, 8]},
     )

@@ -24,7 +24,7 @@ from image_pipeline.exporting.sources import source_of
 from image_pipeline.modeling import networks
 from image_pipeline.modeling.model_card import ModelCard
 from image_pipeline.modeling.model_file import read_model, write_model
-from image_pipeline.tensors.tensor_files import Description, Split
+from image_pipeline.tensors.tensor_files import DatasetInfo, Split
 from project import ROOT
 
 AUGMENTATION = read_params(ROOT / "params.yaml").train.augmentation
@@ -104,7 +104,7 @@ def trained(path: Path, name: str) -> tuple[nn.Module, ModelCard]:
         network=name,
         source=networks.source_hash(name),
         input_shape=shape,
-        data=Description("mnist", NAMES, *statistics),
+        data=DatasetInfo("mnist", NAMES, *statistics),
         augmentation=AUGMENTATION,
         options=options,
     )
@@ -124,7 +124,7 @@ def test_onnx_runtime_says_what_pytorch_says(
 ) -> None:
     model, card = trained(tmp_path / "model.safetensors", name)
     exported = to_onnx(model, card, {})
-    monkeypatch.setattr(check, "MOST_IMAGES", 64)
+    monkeypatch.setattr(check, "MAX_IMAGES", 64)
     found = compare(exported, model, card.data, random_split(card, 150))  # 50 of them, at once
     assert found.images == found.same_class == 50
     assert found.apart < 1e-5

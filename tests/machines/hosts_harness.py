@@ -14,7 +14,7 @@ import numpy as np
 from fault_harness import forget, hosts_of, trained
 
 from image_pipeline.common import paths
-from image_pipeline.tensors.tensor_files import Description, writing_split
+from image_pipeline.tensors.tensor_files import DatasetInfo, writing_split
 from project import SMALL, Project
 
 HOSTS, PROCESSES = (2, 3, 4, 5), (1, 2)
@@ -33,7 +33,7 @@ DROPPED = Path(__file__).with_name("dropped.py")
 def write_images(project: Project, path: Path, count: int) -> None:
     """Write a split of random images."""
     rng = np.random.default_rng(count)
-    description = Description("random", CLASSES, (0.5,) * 3, (0.29,) * 3, "crop")
+    description = DatasetInfo("random", CLASSES, (0.5,) * 3, (0.29,) * 3, "crop")
     with writing_split(project.root / path, count, SHAPE, "random", CLASSES) as split:
         images = rng.integers(0, 256, (count, *SHAPE), np.uint8)
         split.append(images, rng.integers(0, len(CLASSES), count))

@@ -23,7 +23,7 @@ from torch import distributed
 from image_pipeline.common.errors import LostMachineError, MachineError
 from image_pipeline.common.params import TrainParams, read_params
 from image_pipeline.models import mlp
-from image_pipeline.tensors.tensor_files import Description, Split
+from image_pipeline.tensors.tensor_files import DatasetInfo, Split
 from image_pipeline.training import lanes
 from image_pipeline.training.loop import Training
 from image_pipeline.training.machines import exchange
@@ -46,7 +46,7 @@ SECONDS = 15.0  # for a process to answer
 def small_lanes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a batch of 32 images have eight lanes, and the last of 16 four."""
     monkeypatch.setattr(lanes, "LANE_BYTES", 4 * 144 * 4)
-    monkeypatch.setattr(lanes, "LEAST_IMAGES", 4)
+    monkeypatch.setattr(lanes, "MIN_GHOST_BATCH_SIZE", 4)
     monkeypatch.setattr("image_pipeline.training.loop.available_cores", lambda: 8)
     monkeypatch.setattr("image_pipeline.training.loop.BATCH_IMAGES", 4)
 
@@ -55,7 +55,7 @@ def make_split(count: int, seed: int) -> Split:
     rng = np.random.default_rng(seed)
     images = torch.from_numpy(rng.integers(0, 256, (count, 1, 12, 12), np.uint8))
     labels = torch.from_numpy(rng.integers(0, 3, count))
-    return Split(images, labels, Description("toy", ("a", "b", "c"), (0.5,), (0.29,)))
+    return Split(images, labels, DatasetInfo("toy", ("a", "b", "c"), (0.5,), (0.29,)))
 
 
 def make_training(network: str, processes: int, together: Exchange) -> Training:

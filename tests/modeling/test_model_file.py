@@ -19,10 +19,10 @@ from torch import Tensor
 from image_pipeline.common.errors import DataError
 from image_pipeline.common.params import read_params
 from image_pipeline.modeling import networks
-from image_pipeline.modeling.doubt import Typical
-from image_pipeline.modeling.model_card import DoubtLimits, ModelCard
-from image_pipeline.modeling.model_file import read_model, read_typical, write_model
-from image_pipeline.tensors.tensor_files import METADATA_KEY, Description, Split
+from image_pipeline.modeling.ood import TrainingStatistics
+from image_pipeline.modeling.model_card import OodThresholds, ModelCard
+from image_pipeline.modeling.model_file import read_model, read_training_statistics, write_model
+from image_pipeline.tensors.tensor_files import METADATA_KEY, DatasetInfo, Split
 from project import ROOT
 from refusals import refusal, valid_or_refused
 
@@ -33,11 +33,11 @@ CARD = ModelCard(
     network="mlp",
     source=networks.source_hash("mlp"),
     input_shape=(1, 2, 3),
-    data=Description("toy", ("cat", "dog", "fox"), (0.5,), (0.25,)),
+    data=DatasetInfo("toy", ("cat", "dog", "fox"), (0.5,), (0.25,)),
     augmentation=read_params(ROOT / "params.yaml").train.augmentation,
     options=OPTIONS,
     first_layer="hidden.0.weight",
-    doubt=DoubtLimits(1.5, 2.5),
+    ood=OodThresholds(1.5, 2.5),
 )
 VALUES: dict[str, Any] = json.loads(CARD.to_metadata()[METADATA_KEY])
 MODEL = networks.build("mlp", OPTIONS, (1, 2, 3), 3)
@@ -67,15 +67,15 @@ def test_what_is_written_is_read(file: Path) -> None:
 def test_what_training_images_look_like_is_read_beside_the_network(tmp_path: Path) -> None:
     pictures = [np.arange(6, dtype=np.uint8).reshape(1, 2, 3) * times for times in (1, 40)]
     path = tmp_path / "model.safetensors"
-    write_model(path, MODEL, CARD, Typical(*pictures))
+    write_model(path, MODEL, CARD, TrainingStatistics(*pictures))
     assert read_model(path)[1] == CARD
-    found = read_typical(path)
+    found = read_training_statistics(path)
     assert np.array_equal(found.mean, pictures[0])
     assert np.array_equal(found.deviation, pictures[1])
     write_model(path, MODEL, CARD)
-    assert "typical/mean" in refusal(path, read_typical)
-    write_model(path, MODEL, CARD, Typical(*(picture[..., 1:] for picture in pictures)))
-    assert refusal(path, read_typical).startswith("`typical/mean` is no image of the model's; ")
+    assert "training_statistics/mean" in refusal(path, read_training_statistics)
+    write_model(path, MODEL, CARD, TrainingStatistics(*(picture[..., 1:] for picture in pictures)))
+    assert refusal(path, read_training_statistics).startswith("`training_statistics/mean` is no image of the model's; ")
 
 
 GOOD = model()
@@ -98,18 +98,18 @@ BAD: dict[str, tuple[bytes, str]] = {
     ),
     "a network's path": (model(network="../mlp"), "its card is unreadable (ValueError"),
     "a class twice": (model(data=VALUES["data"] | {"class_names": ["a"] * 3}), "of one name"),
-    "a model from before there was doubt": (
+    "a model without thresholds": (
         save(
             WEIGHTS,
-            {METADATA_KEY: json.dumps({k: v for k, v in VALUES.items() if k != "doubt"})},
+            {METADATA_KEY: json.dumps({k: v for k, v in VALUES.items() if k != "ood"})},
         ),
-        "its card is unreadable (KeyError('doubt'))",
+        "its card is unreadable (KeyError('ood'))",
     ),
-    "doubt without end": (
-        model(doubt={"logit": 1.5, "distance": math.inf}),
-        "its limits of doubt are no finite numbers",
+    "an infinite threshold": (
+        model(ood={"logit": 1.5, "distance": math.inf}),
+        "its out-of-distribution thresholds are not finite numbers",
     ),
-    "doubt of nothing": (model(doubt={"logit": 1.5}), "its card is unreadable (TypeError("),
+    "one threshold of two": (model(ood={"logit": 1.5}), "its card is unreadable (TypeError("),
     "another fit": (model(data=VALUES["data"] | {"fit": "stretch"}), "neither pad nor crop"),
     "hostile augmentation": (
         model(augmentation=VALUES["augmentation"] | {"group_size": -1}),
@@ -168,7 +168,7 @@ def test_any_order_of_axes_and_buffers_come_back(tmp_path: Path) -> None:
         source=networks.source_hash("resnet"),
         input_shape=(3, 16, 16),
         options={},
-        data=Description("toy", ("cat", "dog", "fox"), (0.5,) * 3, (0.25,) * 3),
+        data=DatasetInfo("toy", ("cat", "dog", "fox"), (0.5,) * 3, (0.25,) * 3),
     )
     write_model(tmp_path / "m", network, card)
     found, _ = read_model(tmp_path / "m")
@@ -191,7 +191,7 @@ def test_a_split_that_does_not_fit_the_model(tmp_path: Path) -> None:
         DataError, match=r"images of shape \(1, 3, 2\), the model takes \(1, 2, 3\)"
     ):
         CARD.check_fits(path, Split(images, labels, CARD.data))
-    other = Description("toy", ("cat", "fox", "dog"), (0.5,), (0.25,))
+    other = DatasetInfo("toy", ("cat", "fox", "dog"), (0.5,), (0.25,))
     with pytest.raises(DataError, match="other classes than the model's; run `dvc repro`"):
         CARD.check_fits(path, Split(images.reshape(1, 1, 2, 3), labels, other))
 

@@ -40,7 +40,7 @@ def network(root: str) -> None:
     from image_pipeline.modeling.model_file import read_model
     from image_pipeline.training import curves, lanes
 
-    lanes.LANE_BYTES, lanes.LEAST_IMAGES = 1 << 15, 8
+    lanes.LANE_BYTES, lanes.MIN_GHOST_BATCH_SIZE = 1 << 15, 8
     os.chdir(root)
     with patch.object(curves, "draw_curves"):
         run("train")

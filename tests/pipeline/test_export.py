@@ -34,7 +34,7 @@ from image_pipeline.exporting import check
 from image_pipeline.exporting.onnx_file import to_onnx
 from image_pipeline.modeling.model_file import read_model
 from image_pipeline.tensors.tensor_files import read_split
-check.MOST_IMAGES = 10**9
+check.MAX_IMAGES = 10**9
 model, card = read_model(paths.MODEL)
 exported = to_onnx(model, card, {})
 found = check.compare(exported, model, card.data, read_split(paths.TEST_TENSORS))

@@ -7,7 +7,7 @@ import pytest
 
 from project import Project, require
 
-MOST_MB = 1500
+MAX_MB = 1500
 # 64 photographs a step, of 224 x 224 pixels in colour; the memory that all processes take together.
 SCRIPT = """
 import json, os, sys, threading, time
@@ -16,7 +16,7 @@ from image_pipeline import numerics
 numerics.pin("portable")
 import numpy as np, torch
 from image_pipeline.common.params import TrainParams, read_params
-from image_pipeline.tensors.tensor_files import Description, Split
+from image_pipeline.tensors.tensor_files import DatasetInfo, Split
 from image_pipeline.training.checkpoint import CheckpointFile
 from image_pipeline.training.loop import Training
 
@@ -38,7 +38,7 @@ def split(count):
     rng = np.random.default_rng(0)
     images = torch.from_numpy(rng.integers(0, 256, (count, 3, 224, 224), np.uint8))
     labels = torch.from_numpy(np.arange(count) % 3)
-    return Split(images, labels, Description("own", ("a", "b", "c"), (0.5,) * 3, (0.3,) * 3))
+    return Split(images, labels, DatasetInfo("own", ("a", "b", "c"), (0.5,) * 3, (0.3,) * 3))
 
 most = [0]
 threading.Thread(target=peak, args=(most,), daemon=True).start()
@@ -59,5 +59,5 @@ def test_a_batch_of_64_photographs_trains_in_bounded_memory(network: str, projec
         done = project.run(sys.executable, "-c", SCRIPT, network, str(count), "checkpoints")
         peaks[count] = json.loads(done.stdout.splitlines()[-1])
     images_mb = 192 * 3 * 224 * 224 / 1e6  # of the split itself, which a stage maps from its file
-    assert peaks[256] < MOST_MB
+    assert peaks[256] < MAX_MB
     assert peaks[256] - peaks[64] < 6 * images_mb  # 90 to 120 MB were seen, of 29 MB of images

@@ -13,7 +13,7 @@ from ruamel.yaml import YAML
 
 from image_pipeline.commands import recipe
 from image_pipeline.common.params import TrainParams, check_params, read_params
-from image_pipeline.tensors.tensor_files import Description, Split
+from image_pipeline.tensors.tensor_files import DatasetInfo, Split
 from image_pipeline.training.checkpoint import CheckpointFile
 from image_pipeline.training.loop import Training
 from project import ROOT, Project
@@ -106,7 +106,7 @@ def test_a_recipe_gives_the_same_whatever_ran_before(finished: Project, tmp_path
 def test_every_recipe_trains_and_takes_the_place_of_all_that_training_reads(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     images = torch.from_numpy(rng.integers(0, 256, (24, 1, 28, 28), np.uint8))
-    few = Split(images, torch.arange(24) % 3, Description("few", ("a", "b", "c"), (0.5,), (0.3,)))
+    few = Split(images, torch.arange(24) % 3, DatasetInfo("few", ("a", "b", "c"), (0.5,), (0.3,)))
     machine = read_params(ROOT / "params.yaml").machine
     before = YAML(typ="safe").load(ROOT / "params.yaml")
     before["train"] |= {"seed": 7, "optimizer": {"name": "SGD", "SGD": {"momentum": 0.5}}}

@@ -20,12 +20,12 @@ from image_pipeline.plotting.classification import (
     draw_reliability,
 )
 from image_pipeline.plotting.images import (
-    MOST_UNITS,
+    MAX_UNITS,
     draw_classes,
     draw_first_layer,
     draw_images,
 )
-from image_pipeline.plotting.labels import LONGEST_LABEL, class_labels, label_inches, short_names
+from image_pipeline.plotting.labels import MAX_LABEL_LENGTH, class_labels, label_inches, short_names
 from image_pipeline.training.curves import LiveCurves, draw_curves
 from image_pipeline.training.figures import fonts
 from image_pipeline.training.history import EpochRecord
@@ -152,7 +152,7 @@ def test_long_names_are_shortened_and_stay_apart() -> None:
     names = [f"{LONG[0]} {end}" for end in "ab"] + ["short", "cost $5", "\u0e01"]
     short = short_names(names)
     assert short == ["the Pembroke Welsh… (0)", "the Pembroke Welsh… (1)", *names[2:4], "[0E01]"]
-    assert all(len(name) <= LONGEST_LABEL + 4 for name in short)
+    assert all(len(name) <= MAX_LABEL_LENGTH + 4 for name in short)
     assert class_labels(names)[3] == r"cost \$5"
 
 
@@ -180,7 +180,7 @@ def test_a_pictures_size_follows_the_resolution(tmp_path: Path) -> None:
             assert picture.size == (7 * dpi, 3 * dpi)
 
 
-@pytest.mark.parametrize("count", [1, 20, 21, MOST_UNITS, MOST_UNITS + 1])
+@pytest.mark.parametrize("count", [1, 20, 21, MAX_UNITS, MAX_UNITS + 1])
 def test_first_layer_has_every_unit_in_its_place(
     count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -189,10 +189,10 @@ def test_first_layer_has_every_unit_in_its_place(
     weights = np.arange(count * 12, dtype=np.float32).reshape(count, 2, 2, 3)
     draw_first_layer(tmp_path / "p.png", weights, DPI)
     (mosaic,) = shown
-    for number, unit in enumerate(weights[:MOST_UNITS].mean(axis=1)):
+    for number, unit in enumerate(weights[:MAX_UNITS].mean(axis=1)):
         top, left = number // 20 * 4 + 1, number % 20 * 5 + 1
         assert np.array_equal(mosaic[top : top + 2, left : left + 3], unit)
-    assert np.isfinite(mosaic).sum() == 6 * min(count, MOST_UNITS)
+    assert np.isfinite(mosaic).sum() == 6 * min(count, MAX_UNITS)
 
 
 def test_first_layer_is_red_above_zero_and_blue_below(tmp_path: Path) -> None:

@@ -18,13 +18,13 @@ from image_pipeline.modeling.model_file import read_model, write_model
 from image_pipeline.plotting import report
 from image_pipeline.plotting.report import _read_table, draw_report
 from image_pipeline.tensorizing.data_report import SPLITS
-from image_pipeline.tensors.tensor_files import Description, writing_split
+from image_pipeline.tensors.tensor_files import DatasetInfo, writing_split
 from project import ROOT
 from refusals import refusal, valid_or_refused
 
 quick = settings(derandomize=True, deadline=None, max_examples=150, database=None)
 REMEDY = "; run `dvc repro --force evaluate` to make it anew"
-DATA = Description("toy", ("cat", "dog", "fox"), (0.5,), (0.25,))
+DATA = DatasetInfo("toy", ("cat", "dog", "fox"), (0.5,), (0.25,))
 AUGMENTATION = read_params(ROOT / "params.yaml").train.augmentation
 PARAMS = PlotParams(dpi=50, mistakes=2, samples=2, seed=0)
 PREDICTIONS = "actual,predicted,confidence\ncat,cat,0.9\nfox,dog,0.8\ndog,dog,0.7\nfox,fox,0.6\n"
@@ -39,7 +39,7 @@ COLUMNS = report.TABLES[paths.PREDICTIONS]
 
 def write_inputs(
     images: tuple[int, ...] = (4, 1, 2, 3),
-    data: Description = DATA,
+    data: DatasetInfo = DATA,
     network: str = "mlp",
     options: dict[str, Any] | None = None,
     shape: tuple[int, int, int] = (1, 2, 3),
@@ -255,7 +255,7 @@ def test_tensors_that_do_not_fit_the_model(folder: Path) -> None:
 
 def test_other_classes_than_the_models(folder: Path) -> None:
     assert folder == Path.cwd()
-    write_inputs(data=Description("toy", ("cat", "dog", "cow"), (0.5,), (0.25,)))
+    write_inputs(data=DatasetInfo("toy", ("cat", "dog", "cow"), (0.5,), (0.25,)))
     assert refused(paths.TEST_TENSORS).startswith("other classes than the model's; run `dvc repro`")
 
 

@@ -12,10 +12,10 @@ from PIL import Image
 
 from image_pipeline.common.params import read_params
 from image_pipeline.modeling import networks
-from image_pipeline.modeling.doubt import Typical
+from image_pipeline.modeling.ood import TrainingStatistics
 from image_pipeline.modeling.model_card import ModelCard
 from image_pipeline.modeling.model_file import write_model
-from image_pipeline.tensors.tensor_files import Description
+from image_pipeline.tensors.tensor_files import DatasetInfo
 from project import ROOT
 
 DIGITS = tuple("0123456789")
@@ -32,7 +32,7 @@ def make_card(
         network="mlp",
         source=networks.source_hash("mlp"),
         input_shape=shape,
-        data=Description(dataset, class_names, *statistics, changes.pop("fit", "pad")),
+        data=DatasetInfo(dataset, class_names, *statistics, changes.pop("fit", "pad")),
         augmentation=read_params(ROOT / "params.yaml").train.augmentation,
         options={"hidden_sizes": [16]},
         **changes,
@@ -44,8 +44,8 @@ def make_model(path: Path, card: ModelCard | None = None) -> Path:
     card = card or make_card()
     torch.manual_seed(0)
     model = networks.build(card.network, card.options, card.input_shape, len(card.data.class_names))
-    typical = Typical(*np.zeros((2, *card.input_shape), np.uint8))
-    write_model(path, model, card, typical)
+    statistics = TrainingStatistics(*np.zeros((2, *card.input_shape), np.uint8))
+    write_model(path, model, card, statistics)
     return path
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from image_pipeline.modeling.model_card import DoubtLimits
+from image_pipeline.modeling.model_card import OodThresholds
 from image_pipeline.prediction.predictor import Predictor
 from image_pipeline.prediction.sources import Source
 from image_pipeline.prediction.streaming import Prediction, predict_files
@@ -93,10 +93,10 @@ def test_what_lies_beyond_the_models_limits_is_doubtful(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     assert not Predictor(make_model(path)).predict(images).doubtful.any()
     for limits, expected in (
-        (DoubtLimits(logit=-1e9, distance=100.0), [False, True, False]),
-        (DoubtLimits(logit=1e9, distance=1e9), [True, True, True]),
+        (OodThresholds(logit=-1e9, distance=100.0), [False, True, False]),
+        (OodThresholds(logit=1e9, distance=1e9), [True, True, True]),
     ):
-        predictor = Predictor(make_model(path, make_card(doubt=limits)))
+        predictor = Predictor(make_model(path, make_card(ood=limits)))
         assert predictor.predict(images).doubtful.tolist() == expected
 
 

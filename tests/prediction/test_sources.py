@@ -53,7 +53,7 @@ def test_a_file_that_cannot_be_read_says_why(here: Path, monkeypatch: pytest.Mon
     (here / "link.png").symlink_to("nowhere")
     with pytest.raises(SourceError, match=r"^No such file or directory$"):
         Source("link.png").read()
-    monkeypatch.setattr(sources, "MOST_BYTES", 4)
+    monkeypatch.setattr(sources, "MAX_BYTES", 4)
     for name in ("b.png", "/dev/zero"):
         with pytest.raises(SourceError, match=r"^larger than "):
             Source(name).read()

@@ -8,12 +8,12 @@ from image_pipeline.tensorizing.data_report import (
     leak_warning,
     table_rows,
 )
-from image_pipeline.tensors.tensor_files import Description
+from image_pipeline.tensors.tensor_files import DatasetInfo
 from project import ROOT
 
 NAMES = ("cat", "dog, wet")
 SHAPE = (3, 1, 2)
-DATA = Description("toy", NAMES, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+DATA = DatasetInfo("toy", NAMES, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
 # Of each split: the first pixel and the label of each image.
 CLEAN = {
     "train": [*((n, 0) for n in range(12)), (20, 1), (20, 1), (21, 1)],

@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save
 from image_pipeline.common.params import Fit
 from image_pipeline.tensors.tensor_files import (
     METADATA_KEY,
-    Description,
+    DatasetInfo,
     count_images,
     read_sample,
     read_split,
@@ -67,7 +67,7 @@ def read_some(path: Path) -> object:
 
 
 def test_what_is_written_is_read(file: Path) -> None:
-    description = Description("toy", ("cat", "dog", "fox"), (0.5,), (0.25,))
+    description = DatasetInfo("toy", ("cat", "dog", "fox"), (0.5,), (0.25,))
     with writing_split(file, 4, (1, 2, 3), "toy", description.class_names) as writer:
         writer.append(IMAGES[:3], LABELS[:3].astype(np.uint8))
         writer.append(IMAGES[3:], LABELS[3:])
@@ -87,7 +87,7 @@ def test_what_is_written_is_read(file: Path) -> None:
 
 @pytest.mark.parametrize("fault", ["too few", "too many", "another shape"])
 def test_a_split_other_than_promised_is_not_written(fault: str, tmp_path: Path) -> None:
-    description = Description("toy", ("cat", "dog", "fox"), (0.5,), (0.25,))
+    description = DatasetInfo("toy", ("cat", "dog", "fox"), (0.5,), (0.25,))
     images = IMAGES[:, :, :1] if fault == "another shape" else IMAGES
     count = {"too few": 5, "too many": 3}.get(fault, 4)
     path = tmp_path / "split.safetensors"
@@ -118,7 +118,7 @@ def test_any_split_is_read_back_by_safetensors_itself(
     images = rng.integers(0, 256, (count, *shape), np.uint8)
     labels = rng.integers(0, len(names), count)
     statistics = (round(mean, 8),) * shape[0], (round(mean, 8) or 1.0,) * shape[0]
-    description = Description("toy", tuple(names), *statistics, fit)
+    description = DatasetInfo("toy", tuple(names), *statistics, fit)
     with writing_split(file, count, shape, "toy", tuple(names)) as writer:
         writer.append(images, labels)
         writer.finish(description)

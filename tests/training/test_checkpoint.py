@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import image_pipeline.modeling.model_file
 from image_pipeline.common.params import read_params
-from image_pipeline.tensors.tensor_files import Description, Split
+from image_pipeline.tensors.tensor_files import DatasetInfo, Split
 from image_pipeline.training import lanes
 from image_pipeline.training.checkpoint import DIGEST_BYTES, KEPT, CheckpointFile, result_key
 from image_pipeline.training.loop import Training
@@ -29,7 +29,7 @@ PARAMS = COMMITTED.train.model_copy(update={"epochs": 4, "batch_size": 8, "learn
 def make_training(**changes: Any) -> Training:
     """Return a training of this machine's settings with changes."""
     rng = np.random.default_rng(0)
-    description = Description("toy", ("a", "b", "c"), (0.5,), (0.3,))
+    description = DatasetInfo("toy", ("a", "b", "c"), (0.5,), (0.3,))
     train, validation = (
         Split(
             torch.from_numpy(rng.integers(0, 256, (count, 1, 5, 5), np.uint8)),
@@ -224,7 +224,7 @@ def test_a_training_goes_on_with_another_number_of_processes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, numbers: tuple[int, int]
 ) -> None:
     monkeypatch.setattr(lanes, "LANE_BYTES", 200)  # two images of 100 bytes: four lanes
-    monkeypatch.setattr(lanes, "LEAST_IMAGES", 2)
+    monkeypatch.setattr(lanes, "MIN_GHOST_BATCH_SIZE", 2)
     monkeypatch.setattr("image_pipeline.training.loop.available_cores", lambda: 8)
     whole = train(CheckpointFile(tmp_path / "b", KEY))
     assert whole.lanes == 4

@@ -15,7 +15,7 @@ from image_pipeline.common.params import AUGMENTATION_AMOUNTS, TrainParams, read
 from image_pipeline.modeling import networks
 from image_pipeline.modeling.inference import predict
 from image_pipeline.models import mlp
-from image_pipeline.tensors.tensor_files import Description, Split
+from image_pipeline.tensors.tensor_files import DatasetInfo, Split
 from image_pipeline.training import batches as batches_module
 from image_pipeline.training import lanes
 from image_pipeline.training import loop as training
@@ -23,7 +23,7 @@ from image_pipeline.training.checkpoint import CheckpointFile
 from image_pipeline.training.loop import Training
 from project import ROOT, child_processes
 
-DESCRIPTION = Description("toy", ("a", "b", "c"), (0.5,), (0.29,))
+DESCRIPTION = DatasetInfo("toy", ("a", "b", "c"), (0.5,), (0.29,))
 COMMITTED = read_params(ROOT / "params.yaml").train
 MACHINE = read_params(ROOT / "params.yaml").machine
 FLAT = {**COMMITTED.augmentation.model_dump(), **dict.fromkeys(AUGMENTATION_AMOUNTS, 0)}
@@ -81,7 +81,7 @@ def own_network(monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
 def small_lanes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a lane hold three of these tests' images at most; a batch of 8 then has 4 lanes of 2."""
     monkeypatch.setattr(lanes, "LANE_BYTES", 360)
-    monkeypatch.setattr(lanes, "LEAST_IMAGES", 2)
+    monkeypatch.setattr(lanes, "MIN_GHOST_BATCH_SIZE", 2)
 
 
 def make_split(count: int, seed: int) -> Split:
@@ -503,13 +503,13 @@ def test_the_card_says_beyond_what_an_image_is_unlike_all_others(
     run = make_training()
     before = run.card
     list(run.run(checkpoint))
-    assert before.doubt is None
-    assert run.card.doubt
+    assert before.ood is None
+    assert run.card.ood
     assert run.typical
     away = run.typical.mean - run.train.images.numpy().mean(axis=0)
     assert np.abs(away).max() <= 0.5
     [(logits, _)] = predict(run.model, run.validation, run.train.description, 1000)
     distances = run.typical.distances(run.validation.images.numpy())
     # Of nine images none is beyond: a hundredth of them is less than one.
-    assert run.card.doubt.logit == logits.amax(1).min().item()
-    assert run.card.doubt.distance == distances.max()
+    assert run.card.ood.logit == logits.amax(1).min().item()
+    assert run.card.ood.distance == distances.max()

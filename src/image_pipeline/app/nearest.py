@@ -7,7 +7,7 @@ import numpy as np
 from image_pipeline.tensors.tensor_files import Split
 
 CHUNK_BYTES = 1 << 21  # of images as float32, so that they stay in the processor's cache
-MOST_BYTES = 1 << 28  # of images that are searched: half a second's work
+MAX_BYTES = 1 << 28  # of images that are searched: half a second's work
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Neighbour:
 
 def searched(split: Split) -> int:
     """Return how many images, from the first on, are compared: of a very large split not all."""
-    return min(len(split.labels), max(1, MOST_BYTES // int(np.prod(split.shape))))
+    return min(len(split.labels), max(1, MAX_BYTES // int(np.prod(split.shape))))
 
 
 def find_nearest(split: Split, pixels: np.ndarray, count: int) -> list[Neighbour]:

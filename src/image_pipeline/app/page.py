@@ -18,7 +18,7 @@ from image_pipeline.app.model import Answer, Model, UnreadableError
 from image_pipeline.app.nearest import searched
 from image_pipeline.app.run_facts import RunFacts
 from image_pipeline.common.errors import one_line
-from image_pipeline.prediction.sources import MOST_BYTES
+from image_pipeline.prediction.sources import MAX_BYTES
 from image_pipeline.tensors.tensor_files import Split
 
 HERE = Path(__file__).parent
@@ -139,7 +139,7 @@ def serve(page: gr.Blocks, host: str, port: int | None) -> str:
         num_workers=0,
         root_path="",
         footer_links=[],
-        max_file_size=MOST_BYTES,
+        max_file_size=MAX_BYTES,
         theme=_theme(),
         css=(HERE / "page.css").read_text(encoding="utf-8"),
     )
@@ -213,7 +213,7 @@ class _Handlers:
         except UnreadableError as error:
             yield None, "", "", markup.message(str(error))
             return
-        tells_doubt = self._model.card.doubt is not None
+        tells_doubt = self._model.card.ood is not None
         seen = markup.seen(answer, tells_doubt=tells_doubt, actual=actual)
         yield answer.probabilities, seen, gr.skip(), ""
         yield gr.skip(), gr.skip(), self._nearest(answer), gr.skip()

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from image_pipeline.prediction.sources import Source
     from image_pipeline.prediction.streaming import Image, Prediction
 
-MOST_SHOWN = 24
-LONGEST_NAME = 1 << 12
+MAX_SHOWN = 24
+MAX_NAME_LENGTH = 1 << 12
 NO_IMAGE = "no image of these formats"
 SHOWN_PIXELS = 300  # of the longer side of an image in the picture
 
@@ -69,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--show",
         metavar="FILE.png",
         type=Path,
-        help=f"draw the first {MOST_SHOWN} images beside what the network saw of them",
+        help=f"draw the first {MAX_SHOWN} images beside what the network saw of them",
     )
 
 
@@ -141,7 +141,7 @@ def _predict(arguments: argparse.Namespace) -> int:
             print(line_of(result))
             if result.image.more_frames:
                 tqdm.write(_note(result.image), file=sys.stderr)
-            if arguments.show and len(shown) < MOST_SHOWN:
+            if arguments.show and len(shown) < MAX_SHOWN:
                 shown.append(result)
     sys.stdout.flush()
     card = predictor.card
@@ -182,7 +182,7 @@ def _note(image: "Image") -> str:
 
 
 def _name(image: "Image") -> str:
-    return one_line(image.source.name, LONGEST_NAME)
+    return one_line(image.source.name, MAX_NAME_LENGTH)
 
 
 def _draw(

@@ -20,7 +20,7 @@ _held: dict[Path, Path] | None = None  # path -> its whole partial file, in a `t
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
+def atomic_write(path: Path) -> Iterator[BinaryIO]:
     """Open a binary file that takes the place of `path` only when the block ends without an error.
 
     The bytes go to `<path>.partial` (ignored by Git), are flushed to the disk, and are renamed over
@@ -51,14 +51,14 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def together() -> Iterator[None]:
+def atomic_group() -> Iterator[None]:
     """Let the files written in this block appear only once all of them are whole on the disk.
 
     So a full disk at the third of four files leaves all four as they were.
     """
     global _held
     if _held is not None:
-        raise RuntimeError("together() does not nest")
+        raise RuntimeError("atomic_group() does not nest")
     _held = {}
     try:
         yield
@@ -99,7 +99,7 @@ def _discard(partial: Path) -> None:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write `content` to `path`, whole or not at all."""
-    with replacing(path) as file:
+    with atomic_write(path) as file:
         file.write(content)
 
 
@@ -116,7 +116,7 @@ def write_csv(path: Path, table: "pd.DataFrame") -> None:
 
 def write_csv_parts(path: Path, tables: Iterable["pd.DataFrame"]) -> None:
     """Write tables of the same columns one below the other, each as it comes; see `write_csv`."""
-    with replacing(path) as file:
+    with atomic_write(path) as file:
         for number, table in enumerate(tables):
             text = table.to_csv(
                 index=False,

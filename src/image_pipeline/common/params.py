@@ -31,7 +31,7 @@ from image_pipeline.common.errors import ParamsError, one_line
 from image_pipeline.common.paths import PARAMS
 
 MAX_BYTES = 1 << 16  # the reader takes a second for so much
-MOST_PROBLEMS = 5  # shown at once
+MAX_PROBLEMS = 5  # shown at once
 MAX_SEED = 2**32 - 1
 MAX_OPTIONS = 64  # of a network or an optimizer, and values in one of them
 
@@ -290,8 +290,8 @@ def check_params(raw: object, path: Path) -> Params:
         return Params.model_validate(raw)
     except ValidationError as error:
         found = error.errors(include_url=False)
-        problems = "; ".join(_describe(item) for item in found[:MOST_PROBLEMS])
-        more = f"; and {len(found) - MOST_PROBLEMS} more" if len(found) > MOST_PROBLEMS else ""
+        problems = "; ".join(_describe(item) for item in found[:MAX_PROBLEMS])
+        more = f"; and {len(found) - MAX_PROBLEMS} more" if len(found) > MAX_PROBLEMS else ""
         raise ParamsError(f"{path}: {problems}{more}") from None
 
 

@@ -23,7 +23,7 @@ from image_pipeline.datasets.download import RemoteFile, fetch_files
 
 SHAPE = (3, 32, 32)  # of an image
 PIXELS = 3 * 32 * 32
-MOST_NAMES = 1 << 14  # bytes of the file that has the classes' names
+MAX_NAMES = 1 << 14  # bytes of the file that has the classes' names
 
 
 class Cifar:
@@ -65,7 +65,7 @@ class Cifar:
         """See `Dataset.read`."""
         path = folder / self._archive.name
         with _opened(path, self._folder, self._names_file) as (file, size):
-            text = file.read(min(size, MOST_NAMES)).decode("ascii", "replace")
+            text = file.read(min(size, MAX_NAMES)).decode("ascii", "replace")
         self.class_names = tuple(text.split())
         if len(set(self.class_names)) != self._classes:
             raise DataError(f"{path}: {self._names_file} has other classes; {REMEDY}")

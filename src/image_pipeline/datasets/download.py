@@ -25,17 +25,17 @@ import urllib3
 from tqdm import tqdm
 
 from image_pipeline.common.errors import DownloadError, one_line
-from image_pipeline.common.files import PARTIAL_SUFFIX, replacing
+from image_pipeline.common.files import PARTIAL_SUFFIX, atomic_write
 
 CONNECT_TIMEOUT = 4.0  # seconds, for each address of a name
 READ_TIMEOUT = 8.0  # seconds without a byte; also until the first one, name look-up and all
-SLOWEST = 1024.0  # bytes per second, in every span of the time below
+MIN_SPEED = 1024.0  # bytes per second, in every span of the time below
 SLOW_AFTER = 30.0  # seconds
 ATTEMPTS = 2  # per mirror, for faults that may pass
-LONGEST_PAUSE = 5.0  # seconds; a server that asks for more is left for the next mirror
+MAX_PAUSE = 5.0  # seconds; a server that asks for more is left for the next mirror
 PAUSE = 0.5  # seconds before a second attempt
-MOST_REDIRECTS = 5
-MOST_BYTES = 1 << 31  # of a file of which nobody has told more
+MAX_REDIRECTS = 5
+MAX_BYTES = 1 << 31  # of a file of which nobody has told more
 CHUNK = 1 << 16
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 # What the libraries raise, the first that fits: in words, and whether it may pass.
@@ -66,7 +66,7 @@ class RemoteFile:
         sha256: the same, stronger; where it is known, it is what counts.
         size: in bytes, where it is known.
         url: where it is published under an address of its own, asked after the mirrors.
-        most_bytes: that are taken of it where its size is not known; else `MOST_BYTES`.
+        most_bytes: that are taken of it where its size is not known; else `MAX_BYTES`.
     """
 
     name: str
@@ -143,7 +143,7 @@ def _fetch(file: RemoteFile, sources: Sequence[str], folder: Path, bar: "tqdm[No
         for attempt in range(1, ATTEMPTS + 1):
             before = bar.n
             try:
-                with replacing(folder / file.name) as target:
+                with atomic_write(folder / file.name) as target:
                     _receive(file, source, target, bar)
             except _FetchError as failure:
                 bar.update(before - bar.n)
@@ -171,7 +171,7 @@ def _receive(file: RemoteFile, source: str, target: BinaryIO, bar: "tqdm[NoRetur
     else:
         chunks = _local_chunks(Path(source) / file.name)
     digest, received = file.new_digest(), 0
-    most = file.size or file.most_bytes or MOST_BYTES
+    most = file.size or file.most_bytes or MAX_BYTES
     for chunk in chunks:
         received += len(chunk)
         if received > most:
@@ -223,7 +223,7 @@ def _in_time(chunks: Iterator[bytes]) -> Iterator[bytes]:
             received, any_yet = received + len(item), True
             elapsed = time.monotonic() - start
             if elapsed > SLOW_AFTER:
-                if received < SLOWEST * elapsed:
+                if received < MIN_SPEED * elapsed:
                     raise _FetchError(f"too slow: {received} bytes in {elapsed:.0f} s")
                 start, received = time.monotonic(), 0
     finally:
@@ -250,7 +250,7 @@ def _remote_chunks(address: str, file: RemoteFile) -> Iterator[bytes]:
 
 def _open(address: str, session: requests.Session) -> requests.Response:
     """Ask for `address` and follow redirects without reading their bodies."""
-    for _ in range(MOST_REDIRECTS + 1):
+    for _ in range(MAX_REDIRECTS + 1):
         response = session.get(
             address,
             stream=True,
@@ -267,7 +267,7 @@ def _open(address: str, session: requests.Session) -> requests.Response:
         address = urljoin(address, target)
         if not _is_url(address):
             raise _FetchError(f"it redirects to {one_line(address)}, which is not http or https")
-    raise _FetchError(f"more than {MOST_REDIRECTS} redirects")
+    raise _FetchError(f"more than {MAX_REDIRECTS} redirects")
 
 
 def _local_chunks(path: Path) -> Iterator[bytes]:
@@ -287,7 +287,7 @@ def _bad_status(response: requests.Response) -> _FetchError:
         return _FetchError(reason)
     wait = response.headers.get("Retry-After", "")
     pause = float(wait) if re.fullmatch("[0-9]{1,9}", wait) else PAUSE
-    if pause > LONGEST_PAUSE:
+    if pause > MAX_PAUSE:
         return _FetchError(f"{reason}; it asks to come back in {pause:.0f} s")
     return _FetchError(reason, again=pause)
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 FILE = "images.tar"
 NO_IMAGES = Path("images/README.md")  # the path while nobody has set one
-LONGEST_NAME = 100  # characters of a fetched archive's name that are kept
+MAX_NAME_LENGTH = 100  # characters of a fetched archive's name that are kept
 FETCHED = "fetched"  # the folder for an archive that was fetched, until its images are in FILE
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 FIRST = 10  # files that an error names
@@ -88,7 +88,7 @@ class Folder:
                 "(`sha256sum` prints it)"
             )
         name = PurePosixPath(unquote(urlsplit(self._source.url).path)).name
-        name = re.sub(r"[^A-Za-z0-9._-]", "_", name)[-LONGEST_NAME:].lstrip(".") or "archive"
+        name = re.sub(r"[^A-Za-z0-9._-]", "_", name)[-MAX_NAME_LENGTH:].lstrip(".") or "archive"
         archive = RemoteFile(
             name,
             sha256=self._source.sha256,

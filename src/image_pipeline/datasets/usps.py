@@ -19,7 +19,7 @@ from image_pipeline.datasets.download import RemoteFile, fetch_files
 
 SHAPE = (16, 16)  # of an image
 PIXELS = SHAPE[0] * SHAPE[1]
-MOST_BYTES = 1 << 26  # unpacked; the larger file has some 20 MB
+MAX_BYTES = 1 << 26  # unpacked; the larger file has some 20 MB
 PARTS = {"train": "usps.bz2", "test": "usps.t.bz2"}
 
 
@@ -48,9 +48,9 @@ def _read_split(path: Path) -> RawSplit:
     from sklearn.datasets import load_svmlight_file
 
     with reading(path, "bzip2"), bz2.open(path) as file:
-        text = file.read(MOST_BYTES + 1)  # no more, were it a bomb
-    if len(text) > MOST_BYTES:
-        raise DataError(f"{path}: unpacks to more than {MOST_BYTES} bytes; {REMEDY}")
+        text = file.read(MAX_BYTES + 1)  # no more, were it a bomb
+    if len(text) > MAX_BYTES:
+        raise DataError(f"{path}: unpacks to more than {MAX_BYTES} bytes; {REMEDY}")
     try:
         rows, labels = load_svmlight_file(
             BytesIO(text), n_features=PIXELS, dtype=np.float32, zero_based=False

@@ -17,7 +17,7 @@ LEVEL = 0.05
 # What is resampled: images, or, where there are more images or more sums (four for each class) than
 # this, blocks of images drawn at random. With n blocks the width of an interval is off by about
 # 1 / sqrt(2 n): 0.7% with 10,000 of them, 3% with the 500 that a thousand classes leave.
-MOST_UNITS, FEWEST_UNITS, MOST_CELLS = 10_000, 500, 1_500_000
+MAX_UNITS, FEWEST_UNITS, MAX_CELLS = 10_000, 500, 1_500_000
 CHUNK = 2_000_000  # weights at a time
 ZERO = 1e-8  # sums of float32 in another order differ by less, and no two models so little
 
@@ -71,7 +71,7 @@ def bootstrap(
     # Only their difference is resampled: as the second model's loss, the first one's being 0.
     losses = [model.loss for model in models if model.loss is not None]
     width = 4 * classes + 2 * bins + len(losses) // 2 + 1
-    units = min(len(actual), MOST_UNITS, max(FEWEST_UNITS, MOST_CELLS // width))
+    units = min(len(actual), MAX_UNITS, max(FEWEST_UNITS, MAX_CELLS // width))
     unit = np.arange(len(actual))
     if units < len(actual):
         unit = rng.permutation(len(actual)) % units

@@ -7,8 +7,8 @@ from typing import Any
 from image_pipeline.common.errors import one_line
 from image_pipeline.experiments.comparison import ClassResult, Comparison, Metric, significant
 
-MOST_CLASSES = 20  # in tables; JSON has all
-MOST_CHANGES = 12  # of a kind
+MAX_CLASSES = 20  # in tables; JSON has all
+MAX_CHANGES = 12  # of a kind
 HEADER = ("", "A", "B", "B - A", "95% interval", "p")
 CLASS_HEADER = ("class", "images", "errors A", "errors B", "B finds", "B misses", "p", "p (Holm)")
 COUNTS, SHARES = ("errors",), ("accuracy",)
@@ -160,16 +160,16 @@ def _metric_values(metric: Metric) -> dict[str, Any]:
 
 def _shown_classes(comparison: Comparison) -> list[ClassResult]:
     """Return the classes in their order, or, of very many, those that differ most."""
-    if len(comparison.classes) <= MOST_CLASSES:
+    if len(comparison.classes) <= MAX_CLASSES:
         return comparison.classes
-    return sorted(comparison.classes, key=lambda each: each.p)[:MOST_CLASSES]
+    return sorted(comparison.classes, key=lambda each: each.p)[:MAX_CLASSES]
 
 
 def _class_title(comparison: Comparison) -> str:
     certain = [each for each in comparison.classes if significant(each.p_holm)]
     number = len(comparison.classes)
     words = f"{len(certain)} of {number} classes differ" if certain else "No class differs"
-    shown = "" if number <= MOST_CLASSES else f" (the {MOST_CLASSES} that differ most are shown)"
+    shown = "" if number <= MAX_CLASSES else f" (the {MAX_CLASSES} that differ most are shown)"
     return f"{words} by more than chance, with Holm's correction for {number} of them{shown}"
 
 
@@ -192,8 +192,8 @@ def _change_lines(comparison: Comparison) -> list[str]:
             one_line(f"{name}: {first} -> {second}" if first + second else name, 120)
             for name, first, second in found
         ]
-        if len(words) > MOST_CHANGES:
-            words[MOST_CHANGES:] = [f"and {len(words) - MOST_CHANGES} more"]
+        if len(words) > MAX_CHANGES:
+            words[MAX_CHANGES:] = [f"and {len(words) - MAX_CHANGES} more"]
         lines += [f"{kind:11}  {word}" for word in words]
     return lines or ["nothing that dvc.lock records"]
 

@@ -29,9 +29,9 @@ from image_pipeline.experiments.revisions import (
     resolve,
 )
 
-MOST_TRIALS = 10_000
-MOST_JOBS = 1000
-MOST_SEED = 1_000_000
+MAX_TRIALS = 10_000
+MAX_JOBS = 1000
+MAX_SEED = 1_000_000
 SHOWN = 5
 LAST_STEP_SECONDS = 2.0  # for the last step of a search that was killed
 
@@ -61,9 +61,9 @@ def run(arguments: argparse.Namespace) -> int:
     picture: Path | None = arguments.picture
     check_picture(picture)
     for option, lowest, highest in (
-        ("trials", 2, MOST_TRIALS),
-        ("jobs", 1, MOST_JOBS),
-        ("seed", 0, MOST_SEED),
+        ("trials", 2, MAX_TRIALS),
+        ("jobs", 1, MAX_JOBS),
+        ("seed", 0, MAX_SEED),
     ):
         number = getattr(arguments, option)
         if number is not None and not lowest <= number <= highest:

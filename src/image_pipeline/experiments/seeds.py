@@ -19,12 +19,12 @@ from image_pipeline.experiments.revisions import (
     resolve,
 )
 
-MOST_SEEDS = 1000
+MAX_SEEDS = 1000
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Say what the command takes."""
-    parser.add_argument("seeds", metavar="N", type=int, help=f"how many; 2 to {MOST_SEEDS}")
+    parser.add_argument("seeds", metavar="N", type=int, help=f"how many; 2 to {MAX_SEEDS}")
     parser.add_argument(
         "--jobs", metavar="J", type=int, help="how many runs at once; default: one per core"
     )
@@ -46,8 +46,8 @@ def run(arguments: argparse.Namespace) -> int:
         RevisionError: this is no clone of the project.
     """
     count, jobs = arguments.seeds, arguments.jobs
-    if not 2 <= count <= MOST_SEEDS:
-        raise ParamsError(f"{count} seeds: give a number from 2 to {MOST_SEEDS}")
+    if not 2 <= count <= MAX_SEEDS:
+        raise ParamsError(f"{count} seeds: give a number from 2 to {MAX_SEEDS}")
     if jobs is not None and not 1 <= jobs <= count:
         raise ParamsError(f"--jobs {jobs}: give a number from 1 to {count}")
     picture: Path | None = arguments.picture

@@ -9,11 +9,11 @@ from torch import nn
 
 from image_pipeline.common.errors import ExportError
 from image_pipeline.exporting.onnx_file import INPUT, OUTPUT
-from image_pipeline.modeling.inference import images_at_once, predict
-from image_pipeline.tensors.tensor_files import Description, Split
+from image_pipeline.modeling.inference import max_batch_size, predict
+from image_pipeline.tensors.tensor_files import DatasetInfo, Split
 
-MOST_IMAGES = 1000
-MOST_APART = 1e-3  # of a probability; rounding alone moves it by a thousandth of that
+MAX_IMAGES = 1000
+MAX_APART = 1e-3  # of a probability; rounding alone moves it by a thousandth of that
 SERIOUS = 3  # of ONNX Runtime's levels: errors, and no advice
 
 
@@ -46,22 +46,22 @@ def open_session(exported: bytes) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(exported, options, ["CPUExecutionProvider"])
 
 
-def compare(exported: bytes, model: nn.Module, description: Description, split: Split) -> Agreement:
+def compare(exported: bytes, model: nn.Module, description: DatasetInfo, split: Split) -> Agreement:
     """Run both on images spread over a split, some at a time.
 
     Args:
         exported: the content of the ONNX file.
         model: what it was made from, set to inference.
         description: the statistics the model was trained with.
-        split: images uint8 `[N, C, H, W]`, of which at most `MOST_IMAGES` are looked at.
+        split: images uint8 `[N, C, H, W]`, of which at most `MAX_IMAGES` are looked at.
 
     Raises:
         ExportError: they do not agree.
     """
     session = open_session(exported)
-    every = -(-len(split.labels) // MOST_IMAGES)
+    every = -(-len(split.labels) // MAX_IMAGES)
     some = Split(split.images[::every], split.labels[::every], split.description)
-    size = images_at_once(split.shape, MOST_IMAGES)
+    size = max_batch_size(split.shape, MAX_IMAGES)
     same, apart = 0, 0.0
     batches = predict(model, some, description, size)
     for images, (logits, _) in zip(some.images.split(size), batches, strict=True):
@@ -69,7 +69,7 @@ def compare(exported: bytes, model: nn.Module, description: Description, split: 
         [found] = session.run([OUTPUT], {INPUT: np.ascontiguousarray(images.numpy())})
         same += int((expected.argmax(1) == found.argmax(1)).sum())
         apart = max(apart, float(np.abs(expected - found).max()))
-    if not apart <= MOST_APART:
+    if not apart <= MAX_APART:
         raise ExportError(
             f"ONNX Runtime's probabilities are up to {apart:.1g} from PyTorch's: the ONNX file is "
             "not this network"

@@ -29,7 +29,7 @@ from image_pipeline.common.errors import ExportError, one_line
 from image_pipeline.exporting.sources import Source, images_in_words
 from image_pipeline.modeling import networks
 from image_pipeline.modeling.model_card import ModelCard
-from image_pipeline.tensors.tensor_files import Description
+from image_pipeline.tensors.tensor_files import DatasetInfo
 
 INPUT, OUTPUT, BATCH = "images", "probabilities", "batch"
 OPSET = 20  # of ONNX's operators, the newest this exporter has; ONNX Runtime has it since 1.17
@@ -48,7 +48,7 @@ class Deployed(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, network: nn.Module, description: Description) -> None:
+    def __init__(self, network: nn.Module, description: DatasetInfo) -> None:
         super().__init__()
         self.network = network
         for name in ("mean", "std"):

@@ -7,14 +7,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from image_pipeline.tensors.tensor_files import Description, Split
+from image_pipeline.tensors.tensor_files import DatasetInfo, Split
 
 BATCH_IMAGES = 1000
 BATCH_BYTES = 1 << 22  # of a batch's images as float32: the layers' values are many times it
 
 
 def normalise(
-    images: np.ndarray, description: Description, out: np.ndarray | None = None
+    images: np.ndarray, description: DatasetInfo, out: np.ndarray | None = None
 ) -> np.ndarray:
     """Bring the training split's pixels to mean 0 and standard deviation 1.
 
@@ -33,13 +33,13 @@ def normalise(
     return centred
 
 
-def images_at_once(shape: tuple[int, int, int], most: int) -> int:
+def max_batch_size(shape: tuple[int, int, int], most: int) -> int:
     """Return how many images of a shape are asked about together: `most`, fewer of large ones."""
     return max(1, min(most, BATCH_BYTES // (4 * prod(shape))))
 
 
 @torch.no_grad()
-def logits_of(model: nn.Module, images: np.ndarray, description: Description) -> Tensor:
+def forward_batch(model: nn.Module, images: np.ndarray, description: DatasetInfo) -> Tensor:
     """Return what the model says of a batch: logits float32 `[B, classes]`.
 
     Args:
@@ -53,7 +53,7 @@ def logits_of(model: nn.Module, images: np.ndarray, description: Description) ->
 
 
 def predict(
-    model: nn.Module, split: Split, description: Description, batch_size: int
+    model: nn.Module, split: Split, description: DatasetInfo, batch_size: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield logits float32 `[B, classes]` and labels int64 `[B]` of a split, batch by batch.
 
@@ -61,9 +61,9 @@ def predict(
         model: set to inference.
         split: images uint8 `[N, C, H, W]`, read batch by batch.
         description: the statistics the model was trained with.
-        batch_size: part of what fixes the last bit; see `images_at_once` for large images.
+        batch_size: part of what fixes the last bit; see `max_batch_size` for large images.
     """
-    size = images_at_once(split.shape, batch_size)
+    size = max_batch_size(split.shape, batch_size)
     batches = zip(split.images.split(size), split.labels.split(size), strict=True)
     for images, labels in batches:
-        yield logits_of(model, images.numpy(), description), labels
+        yield forward_batch(model, images.numpy(), description), labels

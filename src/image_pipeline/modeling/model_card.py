@@ -10,7 +10,7 @@ from typing import Any
 
 from image_pipeline.common.errors import DataError, one_line
 from image_pipeline.common.params import AugmentationParams
-from image_pipeline.tensors.tensor_files import METADATA_KEY, Description, Sample, Split
+from image_pipeline.tensors.tensor_files import METADATA_KEY, DatasetInfo, Sample, Split
 
 REMEDY = "run `dvc repro --force train` to make it anew"
 NETWORK_NAME = re.compile(r"[a-z][a-z0-9_]*")
@@ -22,8 +22,8 @@ Shape = tuple[int, int, int]  # channels, height, width
 
 
 @dataclass(frozen=True)
-class DoubtLimits:
-    """Beyond which an image is unlike the training images; see `image_pipeline.modeling.doubt`.
+class OodThresholds:
+    """Beyond which an image is unlike the training images; see `image_pipeline.modeling.ood`.
 
     Attributes:
         logit: the least that its largest logit may be.
@@ -36,7 +36,7 @@ class DoubtLimits:
     def __post_init__(self) -> None:
         values = self.logit, self.distance
         if not all(isinstance(value, float) and math.isfinite(value) for value in values):
-            raise ValueError("its limits of doubt are no finite numbers")
+            raise ValueError("its out-of-distribution thresholds are not finite numbers")
 
 
 @dataclass(frozen=True)
@@ -51,17 +51,17 @@ class ModelCard:
         augmentation: what the training images went through.
         options: keyword arguments of the network's constructor.
         first_layer: name of the weights that look at the pixels first, where there are such.
-        doubt: when an image is called doubtful; never, where it is None.
+        ood: thresholds beyond which an image counts as out-of-distribution; None: never.
     """
 
     network: str
     source: str
     input_shape: Shape
-    data: Description
+    data: DatasetInfo
     augmentation: AugmentationParams
     options: Mapping[str, Any] = field(default_factory=dict)
     first_layer: str | None = None
-    doubt: DoubtLimits | None = None
+    ood: OodThresholds | None = None
 
     def check_fits(self, path: Path, split: Split | Sample) -> None:
         """Check that the model can be asked about the split read from `path`.
@@ -99,11 +99,11 @@ class ModelCard:
                 network=values["network"],
                 source=values["source"],
                 input_shape=(channels, height, width),
-                data=Description.from_values(values["data"]),
+                data=DatasetInfo.from_values(values["data"]),
                 augmentation=AugmentationParams.model_validate(values["augmentation"]),
                 options=dict(values["options"]),
                 first_layer=values["first_layer"],
-                doubt=values["doubt"] and DoubtLimits(**values["doubt"]),
+                ood=values["ood"] and OodThresholds(**values["ood"]),
             )
             if not NETWORK_NAME.fullmatch(card.network) or not SHA256.fullmatch(card.source):
                 raise ValueError("its network is not named")

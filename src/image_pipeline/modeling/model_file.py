@@ -10,15 +10,15 @@ from torch import Tensor, nn
 from image_pipeline.common.errors import DataError, NetworkError, one_line
 from image_pipeline.common.files import write_bytes
 from image_pipeline.modeling import networks
-from image_pipeline.modeling.doubt import Typical
+from image_pipeline.modeling.ood import TrainingStatistics
 from image_pipeline.modeling.model_card import REMEDY, ModelCard
 from image_pipeline.tensors.tensor_files import open_tensors
 
-TYPICAL = "typical/"  # before the names of its tensors, in which a network's have no slash
+STATISTICS = "training_statistics/"  # prefix of its tensors' names; a network's have no slash
 
 
 def write_model(
-    path: Path, model: nn.Module, card: ModelCard, typical: Typical | None = None
+    path: Path, model: nn.Module, card: ModelCard, statistics: TrainingStatistics | None = None
 ) -> None:
     """Write weights, buffers and card as one safetensors file, whole or not at all.
 
@@ -26,11 +26,12 @@ def write_model(
         path: of the file.
         model: the network.
         card: what is to be known of it.
-        typical: what its training images look like; needed where the card has limits of doubt.
+        statistics: of its training images; needed where the card has out-of-distribution thresholds.
     """
     tensors = dict(model.state_dict())
-    if typical:
-        tensors |= {f"{TYPICAL}{name}": torch.from_numpy(p) for name, p in vars(typical).items()}
+    if statistics:
+        pixels = vars(statistics).items()
+        tensors |= {f"{STATISTICS}{name}": torch.from_numpy(values) for name, values in pixels}
     # Tensors of their own: safetensors takes no two that share memory, and no other order of axes.
     tensors = {name: tensor.contiguous().clone() for name, tensor in tensors.items()}
     write_bytes(path, save(tensors, card.to_metadata()))
@@ -46,7 +47,7 @@ def read_model(path: Path) -> tuple[nn.Module, ModelCard]:
     with open_tensors(path, "pt", "train") as file:
         card = ModelCard.from_metadata(path, file.metadata())
         _check_source(path, card)
-        names = [name for name in file.keys() if not name.startswith(TYPICAL)]  # noqa: SIM118 - no dictionary
+        names = [name for name in file.keys() if not name.startswith(STATISTICS)]  # noqa: SIM118 - no dictionary
         found = {name: tuple(file.get_slice(name).get_shape()) for name in names}
         model = _rebuild(path, card, found)
         tensors = {name: file.get_tensor(name) for name in names}
@@ -59,7 +60,7 @@ def read_model(path: Path) -> tuple[nn.Module, ModelCard]:
     return model.eval(), card
 
 
-def read_typical(path: Path) -> Typical:
+def read_training_statistics(path: Path) -> TrainingStatistics:
     """Read what the training images of the model at `path` look like.
 
     Raises:
@@ -69,11 +70,11 @@ def read_typical(path: Path) -> Typical:
         shape = ModelCard.from_metadata(path, file.metadata()).input_shape
         pictures = []
         for name in ("mean", "deviation"):
-            part = file.get_slice(f"{TYPICAL}{name}")
+            part = file.get_slice(f"{STATISTICS}{name}")
             if tuple(part.get_shape()) != shape or part.get_dtype() != "U8":
-                raise DataError(f"{path}: `{TYPICAL}{name}` is no image of the model's; {REMEDY}")
-            pictures.append(file.get_tensor(f"{TYPICAL}{name}"))
-        return Typical(*pictures)
+                raise DataError(f"{path}: `{STATISTICS}{name}` is no image of the model's; {REMEDY}")
+            pictures.append(file.get_tensor(f"{STATISTICS}{name}"))
+        return TrainingStatistics(*pictures)
 
 
 def _check_source(path: Path, card: ModelCard) -> None:
@@ -95,13 +96,13 @@ def _rebuild(path: Path, card: ModelCard, found: dict[str, tuple[int, ...]]) -> 
     not asked there if that can be helped: for what it would compute, torch imports its compiler.
     """
 
-    def build(*, try_out: bool) -> nn.Module:
+    def build(*, dry_run: bool) -> nn.Module:
         model = networks.build(
             card.network,
             card.options,
             card.input_shape,
             len(card.data.class_names),
-            try_out=try_out,
+            dry_run=dry_run,
         )
         shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
         if shapes != found:
@@ -113,8 +114,8 @@ def _rebuild(path: Path, card: ModelCard, found: dict[str, tuple[int, ...]]) -> 
     try:
         # Some look at a value while they are built, and there is none on this device.
         with torch.device("meta"), suppress(NetworkError, NotImplementedError):
-            build(try_out=False)
-        return build(try_out=True)
+            build(dry_run=False)
+        return build(dry_run=True)
     except NetworkError as error:
         reason = one_line(error)
         raise DataError(f"{path}: its network cannot be rebuilt ({reason}); {REMEDY}") from None

@@ -48,7 +48,7 @@ def build(
     shape: tuple[int, int, int],
     classes: int,
     *,
-    try_out: bool = True,
+    dry_run: bool = True,
 ) -> nn.Module:
     """Make a network with fresh weights from torch's global generator, on torch's default device.
 
@@ -60,7 +60,7 @@ def build(
         options: keyword arguments of its constructor beside the two below.
         shape: channels, height and width of an image.
         classes: how many logits there are for an image.
-        try_out: whether it is asked at all, where that is not needed to know its weights' shapes.
+        dry_run: whether it is asked at all, where that is not needed to know its weights' shapes.
 
     Raises:
         NetworkError: there is no such network, or it refuses the options or the images.
@@ -75,7 +75,7 @@ def build(
     checked = _check_options(name, network, options)
     try:
         model: nn.Module = network(shape, classes, **checked)
-        if not try_out and not any(map(is_lazy, model.parameters())):
+        if not dry_run and not any(map(is_lazy, model.parameters())):
             return model
         with torch.no_grad():
             logits = model.eval()(torch.zeros(DRY_RUN_IMAGES, *shape))

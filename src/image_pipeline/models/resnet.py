@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-LARGEST_SIDE = 64  # pixels of the first block's images; larger ones are halved before it
+MAX_SIDE = 64  # pixels of the first block's images; larger ones are halved before it
 
 
 def cosine_patterns(channels: int, count: int) -> Tensor:
@@ -97,8 +97,8 @@ class Model(nn.Module):
         super().__init__()
         channels, height, width = shape
         stem: list[nn.Module] = []
-        whole = max(height, width) <= LARGEST_SIDE
-        while max(height, width) > LARGEST_SIDE:
+        whole = max(height, width) <= MAX_SIDE
+        while max(height, width) > MAX_SIDE:
             stem += [
                 nn.Conv2d(channels, stem_filters, 3, 2, 1, bias=False),
                 nn.BatchNorm2d(stem_filters),

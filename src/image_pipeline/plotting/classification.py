@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from image_pipeline.plotting.labels import class_labels, label_inches
 from image_pipeline.training.figures import BLUE, GREY, ORANGE, new_figure, save_figure
 
-MOST_CELLS_WITH_NUMBERS = 400
+MAX_CELLS_WITH_NUMBERS = 400
 INCHES_PER_CLASS = 0.45
 FEW_ROWS = 20
 ROOM_FOR_TENTHS = 0.005  # of the F1 scores' range: ticks at less than a tenth of a percent below
@@ -36,7 +36,7 @@ def draw_confusion_matrix(
     shown = np.ma.masked_equal(counts, 0)
     image = axes.imshow(shown, cmap="cividis_r", norm=LogNorm(1, max(2, counts.max())))
     figure.colorbar(image, label="images", shrink=0.8)
-    if classes * classes <= MOST_CELLS_WITH_NUMBERS:
+    if classes * classes <= MAX_CELLS_WITH_NUMBERS:
         bright = np.sqrt(counts.max())
         for row, column in zip(*np.nonzero(counts), strict=True):
             count = counts[row, column]

@@ -15,10 +15,10 @@ INCHES = 1.25
 CAPTION_INCHES_PER_LETTER = 0.085
 # Up to so many classes: in how many columns, and with how many images each.
 CLASS_GRIDS = ((4, (1, 12)), (30, (2, 8)), (100, (4, 5)))
-MOST_CLASSES = CLASS_GRIDS[-1][0]
+MAX_CLASSES = CLASS_GRIDS[-1][0]
 CLASSES_WIDTH = 10  # inches
 UNIT_COLUMNS, UNIT_INCHES = 20, 0.6
-MOST_UNITS = 24 * UNIT_COLUMNS  # what a screen shows at a time, or two
+MAX_UNITS = 24 * UNIT_COLUMNS  # what a screen shows at a time, or two
 
 
 def draw_images(
@@ -87,7 +87,7 @@ def draw_first_layer(path: Path, weights: np.ndarray | None, dpi: int) -> None:
     """Draw each unit's weights `[units, C, H, W]` as an image, red above 0 and blue below.
 
     Units are those of the first dense layer, or the filters of the first convolution, up to
-    MOST_UNITS. Several channels are drawn as their mean. None says that no layer looks at the
+    MAX_UNITS. Several channels are drawn as their mean. None says that no layer looks at the
     pixels so.
     """
     if weights is None:
@@ -96,7 +96,7 @@ def draw_first_layer(path: Path, weights: np.ndarray | None, dpi: int) -> None:
         save_figure(path, figure, dpi)
         return
     step = max(1, int(weights.shape[3] / (UNIT_INCHES * dpi)))  # no more than there are pixels for
-    units = weights[:MOST_UNITS, :, ::step, ::step].mean(axis=1)
+    units = weights[:MAX_UNITS, :, ::step, ::step].mean(axis=1)
     count, height, width = units.shape
     columns = min(UNIT_COLUMNS, count)
     rows = math.ceil(count / columns)

@@ -9,7 +9,7 @@ from matplotlib.font_manager import findfont, get_font
 
 from image_pipeline.training.figures import fonts
 
-LONGEST_LABEL = 20  # characters of a class name that are shown
+MAX_LABEL_LENGTH = 20  # characters of a class name that are shown
 INCHES_PER_LETTER = 0.09  # on average, of a label
 
 
@@ -43,7 +43,7 @@ def short_names(names: Sequence[str]) -> list[str]:
     Names that would look the same then have the class's number behind them.
     """
     short = [
-        f"{text[: LONGEST_LABEL - 1].rstrip()}…" if len(text) > LONGEST_LABEL else text
+        f"{text[: MAX_LABEL_LENGTH - 1].rstrip()}…" if len(text) > MAX_LABEL_LENGTH else text
         for text in map(_readable, names)
     ]
     often = Counter(short)

@@ -8,7 +8,7 @@ import pandas as pd
 
 from image_pipeline.common import paths
 from image_pipeline.common.errors import DataError, one_line
-from image_pipeline.common.files import together
+from image_pipeline.common.files import atomic_group
 from image_pipeline.common.params import PlotParams
 from image_pipeline.modeling.model_card import REMEDY, ModelCard
 from image_pipeline.plotting.balance import draw_class_balance
@@ -18,7 +18,7 @@ from image_pipeline.plotting.classification import (
     draw_reliability,
 )
 from image_pipeline.plotting.images import (
-    MOST_CLASSES,
+    MAX_CLASSES,
     class_grid,
     draw_classes,
     draw_first_layer,
@@ -36,7 +36,7 @@ from image_pipeline.tensors.tensor_files import (
 from image_pipeline.training import custom
 from image_pipeline.training.augmentation import augment
 
-LONGEST_WORD = 8  # of a name in a caption that is to fit above an image
+MAX_WORD_LENGTH = 8  # of a name in a caption that is to fit above an image
 MOST = 1e15  # images
 # The columns that are read of each table: the largest number that may be in one, None for text.
 TABLES: dict[Path, dict[str, float | None]] = {
@@ -72,7 +72,7 @@ def draw_report(params: PlotParams) -> list[str]:
         drawn.append(name)
         return paths.PLOTS / name
 
-    with together():
+    with atomic_group():
         draw_confusion_matrix(target("confusion_matrix.png"), predictions, names, dpi)
         draw_f1_by_class(target("f1_by_class.png"), classes, dpi)
         draw_reliability(target("reliability.png"), reliability, error, dpi)
@@ -92,7 +92,7 @@ def _draw_mistakes(
     names = card.data.class_names
     short = dict(zip(names, short_names(names), strict=True))
     words = "{} taken for\n{} at {:.1%}"
-    if max(map(letters, short.values())) > LONGEST_WORD:
+    if max(map(letters, short.values())) > MAX_WORD_LENGTH:
         words = "{}\ntaken for\n{}\nat {:.1%}"
     captions = [
         words.format(short[actual], short[predicted], confidence)
@@ -111,9 +111,9 @@ def _draw_classes(path: Path, card: ModelCard, params: PlotParams) -> None:
     rng = np.random.default_rng(params.seed)
     shown = list(range(len(names)))
     title = "Training images of each class"
-    if len(names) > MOST_CLASSES:
-        shown = sorted(rng.choice(len(names), MOST_CLASSES, replace=False).tolist())
-        title = f"Training images of {MOST_CLASSES} of {len(names)} classes"
+    if len(names) > MAX_CLASSES:
+        shown = sorted(rng.choice(len(names), MAX_CLASSES, replace=False).tolist())
+        title = f"Training images of {MAX_CLASSES} of {len(names)} classes"
     _, most = class_grid(len(shown))
     samples = []
     for label in shown:

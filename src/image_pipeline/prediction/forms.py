@@ -22,7 +22,7 @@ COLUMNS = (
     "prepared",
 )
 WIDEST = 30  # letters of a class's name in the table
-LONGEST_NAME = 1 << 12  # letters of a file's
+MAX_NAME_LENGTH = 1 << 12  # letters of a file's
 SHARE = len("probability")
 DOUBTFUL = "doubtful"
 
@@ -46,7 +46,7 @@ def writer_of(form: Form, class_names: tuple[str, ...]) -> tuple[str, Callable[[
             _word(prediction.runner_up),
             f"{prediction.runner_up_probability:.2%}",
             DOUBTFUL if prediction.doubtful else "",
-            one_line(prediction.image.source.name, LONGEST_NAME),
+            one_line(prediction.image.source.name, MAX_NAME_LENGTH),
         )
 
     return line("class", "probability", "runner-up", "probability", "", "image"), row

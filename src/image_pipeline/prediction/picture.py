@@ -13,7 +13,7 @@ from image_pipeline.training.figures import new_figure, save_figure
 
 COLUMNS = 4  # of pairs
 INCHES = 1.5  # of an image
-LONGEST_NAME = 24  # letters
+MAX_NAME_LENGTH = 24  # letters
 DPI = 100
 
 
@@ -56,7 +56,7 @@ def draw_seen(path: Path, seen: Sequence[Seen], class_names: Sequence[str]) -> N
 def _shortened(name: str) -> str:
     base = Path(name).name
     printable = "".join(letter if letter.isprintable() else "?" for letter in base)
-    return printable if len(printable) <= LONGEST_NAME else f"…{printable[1 - LONGEST_NAME :]}"
+    return printable if len(printable) <= MAX_NAME_LENGTH else f"…{printable[1 - MAX_NAME_LENGTH :]}"
 
 
 def _show(axes: Axes, pixels: np.ndarray) -> None:

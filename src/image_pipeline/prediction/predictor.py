@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from image_pipeline.common import paths
-from image_pipeline.modeling import doubt
-from image_pipeline.modeling.inference import BATCH_IMAGES, images_at_once, logits_of
-from image_pipeline.modeling.model_file import read_model, read_typical
+from image_pipeline.modeling import ood
+from image_pipeline.modeling.inference import BATCH_IMAGES, max_batch_size, forward_batch
+from image_pipeline.modeling.model_file import read_model, read_training_statistics
 from image_pipeline.prediction.preparation import Preparation, Prepare
 
 
@@ -45,7 +45,7 @@ class Predictor:
     def __init__(self, path: Path = paths.MODEL) -> None:
         self.path = path
         self.model, self.card = read_model(path)
-        self._typical = read_typical(path) if self.card.doubt else None
+        self._statistics = read_training_statistics(path) if self.card.ood else None
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -53,9 +53,9 @@ class Predictor:
         return self.card.data.class_names
 
     @property
-    def images_at_once(self) -> int:
+    def max_batch_size(self) -> int:
         """How many images make a batch: another number could change the last bit."""
-        return images_at_once(self.card.input_shape, BATCH_IMAGES)
+        return max_batch_size(self.card.input_shape, BATCH_IMAGES)
 
     def preparation(self, how: Prepare = "auto", *, deskew: bool = False) -> Preparation:
         """Return what makes images for this model of image files; see `Preparation.of_model`."""
@@ -65,14 +65,14 @@ class Predictor:
         """Ask about prepared images uint8 `[N, C, H, W]`, in batches."""
         probabilities = np.empty((len(images), len(self.class_names)))
         doubtful = np.zeros(len(images), bool)
-        for start in range(0, len(images), self.images_at_once):
-            part = slice(start, start + self.images_at_once)
-            logits = logits_of(self.model, images[part], self.card.data)
+        for start in range(0, len(images), self.max_batch_size):
+            part = slice(start, start + self.max_batch_size)
+            logits = forward_batch(self.model, images[part], self.card.data)
             probabilities[part] = torch.softmax(logits.double(), dim=1).numpy()
-            if self.card.doubt and self._typical:
-                distances = self._typical.distances(images[part])
+            if self.card.ood and self._statistics:
+                distances = self._statistics.distances(images[part])
                 largest = logits.amax(1).double().numpy()
-                doubtful[part] = doubt.is_doubtful(largest, distances, self.card.doubt)
+                doubtful[part] = ood.is_out_of_distribution(largest, distances, self.card.ood)
         return Predictions(probabilities, doubtful)
 
 

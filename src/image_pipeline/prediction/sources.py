@@ -12,7 +12,7 @@ from image_pipeline.datasets.folder import SUFFIXES
 from image_pipeline.datasets.image_files.pixels import cause
 
 STANDARD_INPUT = "-"
-MOST_BYTES = 1 << 28  # of an image file
+MAX_BYTES = 1 << 28  # of an image file
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Source:
         try:
             with open(self.name, "rb", buffering=0) as file:  # noqa: PTH123 - half of the time
                 about = os.fstat(file.fileno())
-                if about.st_size > MOST_BYTES:
+                if about.st_size > MAX_BYTES:
                     raise SourceError(TOO_LARGE)
                 if stat.S_ISREG(about.st_mode):
                     return file.readall()
@@ -64,7 +64,7 @@ class SourceError(Exception):
     """An image file that cannot be read."""
 
 
-TOO_LARGE = f"larger than {MOST_BYTES >> 20} MiB; this is no image to predict"
+TOO_LARGE = f"larger than {MAX_BYTES >> 20} MiB; this is no image to predict"
 NO_IMAGES = f"no images in this folder, whose names end in {' '.join(SUFFIXES)}"
 
 
@@ -126,7 +126,7 @@ def _bounded(parts: Iterable[bytes]) -> bytes:
     content = bytearray()
     for part in parts:
         content += part
-        if len(content) > MOST_BYTES:
+        if len(content) > MAX_BYTES:
             raise SourceError(TOO_LARGE)
     return bytes(content)
 

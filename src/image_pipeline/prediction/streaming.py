@@ -154,7 +154,7 @@ def _batches(
     prepared: Iterable[tuple[list[Image], np.ndarray]], predictor: Predictor
 ) -> Iterator[tuple[list[Image], np.ndarray]]:
     """Make batches of what comes in parts."""
-    size = predictor.images_at_once
+    size = predictor.max_batch_size
     images: list[Image] = []
     pixels = np.empty((0, *predictor.card.input_shape), np.uint8)
     for more_images, more_pixels in prepared:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from image_pipeline.tensorizing.duplicates import DuplicateCounter
-from image_pipeline.tensors.tensor_files import Description
+from image_pipeline.tensors.tensor_files import DatasetInfo
 
 BALANCE_COLUMNS = ("class", "split", "images")
 SPLITS = ("train", "validation", "test")
@@ -73,7 +73,7 @@ class DataReport:
                 table[f"labels_differ_in_{other}"][split] = shared.labels_differ
         return table
 
-    def metrics(self, table: Table, description: Description, skipped: int) -> dict[str, Any]:
+    def metrics(self, table: Table, description: DatasetInfo, skipped: int) -> dict[str, Any]:
         """Return the values of `metrics/data.json`: single numbers are what DVC compares, no lists.
 
         Args:

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from image_pipeline.common.files import together, write_csv_rows, write_json
+from image_pipeline.common.files import atomic_group, write_csv_rows, write_json
 from image_pipeline.datasets.base import Dataset
 from image_pipeline.datasets.splitting import draw
 from image_pipeline.tensorizing.data_report import BALANCE_COLUMNS, DataReport, Table, table_rows
-from image_pipeline.tensors.tensor_files import Description, writing_split
+from image_pipeline.tensors.tensor_files import DatasetInfo, writing_split
 
 
 def tensorize(
@@ -64,7 +64,7 @@ def tensorize(
     }
     statistics = PixelStatistics(shape[0])
     with (
-        together(),
+        atomic_group(),
         ExitStack() as files,
         tqdm(total=sum(sizes.values()), desc="tensorize", unit="image", unit_scale=True) as bar,
     ):
@@ -90,7 +90,7 @@ def tensorize(
             into_test.append(images, test.labels[part])
             report.add("test", images, test.labels[part])
             bar.update(len(images))
-        description = Description(
+        description = DatasetInfo(
             name, dataset.class_names, statistics.mean(), statistics.deviation(), fit
         )
         for writer in (into_train, into_validation, into_test):

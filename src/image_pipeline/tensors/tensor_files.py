@@ -21,7 +21,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from image_pipeline.common.errors import DataError, one_line
-from image_pipeline.common.files import replacing
+from image_pipeline.common.files import atomic_write
 from image_pipeline.common.params import Fit
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ METADATA_KEY = "image_pipeline"
 
 
 @dataclass(frozen=True)
-class Description:
+class DatasetInfo:
     """What a split's numbers mean.
 
     Attributes:
@@ -48,7 +48,7 @@ class Description:
     fit: Fit = "pad"
 
     @classmethod
-    def from_values(cls, values: Mapping[str, Any]) -> "Description":
+    def from_values(cls, values: Mapping[str, Any]) -> "DatasetInfo":
         """Make a description from parsed JSON.
 
         Raises:
@@ -85,7 +85,7 @@ class Split:
 
     images: "torch.Tensor"
     labels: "torch.Tensor"
-    description: Description
+    description: DatasetInfo
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -103,7 +103,7 @@ class SplitWriter:
     """
 
     def __init__(
-        self, file: BinaryIO, count: int, shape: tuple[int, int, int], widest: Description
+        self, file: BinaryIO, count: int, shape: tuple[int, int, int], widest: DatasetInfo
     ) -> None:
         self._file = file
         self._count = count
@@ -114,7 +114,7 @@ class SplitWriter:
         self._images_at = self._labels_at + 8 * count
         self._written = 0
 
-    def _header(self, description: Description) -> bytes:
+    def _header(self, description: DatasetInfo) -> bytes:
         labels, images = 8 * self._count, self._count * math.prod(self._shape)
         header = {
             "__metadata__": {METADATA_KEY: json.dumps(asdict(description), sort_keys=True)},
@@ -137,7 +137,7 @@ class SplitWriter:
         self._file.write(np.ascontiguousarray(images).data)
         self._written += len(labels)
 
-    def finish(self, description: Description) -> None:
+    def finish(self, description: DatasetInfo) -> None:
         """Write the header; all images must have been written."""
         if self._written != self._count:
             raise ValueError(f"{self._written} images were written, {self._count} were promised")
@@ -166,8 +166,8 @@ def writing_split(
         class_names: one per class.
     """
     longest = (0.12345678,) * shape[0]  # the statistics are rounded to eight digits
-    with replacing(path) as file:
-        widest = Description(dataset, class_names, longest, longest, "crop")
+    with atomic_write(path) as file:
+        widest = DatasetInfo(dataset, class_names, longest, longest, "crop")
         yield SplitWriter(file, count, shape, widest)
 
 
@@ -177,7 +177,7 @@ class Sample:
 
     images: np.ndarray
     labels: np.ndarray
-    description: Description
+    description: DatasetInfo
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -276,7 +276,7 @@ def count_images(path: Path) -> int:
         return int(file.get_slice("images").get_shape()[0])
 
 
-def _check_header(path: Path, file: Any) -> Description:
+def _check_header(path: Path, file: Any) -> DatasetInfo:
     """Check what can be checked without reading a tensor, so that nothing large is made of it."""
     names = sorted(file.keys())
     if names != ["images", "labels"]:
@@ -291,13 +291,13 @@ def _check_header(path: Path, file: Any) -> Description:
     (count, *shape), (labels,) = shapes
     if 0 in (count, *shape) or count != labels:
         raise _broken(path, f"{(count, *shape)} images do not fit {labels} labels")
-    description = Description.from_values(json.loads((file.metadata() or {})[METADATA_KEY]))
+    description = DatasetInfo.from_values(json.loads((file.metadata() or {})[METADATA_KEY]))
     if shape[0] != len(description.mean):
         raise _broken(path, f"{shape[0]} channels but {len(description.mean)} statistics")
     return description
 
 
-def _check_labels(path: Path, low: int, high: int, description: Description) -> None:
+def _check_labels(path: Path, low: int, high: int, description: DatasetInfo) -> None:
     allowed = len(description.class_names) - 1
     if low < 0 or high > allowed:
         raise _broken(path, f"labels run from {low} to {high}, allowed is 0 to {allowed}")

@@ -12,8 +12,8 @@ from image_pipeline.common.files import write_bytes
 from image_pipeline.training.figures import BLUE, ORANGE, new_figure, save_figure
 from image_pipeline.training.history import EpochRecord, write_history
 
-SHORTEST_PAUSE = 1.0  # seconds between two redraws
-LARGEST_SHARE = 0.05  # of the time may go into redraws
+MIN_PAUSE = 1.0  # seconds between two redraws
+MAX_TIME_SHARE = 0.05  # of the time may go into redraws
 
 
 def draw_curves(path: Path, *histories: Sequence[EpochRecord]) -> None:
@@ -76,4 +76,4 @@ class LiveCurves:
         draw_curves(self._picture, history)
         write_history(self._table, history)
         end = time.monotonic()
-        self._next = end + max(SHORTEST_PAUSE, (end - start) / LARGEST_SHARE)
+        self._next = end + max(MIN_PAUSE, (end - start) / MAX_TIME_SHARE)

@@ -13,7 +13,7 @@ from math import prod
 import torch
 
 LANE_BYTES = 1 << 20  # of a lane's images as float32: enough to be worth its calls, few for a cache
-LEAST_IMAGES = 8  # of a lane: what batch norm knows of the batch
+MIN_GHOST_BATCH_SIZE = 8  # of a lane: what batch norm knows of the batch
 SHARED_IMAGES = 128  # a batch of so many has two lanes at least, so that a second core can help
 
 Block = tuple[int, int]  # the first lane, and how many
@@ -21,9 +21,9 @@ Block = tuple[int, int]  # the first lane, and how many
 
 def count_lanes(images: int, shape: tuple[int, int, int]) -> int:
     """Return how many lanes a batch of so many images of a shape has."""
-    most = max(LEAST_IMAGES, LANE_BYTES // (4 * prod(shape)))
+    most = max(MIN_GHOST_BATCH_SIZE, LANE_BYTES // (4 * prod(shape)))
     lanes = 2 if images >= SHARED_IMAGES else 1
-    while images > lanes * most and images >= 2 * lanes * LEAST_IMAGES:
+    while images > lanes * most and images >= 2 * lanes * MIN_GHOST_BATCH_SIZE:
         lanes *= 2
     return lanes
 

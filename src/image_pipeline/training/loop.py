@@ -25,9 +25,9 @@ from image_pipeline.common.cores import available_cores
 from image_pipeline.common.errors import DivergenceError, NetworkError, ParamsError
 from image_pipeline.common.params import MachineParams, TrainParams
 from image_pipeline.common.paths import PARAMS
-from image_pipeline.modeling import doubt, networks
-from image_pipeline.modeling.doubt import Typical
-from image_pipeline.modeling.inference import BATCH_IMAGES, images_at_once, predict
+from image_pipeline.modeling import networks, ood
+from image_pipeline.modeling.ood import TrainingStatistics
+from image_pipeline.modeling.inference import BATCH_IMAGES, max_batch_size, predict
 from image_pipeline.modeling.model_card import ModelCard
 from image_pipeline.modeling.model_file import tensors_of
 from image_pipeline.numerics.portability import PortabilityCheck
@@ -78,7 +78,7 @@ class Training:
         self.exchange = exchange or Exchange()
         self.batches = Batches(train, params)
         self.unproved: dict[str, str] = {}  # operations of unknown portability, and their layers
-        self.typical: Typical | None = None  # known when the training is done, as the card's limits
+        self.typical: TrainingStatistics | None = None  # known when the training is done, as the card's limits
         self._checked = params.numerics == "fast"  # whether the first step was, see _watch
         self._start()
         self.card = ModelCard(
@@ -124,7 +124,7 @@ class Training:
         self.lanes = count_lanes(max(self.batches.sizes), self.train.shape)
         self._losses = shared_array((self.lanes,), np.float64)
         self._correct = shared_array((self.lanes,), np.int64)
-        size = images_at_once(self.train.shape, BATCH_IMAGES)
+        size = max_batch_size(self.train.shape, BATCH_IMAGES)
         scored = math.ceil(len(self.validation.labels) / size)
         self._scores = shared_array((scored, 2), np.float64)  # sum of losses, hits
         self._largest_logits = shared_array((len(self.validation.labels),), np.float64)
@@ -299,7 +299,7 @@ class Training:
     def _share_scores(self) -> None:
         """Tell the others what this machine's part of the validation gave, and hear the rest."""
         scores = [torch.from_numpy(self._scores), torch.from_numpy(self._largest_logits)]
-        size = images_at_once(self.validation.shape, BATCH_IMAGES)
+        size = max_batch_size(self.validation.shape, BATCH_IMAGES)
         for machine, told in enumerate(self.exchange.gather(scores, patient=True)):
             for batch in range(machine, len(self._scores), self.exchange.machines):
                 part = slice(batch * size, (batch + 1) * size)
@@ -322,7 +322,7 @@ class Training:
     def _validate(self, process: int) -> None:
         """Score a process's batches of the validation split: losses, hits and largest logits."""
         self._take_buffers()
-        size = images_at_once(self.validation.shape, BATCH_IMAGES)
+        size = max_batch_size(self.validation.shape, BATCH_IMAGES)
         machine, machines = self.exchange.machine, self.exchange.machines
         first, apart = machine + machines * process, machines * self.gradients.processes
         for batch in range(first, len(self._scores), apart):
@@ -339,12 +339,12 @@ class Training:
 
     def _learn_to_doubt(self) -> None:
         """Complete the card: what images look like, and how far validation images are from it."""
-        size = images_at_once(self.train.shape, BATCH_IMAGES)
-        self.typical = Typical.of_images(part.numpy() for part in self.train.images.split(size))
+        size = max_batch_size(self.train.shape, BATCH_IMAGES)
+        self.typical = TrainingStatistics.of_images(part.numpy() for part in self.train.images.split(size))
         distances = [
             self.typical.distances(part.numpy()) for part in self.validation.images.split(size)
         ]
-        limits = doubt.limits_of(self._largest_logits, np.concatenate(distances))
+        limits = doubt.fit_thresholds(self._largest_logits, np.concatenate(distances))
         self.card = replace(self.card, doubt=limits)
 
     def _check_finite(self, losses: np.ndarray, epoch: int) -> None:

@@ -492,7 +492,7 @@ def test_it_is_refused_in_a_tar_gz_too(name: str, raw: Path, tmp_path: Path) -> 
 def test_too_many_entries(
     kind: str, raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(archives, "MOST_ENTRIES", 3)
+    monkeypatch.setattr(archives, "MAX_ENTRIES", 3)
     MAKERS[{"tar": "GNU tar"}.get(kind, kind)](tmp_path / "source")
     assert "more than 3 entries; use a smaller set" in refusal(tmp_path / "source", raw, tmp_path)
 
@@ -501,7 +501,7 @@ def test_too_many_entries(
 def test_too_much_together(
     name: str, raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(archives, "MOST_BYTES", 1000)
+    monkeypatch.setattr(archives, "MAX_BYTES", 1000)
     MAKERS[name](tmp_path / "source")
     message = refusal(tmp_path / "source", raw, tmp_path)
     assert "brings the files to more than 1000 bytes; use a smaller set" in message
@@ -510,8 +510,8 @@ def test_too_much_together(
 def test_a_tar_gz_is_not_unpacked_beyond_the_limit(
     raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(archives, "MOST_BYTES", 1000)
-    monkeypatch.setattr(archives, "MOST_ENTRIES", 1)
+    monkeypatch.setattr(archives, "MAX_BYTES", 1000)
+    monkeypatch.setattr(archives, "MAX_ENTRIES", 1)
     MAKERS["tar.gz"](tmp_path / "source")
     message = refusal(tmp_path / "source", raw, tmp_path)
     assert message == "unpacks to more than 2024 bytes; use a smaller set"

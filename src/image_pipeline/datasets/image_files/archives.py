@@ -24,16 +24,16 @@ from typing import IO, Any, BinaryIO, cast
 from tqdm import tqdm
 
 from image_pipeline.common.errors import DataError, one_line
-from image_pipeline.common.files import replacing
+from image_pipeline.common.files import atomic_write
 
-MOST_ENTRIES = 500_000  # files and folders
-MOST_FILE_BYTES = 1 << 30  # of one file
-MOST_BYTES = 1 << 36  # of all files together: 64 GiB
-MOST_RATIO = 100  # bytes from one packed byte; images are packed already, and give one to four
+MAX_ENTRIES = 500_000  # files and folders
+MAX_FILE_BYTES = 1 << 30  # of one file
+MAX_BYTES = 1 << 36  # of all files together: 64 GiB
+MAX_RATIO = 100  # bytes from one packed byte; images are packed already, and give one to four
 RATIO_FROM = 1 << 26  # bytes; no less is called a bomb
-MOST_NAME_BYTES = 4096  # of a path
-MOST_DIRECTORY_BYTES = 1 << 28  # of a zip file's list of its entries
-MOST_HEADER_BYTES = 1 << 15  # of all that a tar file says of one entry, a long name included
+MAX_NAME_BYTES = 4096  # of a path
+MAX_DIRECTORY_BYTES = 1 << 28  # of a zip file's list of its entries
+MAX_HEADER_BYTES = 1 << 15  # of all that a tar file says of one entry, a long name included
 BLOCK = 512  # of a tar file
 CHUNK = 1 << 18
 
@@ -108,7 +108,7 @@ def pack(source: Path, target: Path) -> None:
             )
         total = sum(entry.size for entry in chosen)
         with (
-            replacing(target) as file,
+            atomic_write(target) as file,
             tarfile.open(fileobj=file, mode="w", format=tarfile.GNU_FORMAT) as packed,
             tqdm(total=total, desc="pack", unit="B", unit_scale=True) as bar,
         ):
@@ -141,7 +141,7 @@ def checked(entries: Iterable[Entry], source: Path) -> Iterator[Entry]:
     total = 0
     archive_size = source.stat().st_size if source.is_file() else None
     for number, entry in enumerate(entries):
-        if number == MOST_ENTRIES:
+        if number == MAX_ENTRIES:
             raise _too_many(source)
         name = check_name(entry.name, source)
         if entry.kind not in ("file", "folder"):
@@ -149,11 +149,11 @@ def checked(entries: Iterable[Entry], source: Path) -> Iterator[Entry]:
             raise _refusal(source, entry.name, f"is {entry.kind}; {remedy}")
         if entry.flaw:
             raise _refusal(source, entry.name, entry.flaw)
-        if entry.size > MOST_FILE_BYTES:
+        if entry.size > MAX_FILE_BYTES:
             raise _refusal(
                 source,
                 entry.name,
-                f"has {entry.size} bytes, more than {MOST_FILE_BYTES}; leave it out",
+                f"has {entry.size} bytes, more than {MAX_FILE_BYTES}; leave it out",
             )
         if _is_bomb(entry.size, entry.packed):
             raise _refusal(
@@ -162,18 +162,18 @@ def checked(entries: Iterable[Entry], source: Path) -> Iterator[Entry]:
                 f"unpacks {entry.packed} bytes to {entry.size}, as no image does; leave it out",
             )
         total += entry.size
-        if total > MOST_BYTES:
+        if total > MAX_BYTES:
             raise _refusal(
                 source,
                 entry.name,
-                f"brings the files to more than {MOST_BYTES} bytes; use a smaller set",
+                f"brings the files to more than {MAX_BYTES} bytes; use a smaller set",
             )
         if archive_size is not None and _is_bomb(total, archive_size):
             raise _refusal(
                 source,
                 entry.name,
                 f"brings what {archive_size} bytes unpack to beyond "
-                f"{MOST_RATIO} times as much, as no images do; pack the folder anew",
+                f"{MAX_RATIO} times as much, as no images do; pack the folder anew",
             )
         parts = name.split("/")
         if not name or any(part.startswith(".") or part.lower() in IGNORED for part in parts):
@@ -193,8 +193,8 @@ def check_name(name: str, source: Path) -> str:
     except UnicodeEncodeError:  # the bytes that are no UTF-8, as Python keeps them in a string
         shown = name.encode("utf-8", "backslashreplace").decode()
         raise _refusal(source, shown, "has a name that is not UTF-8; rename it") from None
-    if size > MOST_NAME_BYTES:
-        raise _refusal(source, name, f"has a path longer than {MOST_NAME_BYTES} bytes; shorten it")
+    if size > MAX_NAME_BYTES:
+        raise _refusal(source, name, f"has a path longer than {MAX_NAME_BYTES} bytes; shorten it")
     if name.startswith(("/", "\\")) or (name[1:2] == ":" and name[0].lower() in DRIVES):
         raise _refusal(source, name, f"is an absolute path; {PACK_ANEW}")
     if ".." in name.replace("\\", "/").split("/"):
@@ -257,7 +257,7 @@ def _check_collisions(
 
 
 def _is_bomb(size: int, packed: int) -> bool:
-    return size > RATIO_FROM and size > MOST_RATIO * packed
+    return size > RATIO_FROM and size > MAX_RATIO * packed
 
 
 def _refusal(source: Path, name: str, reason: str) -> DataError:
@@ -398,7 +398,7 @@ def read_tar(file: BinaryIO) -> Iterator[tarfile.TarInfo]:
                 if info.size < 0:  # tarfile would go back by it, again and again
                     raise tarfile.ReadError(f"an entry of {info.size} bytes")
                 yield info
-                guarded.left = MOST_HEADER_BYTES
+                guarded.left = MAX_HEADER_BYTES
                 # tarfile keeps them all, and what is said of all that follow.
                 archive.members.clear()  # type: ignore[attr-defined]
                 archive.pax_headers = {}
@@ -415,7 +415,7 @@ class _GuardedTar:
     """What tarfile reads from: it takes in at once as much as a header claims to have."""
 
     def __init__(self, file: BinaryIO) -> None:
-        self._file, self.left = file, MOST_HEADER_BYTES
+        self._file, self.left = file, MAX_HEADER_BYTES
         self.seek, self.tell = file.seek, file.tell
 
     def read(self, size: int) -> bytes:
@@ -435,21 +435,21 @@ class _GuardedZip:
         self.seekable = file.seekable
 
     def read(self, size: int = -1) -> bytes:
-        if size > MOST_DIRECTORY_BYTES:
+        if size > MAX_DIRECTORY_BYTES:
             raise zipfile.BadZipFile(f"a list of entries of {size} bytes")
         content = self._file.read(size)
-        if len(content) > CHUNK and content.count(b"PK\1\2") > MOST_ENTRIES:
+        if len(content) > CHUNK and content.count(b"PK\1\2") > MAX_ENTRIES:
             raise _too_many(self._path)
         return content
 
 
 def _too_many(source: Path) -> DataError:
-    return DataError(f"{source}: more than {MOST_ENTRIES} entries; use a smaller set")
+    return DataError(f"{source}: more than {MAX_ENTRIES} entries; use a smaller set")
 
 
 def most_packed_bytes() -> int:
     """Return how large an archive may be: its files, stored, and two headers for each."""
-    return MOST_BYTES + MOST_ENTRIES * 2 * BLOCK
+    return MAX_BYTES + MAX_ENTRIES * 2 * BLOCK
 
 
 def _unpack(packed: BinaryIO, path: Path, target: BinaryIO) -> None:
@@ -466,7 +466,7 @@ def _unpack(packed: BinaryIO, path: Path, target: BinaryIO) -> None:
             taken = packed.tell()
             if _is_bomb(written, taken):
                 raise DataError(
-                    f"{path}: its first {taken} bytes unpack to more than {MOST_RATIO} times as "
+                    f"{path}: its first {taken} bytes unpack to more than {MAX_RATIO} times as "
                     "much, as no images do; pack the folder anew"
                 )
             if written > most:

@@ -33,7 +33,7 @@ STORE_SECONDS = 60.0  # for an answer of the store
 END_SECONDS = 5  # for the process that trains to end when it is told to
 BARRIER_SECONDS = 10  # for the other agents, when the training is done
 RESTARTS = 1 << 30
-MOST_UNCONNECTED = 3  # times that the machines may meet and not connect
+MAX_UNCONNECTED = 3  # times that the machines may meet and not connect
 
 FOREVER = timedelta(days=365)
 
@@ -141,6 +141,6 @@ class Agent(LocalElasticAgent):
             status = next(iter(result.failures.values())).exitcode
             self._unconnected = self._unconnected + 1 if status == part.UNCONNECTED else 0
             again = status < 0 or status in (part.LOST, part.UNCONNECTED)
-            if not again or self._unconnected == MOST_UNCONNECTED:
+            if not again or self._unconnected == MAX_UNCONNECTED:
                 self._remaining_restarts = 0
         return result

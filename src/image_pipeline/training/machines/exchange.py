@@ -35,7 +35,7 @@ ALIGNED = 64  # bytes; where a tensor begins in what is sent
 # draws; that a machine is gone or frozen, its agent notices at any time (see `agent`).
 LONG_PATIENCE, PATIENCE = 120.0, 8.0
 CONNECT_PATIENCE = 60.0  # until all have made ready what they train, and are connected
-SLOWEST = 4  # how many times as long as the slowest step so far another one may take
+STEP_TIMEOUT_FACTOR = 4  # how many times as long as the slowest step so far another one may take
 TO_BE_WRITTEN = 600.0  # seconds that the first machine may take to write the results
 PIECE = 4 << 20  # bytes of a value in the store, which takes 8 MB
 
@@ -211,7 +211,7 @@ class Together(Exchange):
             self._parcels[form] = Parcel(form, self.machines)
         parcel = self._parcels[form]
         parcel.fill(tensors)
-        self._set_patience(LONG_PATIENCE if patient else max(PATIENCE, SLOWEST * self._slowest))
+        self._set_patience(LONG_PATIENCE if patient else max(PATIENCE, STEP_TIMEOUT_FACTOR * self._slowest))
         with _losses_told():
             distributed.all_gather_into_tensor(parcel.rows.view(-1), parcel.row)
         now = time.monotonic()

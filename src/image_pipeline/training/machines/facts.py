@@ -16,7 +16,7 @@ from image_pipeline.common.params import TrainParams
 
 PACKAGE = Path(__file__).parents[2]
 LIBRARIES = ("numpy", "scipy", "torch")  # as `numerics.facts` has them
-LARGEST_SKEW = 1.0  # seconds between two clocks: PyTorch's rendezvous compares them
+MAX_SKEW = 1.0  # seconds between two clocks: PyTorch's rendezvous compares them
 
 Facts = dict[str, Any]
 
@@ -75,11 +75,11 @@ def difference(first: Facts, other: Facts) -> str | None:
                 "it anew with `dvc repro --force tensorize`"
             )
     skew = other["clock"] - time.time()
-    if abs(skew) > LARGEST_SKEW:
+    if abs(skew) > MAX_SKEW:
         which = "ahead of" if skew > 0 else "behind"
         return (
             f"the clock is {abs(skew):.0f} s {which} the first machine's, and they may be "
-            f"{LARGEST_SKEW:.0f} s apart; have both set by the network (NTP)"
+            f"{MAX_SKEW:.0f} s apart; have both set by the network (NTP)"
         )
     return None
 

@@ -26,7 +26,7 @@ NO_WAY = (
     "by itself: see that no firewall is between any two of them"
 )
 POLL_SECONDS = 0.2
-SHORT_SECONDS, MOST_SHORT = 20.0, 3  # an agent that ends so early, so often, is not started again
+SHORT_SECONDS, MAX_SHORT = 20.0, 3  # an agent that ends so early, so often, is not started again
 
 
 def lead(settings: Settings, params: TrainParams, data: Sequence[Path], script: Path) -> None:
@@ -108,7 +108,7 @@ def _train(settings: Settings, gate: Gate) -> int:
         with closing(agent):
             status = _watch(agent, gate, settings)
         short = short + 1 if time.monotonic() - begin < SHORT_SECONDS else 0
-        if status in (0, TOO_FEW) or 0 < status != LOST or short == MOST_SHORT:
+        if status in (0, TOO_FEW) or 0 < status != LOST or short == MAX_SHORT:
             return status if status >= 0 else LOST
         gate.part_with_all()  # the agent was killed: all meet again in another one's store
     raise AssertionError

@@ -18,7 +18,7 @@ from typing import Any, Self
 
 from image_pipeline.training.machines.settings import Address
 
-LARGEST_MESSAGE = 1 << 22  # bytes
+MAX_MESSAGE = 1 << 22  # bytes
 CHUNK = 1 << 16  # bytes that are passed on at a time
 PROOF_SECONDS = 5.0  # for a connection to prove itself
 BEAT_SECONDS = 1.0  # between two signs of life
@@ -112,7 +112,7 @@ class Line:
                 sent what is no message.
         """
         try:
-            message = json.loads(self._connection.recv_bytes(LARGEST_MESSAGE))
+            message = json.loads(self._connection.recv_bytes(MAX_MESSAGE))
         except ValueError:
             raise OSError("what has come is no message") from None
         if not isinstance(message, dict):

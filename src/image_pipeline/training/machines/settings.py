@@ -17,10 +17,10 @@ MACHINES, ADDRESS, TOKEN, WAIT = (
 )
 PART = f"{PREFIX}PART"  # what the agent tells the process that trains beside other machines
 SAVED = "saved"  # in the store, how many states the process that trains has saved in this round
-MOST_MACHINES = 64
+MAX_MACHINES = 64
 USUAL_WAIT = 300  # seconds
-LONGEST_WAIT = 86_400
-SHORTEST_TOKEN = 16  # characters, when it is the user's own
+MAX_WAIT = 86_400
+MIN_TOKEN_LENGTH = 16  # characters, when it is the user's own
 EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 - which is what is refused
 
 
@@ -89,10 +89,10 @@ class Settings:
             return None
         found = re.fullmatch(r"([0-9]{1,4})(?::([0-9]{1,4}))?", asked)
         least, most = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
-        if not 1 <= least <= most <= MOST_MACHINES or most < 2:
+        if not 1 <= least <= most <= MAX_MACHINES or most < 2:
             raise ParamsError(
                 f"{MACHINES}: '{one_line(asked, 60)}' is not allowed: it must be a number of "
-                f"machines, 2 to {MOST_MACHINES}, or the least and the most, such as 2:4"
+                f"machines, 2 to {MAX_MACHINES}, or the least and the most, such as 2:4"
             )
         if not environment.get(ADDRESS):
             raise ParamsError(
@@ -115,9 +115,9 @@ def token_of(environment: Mapping[str, str]) -> str | None:
         ParamsError: it could be guessed.
     """
     token = environment.get(TOKEN) or None
-    if token is not None and len(token) < SHORTEST_TOKEN:
+    if token is not None and len(token) < MIN_TOKEN_LENGTH:
         raise ParamsError(
-            f"{TOKEN} has {len(token)} characters, so it could be guessed; give {SHORTEST_TOKEN} "
+            f"{TOKEN} has {len(token)} characters, so it could be guessed; give {MIN_TOKEN_LENGTH} "
             "or more, or leave it unset on the first machine, which then makes one"
         )
     return token
@@ -130,10 +130,10 @@ def wait_of(environment: Mapping[str, str]) -> int:
         ParamsError: it is no such number.
     """
     text = environment.get(WAIT) or str(USUAL_WAIT)
-    if not re.fullmatch(r"[0-9]{1,6}", text) or not 1 <= int(text) <= LONGEST_WAIT:
+    if not re.fullmatch(r"[0-9]{1,6}", text) or not 1 <= int(text) <= MAX_WAIT:
         raise ParamsError(
             f"{WAIT}: '{one_line(text, 60)}' is not allowed: it must be a number of seconds, 1 to "
-            f"{LONGEST_WAIT}"
+            f"{MAX_WAIT}"
         )
     return int(text)
 
@@ -153,7 +153,7 @@ class KeptToken:
             token = self._path.read_text(encoding="ascii")
         except FileNotFoundError:
             token = ""
-        if len(token) < SHORTEST_TOKEN:
+        if len(token) < MIN_TOKEN_LENGTH:
             token = secrets.token_hex(16)
             before = os.umask(0o077)  # nobody else on this machine reads it
             try:
