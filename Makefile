@@ -54,8 +54,8 @@ soak: setup ## kill `dvc repro` 60 times; its results must stay the same (7 minu
 	PYTHONPATH=tests python tests/pipeline/kill_harness.py
 
 soak-machines: setup ## disturb runs on three hosts 20 times, train on up to five; as root, for their networks (35 minutes)
-	PYTHONPATH=tests python tests/machines/fault_harness.py
-	PYTHONPATH=tests python tests/machines/hosts_harness.py
+	PYTHONPATH=tests python tests/distributed/fault_harness.py
+	PYTHONPATH=tests python tests/distributed/hosts_harness.py
 
 bench: .venv-bench/complete repro ## measure beside the peers, in .venv-bench (an hour)
 	PATH=$(CURDIR)/.venv-bench/bin:$$PATH python benchmarks/bench.py

@@ -358,7 +358,7 @@ def measure_machines(rounds: int, epochs: int, images: int) -> Figures:
     if os.geteuid() or not shutil.which("ip") or (os.cpu_count() or 1) < 2:
         print("bench: no machines: that needs root, `ip` (Debian's iproute2) and two cores")
         return {}
-    modules = os.pathsep.join(str(ROOT / name) for name in ("tests", "tests/machines"))
+    modules = os.pathsep.join(str(ROOT / name) for name in ("tests", "tests/distributed"))
     scaling = worker(
         "machines", "scaling", str(rounds), str(epochs), str(images), PYTHONPATH=modules
     )

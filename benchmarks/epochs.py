@@ -19,7 +19,7 @@ from uuid import uuid4
 from learners import HIDDEN, make_training
 
 from image_pipeline import numerics
-from image_pipeline.common.params import AUGMENTATION_AMOUNTS
+from image_pipeline.augmenting.params import AUGMENTATION_AMOUNTS
 from image_pipeline.common.paths import CHECKPOINTS
 
 IMAGES, INPUTS, CLASSES = 54_000, 784, 10
@@ -27,8 +27,8 @@ IMAGES, INPUTS, CLASSES = 54_000, 784, 10
 
 def epoch_timer(settings: dict[str, Any], kernels: str) -> Callable[[], float]:
     """Return a function that trains one more epoch and returns its seconds, checkpoint included."""
+    from image_pipeline.plotting.curves import LiveCurves
     from image_pipeline.training.checkpoint import CheckpointFile
-    from image_pipeline.training.curves import LiveCurves
 
     plotted = settings.pop("plotted", False)
     changes: dict[str, Any] = {"numerics": kernels, "epochs": 10_000, "schedule": "constant"}
@@ -57,8 +57,8 @@ def augmentation_timer() -> Callable[[], float]:
     """Return a function that augments as many images as an epoch has, in blocks, on one thread."""
     import numpy as np
 
+    from image_pipeline.augmenting.augmentation import augment
     from image_pipeline.common.params import read_params
-    from image_pipeline.training.augmentation import augment
     from image_pipeline.training.batches import BLOCK_BYTES
 
     params = read_params().train.augmentation

@@ -72,9 +72,10 @@ def read_recipe(name: str) -> dict[str, Any]:
 
 def make_training(**changes: Any) -> Any:
     """Return a `Training` of the committed params with `changes`; call after `numerics.pin`."""
-    from image_pipeline.common.params import TrainParams, read_params
+    from image_pipeline.common.params import read_params
     from image_pipeline.tensors.tensor_files import read_split
     from image_pipeline.training.loop import Training
+    from image_pipeline.training.params import TrainParams
 
     committed = read_params()
     values = committed.train.model_dump()

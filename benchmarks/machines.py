@@ -1,6 +1,6 @@
 """Epochs on one host and on two, and on one host before there could be two.
 
-    export PYTHONPATH=tests:tests/machines
+    export PYTHONPATH=tests:tests/distributed
     python benchmarks/machines.py scaling ROUNDS EPOCHS IMAGES
     python benchmarks/machines.py single ROUNDS EPOCHS
 
@@ -32,7 +32,7 @@ from project import Project
 RECIPE = ROOT / "recipes" / "resnet.yaml"
 VALIDATION_IMAGES = 256
 LINKS = {"10gbit": "", "1gbit": "100us"}  # and the delay each way, where the kernel can have one
-FIRST_COMMIT = "src/image_pipeline/training/machines/__init__.py"  # of several machines, added it
+FIRST_COMMIT = "src/image_pipeline/distributed/__init__.py"  # of several machines, added it
 TRAIN = ("python", "stages/train.py")
 
 

@@ -27,11 +27,12 @@ def main() -> None:
     import torch
     from tqdm import tqdm
 
-    from image_pipeline.common.files import atomic_group, write_csv, write_csv_parts, write_json
+    from image_pipeline.common.files import atomic_group
     from image_pipeline.evaluation.metrics import Evaluation
     from image_pipeline.modeling.inference import predict
     from image_pipeline.modeling.model_file import read_model
     from image_pipeline.numerics.portability import PortabilityCheck
+    from image_pipeline.serialization import write_csv, write_csv_parts, write_json
     from image_pipeline.tensors.tensor_files import read_split
 
     model, card = read_model(paths.MODEL)

@@ -16,12 +16,12 @@ def main() -> None:
     from image_pipeline import numerics
     from image_pipeline.common import paths
     from image_pipeline.common.params import read_params
-    from image_pipeline.training.machines.settings import Settings
+    from image_pipeline.distributed.settings import Settings
 
     params = read_params()
     data = [paths.TRAIN_TENSORS, paths.VALIDATION_TENSORS]
     if asked := Settings.read(params.train.numerics):
-        from image_pipeline.training.machines.lead import lead
+        from image_pipeline.distributed.lead import lead
 
         lead(asked, params.train, data, Path(__file__))  # runs this script again, beside others
         return
@@ -29,14 +29,15 @@ def main() -> None:
     numerics.pin(params.train.numerics)
 
     # After the pin: these import torch and numpy.
-    from image_pipeline.common.files import atomic_group, write_json
+    from image_pipeline.common.files import atomic_group
+    from image_pipeline.distributed.exchange import exchange_of_this_process
     from image_pipeline.modeling.model_file import write_model
+    from image_pipeline.plotting.curves import LiveCurves, draw_curves
+    from image_pipeline.serialization import write_json
     from image_pipeline.tensors.tensor_files import read_split
     from image_pipeline.training.checkpoint import result_key
-    from image_pipeline.training.curves import LiveCurves, draw_curves
     from image_pipeline.training.history import write_history
     from image_pipeline.training.loop import Training
-    from image_pipeline.training.machines.exchange import exchange_of_this_process
 
     exchange = exchange_of_this_process()
     start = time.perf_counter()

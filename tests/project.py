@@ -22,7 +22,7 @@ SMALL = {
     "download.dataset": "digits",
     "train.epochs": 3,
     "train.batch_size": 128,
-    "train.label_smoothing": 0.1,
+    "train.loss.cross_entropy.label_smoothing": 0.1,
     "plot.dpi": 50,
     "plot.mistakes": 4,
     "plot.samples": 4,

@@ -12,15 +12,8 @@ import pytest
 from code_facts import imported_files, stage_names
 
 from image_pipeline.common import files
-from image_pipeline.common.files import (
-    discard_partials,
-    atomic_write,
-    together,
-    write_bytes,
-    write_csv,
-    write_csv_rows,
-    write_json,
-)
+from image_pipeline.common.files import atomic_group, atomic_write, discard_partials, write_bytes
+from image_pipeline.serialization import write_csv, write_csv_rows, write_json
 from project import ROOT, require
 
 
@@ -223,7 +216,7 @@ ALLOWED = {
         "torch.save({'key': self._key, 'state': dict(state)}, b",
     ),
     ("src/image_pipeline/training/loop.py", "checkpoint.save(self._state())"),
-    ("src/image_pipeline/training/machines/exchange.py", "super().save(state)"),
+    ("src/image_pipeline/distributed/exchange.py", "super().save(state)"),
     ("src/image_pipeline/datasets/image_files/archives.py", "tarfile.open(fileobj=file, mode='w'"),
 }
 

@@ -2,8 +2,9 @@
 
 from typing import get_args
 
-from image_pipeline.common.params import DownloadParams, read_params
+from image_pipeline.common.params import read_params
 from image_pipeline.datasets import DATASETS
+from image_pipeline.downloading.params import DownloadParams
 from project import ROOT
 
 

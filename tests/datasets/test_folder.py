@@ -21,18 +21,15 @@ import pytest
 from PIL import Image
 
 from image_pipeline.common.errors import DataError, DownloadError, ParamsError, PipelineError
-from image_pipeline.common.params import (
-    DownloadFolderParams,
-    TensorizeFolderParams,
-    check_params,
-    read_params,
-)
+from image_pipeline.common.params import check_params, read_params
 from image_pipeline.common.processes import TASKS_AHEAD, Processes
 from image_pipeline.datasets import download
 from image_pipeline.datasets.base import RawSplit
 from image_pipeline.datasets.folder import NO_IMAGES, Folder
 from image_pipeline.datasets.image_files import archives, decoding
 from image_pipeline.datasets.image_files.pixels import PixelSettings
+from image_pipeline.downloading.params import DownloadFolderParams
+from image_pipeline.tensorizing.params import TensorizeFolderParams
 from image_pipeline.tensorizing.tensorize import tensorize
 from image_pipeline.tensors.tensor_files import read_split
 from project import ROOT, child_processes

@@ -19,9 +19,9 @@ from torch import Tensor
 from image_pipeline.common.errors import DataError
 from image_pipeline.common.params import read_params
 from image_pipeline.modeling import networks
-from image_pipeline.modeling.ood import TrainingStatistics
-from image_pipeline.modeling.model_card import OodThresholds, ModelCard
+from image_pipeline.modeling.model_card import ModelCard, OodThresholds
 from image_pipeline.modeling.model_file import read_model, read_training_statistics, write_model
+from image_pipeline.modeling.ood import TrainingStatistics
 from image_pipeline.tensors.tensor_files import METADATA_KEY, DatasetInfo, Split
 from project import ROOT
 from refusals import refusal, valid_or_refused
@@ -75,7 +75,9 @@ def test_what_training_images_look_like_is_read_beside_the_network(tmp_path: Pat
     write_model(path, MODEL, CARD)
     assert "training_statistics/mean" in refusal(path, read_training_statistics)
     write_model(path, MODEL, CARD, TrainingStatistics(*(picture[..., 1:] for picture in pictures)))
-    assert refusal(path, read_training_statistics).startswith("`training_statistics/mean` is no image of the model's; ")
+    assert refusal(path, read_training_statistics).startswith(
+        "`training_statistics/mean` has the wrong shape; "
+    )
 
 
 GOOD = model()
@@ -112,7 +114,7 @@ BAD: dict[str, tuple[bytes, str]] = {
     "one threshold of two": (model(ood={"logit": 1.5}), "its card is unreadable (TypeError("),
     "another fit": (model(data=VALUES["data"] | {"fit": "stretch"}), "neither pad nor crop"),
     "hostile augmentation": (
-        model(augmentation=VALUES["augmentation"] | {"group_size": -1}),
+        model(augmentation=VALUES["augmentation"] | {"images_per_draw": -1}),
         "its card is unreadable (",
     ),
     "a NaN weight": (

@@ -3,7 +3,12 @@
 import numpy as np
 import pytest
 
-from image_pipeline.modeling.ood import MIN_DEVIATION, TrainingStatistics, is_out_of_distribution, fit_thresholds
+from image_pipeline.modeling.ood import (
+    MIN_DEVIATION,
+    TrainingStatistics,
+    fit_thresholds,
+    is_out_of_distribution,
+)
 
 RNG = np.random.default_rng(0)
 

@@ -10,7 +10,7 @@ SOURCE = Path("src")  # relative: pytest runs in the project's root
 # These load the one file that params.yaml names.
 CHOSEN = {
     "src/image_pipeline/modeling/networks.py": "src/image_pipeline/models/${train.model.name}.py",
-    "src/image_pipeline/training/custom.py": (
+    "src/image_pipeline/augmenting/custom.py": (
         "src/image_pipeline/augmentations/${train.augmentation.custom}.py"
     ),
 }

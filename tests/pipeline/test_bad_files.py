@@ -128,6 +128,6 @@ def files_that_can_be_read(project: Project) -> dict[str, bytes]:
 def test_extreme_settings_work_together(done: Project) -> None:
     # One step an epoch, the first one of warmup; all images share one draw.
     done.set_params({"train.epochs": 5, "train.batch_size": 1_000_000})
-    done.set_params({"train.augmentation.group_size": 4096})
+    done.set_params({"train.augmentation.images_per_draw": 4096})
     for stage in ("train", "plot"):
         done.stage(stage)

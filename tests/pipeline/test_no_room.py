@@ -136,7 +136,7 @@ def test_a_limit_of_file_size_under_dvc_and_the_way_back(
         (
             {
                 "train.learning_rate": 10.0,
-                "train.schedule": "constant",
+                "train.lr_schedule.name": "constant",
                 "train.model.mlp.hidden_sizes": [128] * 16,
             },
             ("the loss is ", "no model is written. Lower train.learning_rate (now 10.0)"),

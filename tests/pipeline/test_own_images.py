@@ -25,7 +25,14 @@ NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight",
 CLASSES = tuple(sorted(NAMES))
 SPLITS = {"train": 4000, "test": 1000}
 KINDS = 6  # of files, in turn
-LEARNING = ("-S", "train.epochs=4", "-S", "train.batch_size=32", "-S", "train.label_smoothing=0")
+LEARNING = (
+    "-S",
+    "train.epochs=4",
+    "-S",
+    "train.batch_size=32",
+    "-S",
+    "train.loss.cross_entropy.label_smoothing=0",
+)
 
 
 def real_images(split: str, count: int, tmp_path: Path) -> tuple[np.ndarray, np.ndarray]:

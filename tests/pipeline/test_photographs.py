@@ -15,7 +15,8 @@ from pathlib import Path
 from image_pipeline import numerics
 numerics.pin("portable")
 import numpy as np, torch
-from image_pipeline.common.params import TrainParams, read_params
+from image_pipeline.common.params import read_params
+from image_pipeline.training.params import TrainParams
 from image_pipeline.tensors.tensor_files import DatasetInfo, Split
 from image_pipeline.training.checkpoint import CheckpointFile
 from image_pipeline.training.loop import Training

@@ -12,10 +12,11 @@ import torch
 from ruamel.yaml import YAML
 
 from image_pipeline.commands import recipe
-from image_pipeline.common.params import TrainParams, check_params, read_params
+from image_pipeline.common.params import check_params, read_params
 from image_pipeline.tensors.tensor_files import DatasetInfo, Split
 from image_pipeline.training.checkpoint import CheckpointFile
 from image_pipeline.training.loop import Training
+from image_pipeline.training.params import TrainParams
 from project import ROOT, Project
 
 

@@ -19,6 +19,8 @@ from image_pipeline.plotting.classification import (
     draw_f1_by_class,
     draw_reliability,
 )
+from image_pipeline.plotting.curves import LiveCurves, draw_curves
+from image_pipeline.plotting.figures import fonts
 from image_pipeline.plotting.images import (
     MAX_UNITS,
     draw_classes,
@@ -26,8 +28,6 @@ from image_pipeline.plotting.images import (
     draw_images,
 )
 from image_pipeline.plotting.labels import MAX_LABEL_LENGTH, class_labels, label_inches, short_names
-from image_pipeline.training.curves import LiveCurves, draw_curves
-from image_pipeline.training.figures import fonts
 from image_pipeline.training.history import EpochRecord
 
 DPI = 50
@@ -208,7 +208,7 @@ def test_curves_of_several_seeds_are_their_mean_in_a_band(
 ) -> None:
     drawn: list[Any] = []
     monkeypatch.setattr(
-        "image_pipeline.training.curves.save_figure", lambda _, figure: drawn.append(figure)
+        "image_pipeline.plotting.curves.save_figure", lambda _, figure: drawn.append(figure)
     )
     curves(2, 1, 0.5, 0.3)(tmp_path / "c.png")
     loss, _ = drawn[0].axes
@@ -225,9 +225,9 @@ def test_live_curves_are_redrawn_at_most_once_a_second(
 ) -> None:
     drawn: list[int] = []
     clock = iter([10.0, 10.1, 11.0, 11.2, 11.3, 99.0, 100.0, 119.0, 120.1, 120.2])
-    monkeypatch.setattr("image_pipeline.training.curves.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("image_pipeline.plotting.curves.time.monotonic", lambda: next(clock))
     monkeypatch.setattr(
-        "image_pipeline.training.curves.draw_curves", lambda _, history: drawn.append(len(history))
+        "image_pipeline.plotting.curves.draw_curves", lambda _, history: drawn.append(len(history))
     )
     live = LiveCurves(tmp_path / "c.png", tmp_path / "c.csv")
     record = EpochRecord(1, 1, 1, 0, 0)

@@ -11,11 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from image_pipeline.common import paths
-from image_pipeline.common.params import PlotParams, read_params
+from image_pipeline.common.params import read_params
 from image_pipeline.modeling import networks
 from image_pipeline.modeling.model_card import ModelCard
 from image_pipeline.modeling.model_file import read_model, write_model
 from image_pipeline.plotting import report
+from image_pipeline.plotting.params import PlotParams
 from image_pipeline.plotting.report import _read_table, draw_report
 from image_pipeline.tensorizing.data_report import SPLITS
 from image_pipeline.tensors.tensor_files import DatasetInfo, writing_split

@@ -12,9 +12,9 @@ from PIL import Image
 
 from image_pipeline.common.params import read_params
 from image_pipeline.modeling import networks
-from image_pipeline.modeling.ood import TrainingStatistics
 from image_pipeline.modeling.model_card import ModelCard
 from image_pipeline.modeling.model_file import write_model
+from image_pipeline.modeling.ood import TrainingStatistics
 from image_pipeline.tensors.tensor_files import DatasetInfo
 from project import ROOT
 

@@ -12,13 +12,14 @@ import pytest
 from ruamel.yaml import YAML
 
 from image_pipeline import augmentations
+from image_pipeline.augmenting import custom
 from image_pipeline.common.errors import DataError
-from image_pipeline.common.params import Params, TensorizeParams
+from image_pipeline.common.params import Params
 from image_pipeline.datasets import DATASETS
 from image_pipeline.datasets.emnist import CLASS_NAMES
+from image_pipeline.tensorizing.params import TensorizeParams
 from image_pipeline.tensorizing.tensorize import tensorize
 from image_pipeline.tensors.tensor_files import read_split
-from image_pipeline.training import custom
 from project import ROOT
 from published import md5
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save
 
-from image_pipeline.common.params import Fit
+from image_pipeline.common.schema import Fit
 from image_pipeline.tensors.tensor_files import (
     METADATA_KEY,
     DatasetInfo,

@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from image_pipeline.augmenting.params import AUGMENTATION_AMOUNTS
 from image_pipeline.common.errors import DivergenceError, ParamsError
-from image_pipeline.common.params import AUGMENTATION_AMOUNTS, TrainParams, read_params
+from image_pipeline.common.params import read_params
 from image_pipeline.modeling import networks
 from image_pipeline.modeling.inference import predict
 from image_pipeline.models import mlp
@@ -21,6 +22,7 @@ from image_pipeline.training import lanes
 from image_pipeline.training import loop as training
 from image_pipeline.training.checkpoint import CheckpointFile
 from image_pipeline.training.loop import Training
+from image_pipeline.training.params import TrainParams
 from project import ROOT, child_processes
 
 DESCRIPTION = DatasetInfo("toy", ("a", "b", "c"), (0.5,), (0.29,))

@@ -8,11 +8,11 @@ from contextlib import closing, suppress
 from typing import Any, Self
 
 from image_pipeline.common.errors import MachineError
-from image_pipeline.training.machines.agent import Agent, AgentSettings
-from image_pipeline.training.machines.facts import Facts
-from image_pipeline.training.machines.line import BEAT_SECONDS, Line, Message, UnprovedError
-from image_pipeline.training.machines.part import LOST, UNCONNECTED
-from image_pipeline.training.machines.settings import TOKEN, Address
+from image_pipeline.distributed.agent import Agent, AgentSettings
+from image_pipeline.distributed.facts import Facts
+from image_pipeline.distributed.line import BEAT_SECONDS, Line, Message, UnprovedError
+from image_pipeline.distributed.part import LOST, UNCONNECTED
+from image_pipeline.distributed.settings import TOKEN, Address
 
 RETRY_SECONDS = 1.0
 POLL_SECONDS = 0.2

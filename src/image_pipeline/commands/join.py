@@ -18,10 +18,10 @@ from image_pipeline.commands.first_machine import FirstMachine
 from image_pipeline.common import paths
 from image_pipeline.common.errors import MachineError, ParamsError
 from image_pipeline.common.params import read_params
-from image_pipeline.training.machines.facts import data_facts, facts_of
-from image_pipeline.training.machines.lead import DONE, say
-from image_pipeline.training.machines.part import STAGE
-from image_pipeline.training.machines.settings import PREFIX, TOKEN, Address, token_of, wait_of
+from image_pipeline.distributed.facts import data_facts, facts_of
+from image_pipeline.distributed.lead import DONE, say
+from image_pipeline.distributed.part import STAGE
+from image_pipeline.distributed.settings import PREFIX, TOKEN, Address, token_of, wait_of
 
 DATA = [paths.TRAIN_TENSORS, paths.VALIDATION_TENSORS]
 

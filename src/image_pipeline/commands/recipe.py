@@ -20,7 +20,8 @@ from ruamel.yaml.error import YAMLError
 from image_pipeline.common import paths
 from image_pipeline.common.errors import ParamsError, one_line
 from image_pipeline.common.files import write_bytes
-from image_pipeline.common.params import TrainParams, check_params, read_params
+from image_pipeline.common.params import check_params, read_params
+from image_pipeline.training.params import TrainParams
 
 FOLDER = Path("recipes")
 BACKUP = Path("params.yaml.bak")

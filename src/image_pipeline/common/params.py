@@ -1,272 +1,72 @@
 """params.yaml as typed, checked, frozen values.
 
 The file is read with the YAML 1.2 reader that DVC itself uses, so that `1e-3` is the same number to
-both, and in its safe form: duplicate keys and tags that would construct objects are refused. The
-whole file is checked whichever stage reads it: a typing mistake in `train:` is found before the
-download starts.
+both, and in its safe form: duplicate keys and tags that would construct objects are refused.
 """
 
-import math
-from functools import partial
+from importlib import import_module
 from pathlib import Path
 from reprlib import Repr
-from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Annotated
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    field_validator,
-)
-from pydantic_core import ErrorDetails, PydanticKnownError
+from pydantic import Field, ValidationError
+from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError
 from ruamel.yaml.reader import ReaderError
 
 from image_pipeline.common.errors import ParamsError, one_line
 from image_pipeline.common.paths import PARAMS
+from image_pipeline.common.schema import Block
 
+if TYPE_CHECKING:
+    from image_pipeline.downloading.params import DownloadParams
+    from image_pipeline.evaluation.params import EvaluateParams
+    from image_pipeline.exporting.params import ExportParams
+    from image_pipeline.plotting.params import PlotParams
+    from image_pipeline.tensorizing.params import TensorizeParams
+    from image_pipeline.training.params import TrainParams
+
+# The room whose `params.py` has a block's schema. All blocks are checked whichever stage runs, so
+# that a typing mistake in `train:` is found before the download starts. But a stage depends only on
+# the rooms of the blocks that it uses: checking the others cannot change its result.
+ROOMS = {
+    "DownloadParams": "downloading",
+    "TensorizeParams": "tensorizing",
+    "TrainParams": "training",
+    "EvaluateParams": "evaluation",
+    "PlotParams": "plotting",
+    "ExportParams": "exporting",
+}
+RENAMED = {
+    "train.schedule": "train.lr_schedule.name",
+    "train.label_smoothing": "train.loss.cross_entropy.label_smoothing",
+    "train.warmup_fraction": "train.lr_schedule.one_cycle.warmup_fraction",
+    "train.cycle_momentum": "train.lr_schedule.one_cycle.cycle_momentum",
+    "train.base_momentum": "train.lr_schedule.one_cycle.base_momentum",
+    "train.max_momentum": "train.lr_schedule.one_cycle.max_momentum",
+    "train.augmentation.group_size": "train.augmentation.images_per_draw",
+}
 MAX_BYTES = 1 << 16  # the reader takes a second for so much
 MAX_PROBLEMS = 5  # shown at once
-MAX_SEED = 2**32 - 1
-MAX_OPTIONS = 64  # of a network or an optimizer, and values in one of them
-
-Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
-Fit = Literal["pad", "crop"]  # of an image into a square: all of it and a border, or its middle
-Fraction = Annotated[float, Field(gt=0, lt=1)]
-URL = r"^(https?://[!-~]+)?$"
-SHA256 = r"^([0-9a-f]{64})?$"
-CLASS_NAME = r"^[A-Za-z][A-Za-z0-9]*$"
-LICENSE = r"^[a-z0-9][a-z0-9.-]{0,63}$"
 
 
-def _no_truth(value: object) -> object:
-    """Refuse `true` and 1.0, which equal 1, where a choice among numbers asks for 1."""
-    if isinstance(value, (bool, float)):
-        raise PydanticKnownError("int_type")
-    return value
-
-
-def _files(folder: str) -> list[str]:
-    """Return the names that a key may have that names a file in a folder of this package."""
-    return sorted(path.stem for path in (Path(__file__).parents[1] / folder).glob("[a-z]*.py"))
-
-
-def _name_of_a_file(folder: str, name: str) -> str:
-    if name not in _files(folder):
-        raise ValueError(f"it must be {' or '.join(_files(folder))}")
-    return name
-
-
-def _options(block: object) -> object:
-    """Refuse what cannot be the keyword arguments of a constructor."""
-
-    def fits(value: object, depth: int) -> bool:
-        if isinstance(value, list):
-            return (
-                depth > 0 and len(value) <= MAX_OPTIONS and all(fits(v, depth - 1) for v in value)
-            )
-        return isinstance(value, (str, bool, int)) or (
-            isinstance(value, float) and math.isfinite(value)
-        )
-
-    fitting = isinstance(block, dict) and len(block) <= MAX_OPTIONS
-    if not fitting or not all(
-        isinstance(key, str) and key.isidentifier() and fits(value, 2)
-        for key, value in block.items()  # type: ignore[attr-defined]
-    ):
-        raise ValueError(
-            f"it must be a block of at most {MAX_OPTIONS} options, each a word, a number, true, "
-            "false, or a list of these"
-        )
-    return block
-
-
-class _Block(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-
-class DownloadFolderParams(_Block):
-    """Where the images of the data set `folder` come from."""
-
-    path: Annotated[str, Field(min_length=1, max_length=4096)]
-    url: Annotated[str, Field(pattern=URL, max_length=4096)]
-    sha256: Annotated[str, Field(pattern=SHA256)]
-
-    @field_validator("url")
-    @classmethod
-    def _has_a_host(cls, url: str) -> str:
-        try:
-            usable = bool(not url or urlsplit(url).hostname)
-        except ValueError:  # as `http://[` has it
-            usable = False
-        if not usable:
-            raise ValueError("it must be an http(s) address with a host, or empty")
-        return url
-
-
-class DownloadParams(_Block):
-    """Which data set."""
-
-    dataset: Literal[
-        "mnist",
-        "fashion_mnist",
-        "kmnist",
-        "emnist",
-        "qmnist",
-        "usps",
-        "cifar10",
-        "cifar100",
-        "digits",
-        "folder",
-    ]
-    folder: DownloadFolderParams
-
-
-class TensorizeFolderParams(_Block):
-    """What the images of the data set `folder` become, and how they are split."""
-
-    channels: Annotated[Literal[1, 3], BeforeValidator(_no_truth)]
-    image_size: Annotated[int, Field(ge=4, le=1024)]
-    fit: Fit
-    test_fraction: Annotated[float, Field(ge=0.01, le=0.5)]
-    unreadable: Literal["error", "skip"]
-
-
-class TensorizeParams(_Block):
-    """How the training images are split."""
-
-    validation_fraction: Annotated[float, Field(ge=0.01, le=0.5)]
-    seed: Seed
-    emnist_split: Literal["byclass", "bymerge", "balanced", "letters", "digits", "mnist"]
-    folder: TensorizeFolderParams
-
-
-AUGMENTATION_AMOUNTS = (
-    "rotation",
-    "scale",
-    "shear",
-    "translation",
-    "elastic",
-    "horizontal_flip",
-    "crop_padding",
-    "cutout",
-)
-NO_CUSTOM = "none"  # of `train.augmentation.custom`
-
-
-class AugmentationParams(_Block):
-    """Random changes of the training images.
-
-    The first five are the largest change, drawn evenly from minus to plus the value.
-    """
-
-    rotation: Annotated[float, Field(ge=0, le=180)]
-    scale: Annotated[float, Field(ge=0, le=0.9)]
-    shear: Annotated[float, Field(ge=0, le=60)]
-    translation: Annotated[float, Field(ge=0, le=1)]
-    elastic: Annotated[float, Field(ge=0, le=1)]
-    group_size: Annotated[int, Field(ge=1, le=4096)]
-    horizontal_flip: Annotated[float, Field(ge=0, le=1)]
-    crop_padding: Annotated[int, Field(ge=0, le=256)]
-    cutout: Annotated[int, Field(ge=0, le=1024)]
-    custom: Annotated[str, AfterValidator(partial(_name_of_a_file, "augmentations"))]
-
-    @property
-    def enabled(self) -> bool:
-        """Whether any image is changed at all."""
-        changed = any(getattr(self, amount) for amount in AUGMENTATION_AMOUNTS)
-        return changed or self.custom != NO_CUSTOM
-
-
-class _Choice(BaseModel):
-    """A name, and blocks of options by name; those of names that are not chosen are left alone."""
-
-    model_config = ConfigDict(extra="allow", frozen=True, strict=True, allow_inf_nan=False)
-    __pydantic_extra__: dict[str, Annotated[Any, AfterValidator(_options)]]
-
-    name: str
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """The options of what is chosen; none where it has no block."""
-        return dict((self.__pydantic_extra__ or {}).get(self.name, {}))
-
-
-class ModelParams(_Choice):
-    """Which network, and its constructor's keyword arguments."""
-
-    name: Annotated[str, AfterValidator(partial(_name_of_a_file, "models"))]
-
-
-class OptimizerParams(_Choice):
-    """Which class of torch.optim, and its keyword arguments beside the learning rate."""
-
-    name: Annotated[str, Field(pattern=CLASS_NAME, max_length=64)]
-
-
-class TrainParams(_Block):
-    """The network and how it learns."""
-
-    seed: Seed
-    numerics: Literal["portable", "fast"]
-    model: ModelParams
-    epochs: Annotated[int, Field(ge=1, le=10_000)]
-    batch_size: Annotated[int, Field(ge=1, le=1_000_000)]
-    optimizer: OptimizerParams
-    learning_rate: Annotated[float, Field(gt=0, le=10)]
-    schedule: Literal["one_cycle", "constant"]
-    warmup_fraction: Fraction
-    cycle_momentum: bool
-    base_momentum: Annotated[float, Field(ge=0, lt=1)]
-    max_momentum: Annotated[float, Field(ge=0, lt=1)]
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)]
-    augmentation: AugmentationParams
-
-
-class EvaluateParams(_Block):
-    """How the model is judged."""
-
-    batch_size: Annotated[int, Field(ge=1, le=1_000_000)]
-    calibration_bins: Annotated[int, Field(ge=2, le=1000)]
-
-
-class PlotParams(_Block):
-    """What the pictures show."""
-
-    dpi: Annotated[int, Field(ge=50, le=400)]
-    mistakes: Annotated[int, Field(ge=1, le=100)]
-    samples: Annotated[int, Field(ge=1, le=100)]
-    seed: Seed
-
-
-class ExportParams(_Block):
-    """What is written for others, and what it says of itself beside what the run says."""
-
-    onnx: bool
-    license: Annotated[str, Field(pattern=LICENSE)]
-
-
-class MachineParams(_Block):
+class MachineParams(Block):
     """How the machine is used; no stage declares it, since no result depends on it."""
 
     cores: Annotated[int, Field(ge=1, le=64)]
     checkpoint_every: Annotated[int, Field(ge=0, le=10_000)]
 
 
-class Params(_Block):
+class Params(Block):
     """The whole of params.yaml: one block per stage, and one of the machine."""
 
-    download: DownloadParams
-    tensorize: TensorizeParams
-    train: TrainParams
-    evaluate: EvaluateParams
-    plot: PlotParams
-    export: ExportParams
+    download: "DownloadParams"
+    tensorize: "TensorizeParams"
+    train: "TrainParams"
+    evaluate: "EvaluateParams"
+    plot: "PlotParams"
+    export: "ExportParams"
     machine: MachineParams
 
 
@@ -286,6 +86,13 @@ def check_params(raw: object, path: Path) -> Params:
     Raises:
         ParamsError: as `read_params` does.
     """
+    rooms = ROOMS.items()
+    Params.model_rebuild(
+        _types_namespace={
+            name: getattr(import_module(f"image_pipeline.{room}.params"), name)
+            for name, room in rooms
+        }
+    )
     try:
         return Params.model_validate(raw)
     except ValidationError as error:
@@ -329,6 +136,8 @@ def _parse(path: Path) -> object:
 def _describe(item: ErrorDetails) -> str:
     key = one_line(".".join(str(part) for part in item["loc"]), 80)
     match item["type"]:
+        case "extra_forbidden" if key in RENAMED:
+            return f"{key}: its name is {RENAMED[key]} now"
         case "extra_forbidden" | "invalid_key":
             return f"{key}: unknown key; remove it or correct its spelling"
         case "missing":

@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from image_pipeline.common.errors import DataError, one_line
-from image_pipeline.common.params import Fit
+from image_pipeline.common.schema import Fit
 
 CHUNK_BYTES = 1 << 20
 REMEDY = "delete it and run `dvc repro --force download`"

@@ -23,11 +23,12 @@ import numpy as np
 from tqdm import tqdm
 
 from image_pipeline.common.errors import DataError, ParamsError, one_line
-from image_pipeline.common.params import DownloadFolderParams, TensorizeFolderParams
 from image_pipeline.datasets.base import RawSplit, images_per_chunk, reading
 from image_pipeline.datasets.download import RemoteFile, fetch_files
 from image_pipeline.datasets.image_files.archives import most_packed_bytes, pack, read_tar
 from image_pipeline.datasets.splitting import draw
+from image_pipeline.downloading.params import DownloadFolderParams
+from image_pipeline.tensorizing.params import TensorizeFolderParams
 
 if TYPE_CHECKING:
     from image_pipeline.datasets.image_files.pixels import PixelSettings

@@ -16,9 +16,9 @@ from ruamel.yaml.error import YAMLError
 
 from image_pipeline.common import paths
 from image_pipeline.common.errors import DataError, one_line
-from image_pipeline.common.files import DECIMALS
 from image_pipeline.experiments.bootstrap import Judged
 from image_pipeline.experiments.revisions import WORKSPACE, Revision
+from image_pipeline.serialization import DECIMALS
 
 LOCK = Path("dvc.lock")
 PROBABILITY = "probability_of_actual"

@@ -189,7 +189,7 @@ def draw_importance(path: Path, study: Any) -> None:
     """Draw how much of the trials' differences each setting explains, by Optuna's estimate."""
     import optuna
 
-    from image_pipeline.training.figures import new_figure, save_figure
+    from image_pipeline.plotting.figures import new_figure, save_figure
 
     importances = optuna.importance.get_param_importances(study)
     names = list(reversed(importances))

@@ -76,7 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
     print(form(repeats))
     if picture:
         from image_pipeline.experiments.repeats import read_history
-        from image_pipeline.training.curves import draw_curves
+        from image_pipeline.plotting.curves import draw_curves
 
         draw_curves(picture, *map(read_history, revisions.values()))
     ran = f"{len(missing)} of {count} ran now" if missing else f"all {count} had run before"

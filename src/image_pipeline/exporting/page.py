@@ -85,7 +85,6 @@ def render(
         onnx: whether there is an ONNX file.
 
     """
-    changes = card.augmentation.model_dump(exclude={"group_size"})
     by_f1 = sorted(figures.classes, key=lambda row: float(row["f1"]))
     # Markdown, not HTML; what comes from a file goes through the filter `text`.
     environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True)  # noqa: S701
@@ -96,7 +95,11 @@ def render(
         source=source,
         network=card.network,
         options=card.options,
-        augmentation={key: value for key, value in changes.items() if value not in (0, "none")},
+        augmentation={
+            key: value
+            for key, value in card.augmentation.items()
+            if key != "images_per_draw" and value not in (0, "none")
+        },
         shape=card.input_shape,
         images=images_in_words(card.input_shape),
         mode=MODES.get(card.input_shape[0], "L"),

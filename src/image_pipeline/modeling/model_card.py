@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from image_pipeline.common.errors import DataError, one_line
-from image_pipeline.common.params import AugmentationParams
 from image_pipeline.tensors.tensor_files import METADATA_KEY, DatasetInfo, Sample, Split
 
 REMEDY = "run `dvc repro --force train` to make it anew"
@@ -48,7 +47,7 @@ class ModelCard:
         source: SHA-256 of that file when the model was trained.
         input_shape: channels, height and width of an image.
         data: class names, and the statistics that normalise an image.
-        augmentation: what the training images went through.
+        augmentation: how the training images were augmented: the block `train.augmentation`.
         options: keyword arguments of the network's constructor.
         first_layer: name of the weights that look at the pixels first, where there are such.
         ood: thresholds beyond which an image counts as out-of-distribution; None: never.
@@ -58,7 +57,7 @@ class ModelCard:
     source: str
     input_shape: Shape
     data: DatasetInfo
-    augmentation: AugmentationParams
+    augmentation: Mapping[str, Any]
     options: Mapping[str, Any] = field(default_factory=dict)
     first_layer: str | None = None
     ood: OodThresholds | None = None
@@ -82,8 +81,7 @@ class ModelCard:
 
     def to_metadata(self) -> dict[str, str]:
         """Return the card as the one metadata key of a safetensors file."""
-        values = asdict(self) | {"augmentation": self.augmentation.model_dump()}
-        return {METADATA_KEY: json.dumps(values, sort_keys=True)}
+        return {METADATA_KEY: json.dumps(asdict(self), sort_keys=True)}
 
     @classmethod
     def from_metadata(cls, path: Path, metadata: dict[str, str] | None) -> "ModelCard":
@@ -100,7 +98,7 @@ class ModelCard:
                 source=values["source"],
                 input_shape=(channels, height, width),
                 data=DatasetInfo.from_values(values["data"]),
-                augmentation=AugmentationParams.model_validate(values["augmentation"]),
+                augmentation=dict(values["augmentation"]),
                 options=dict(values["options"]),
                 first_layer=values["first_layer"],
                 ood=values["ood"] and OodThresholds(**values["ood"]),

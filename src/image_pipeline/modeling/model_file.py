@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from image_pipeline.common.errors import DataError, NetworkError, one_line
 from image_pipeline.common.files import write_bytes
 from image_pipeline.modeling import networks
-from image_pipeline.modeling.ood import TrainingStatistics
 from image_pipeline.modeling.model_card import REMEDY, ModelCard
+from image_pipeline.modeling.ood import TrainingStatistics
 from image_pipeline.tensors.tensor_files import open_tensors
 
 STATISTICS = "training_statistics/"  # prefix of its tensors' names; a network's have no slash
@@ -26,7 +26,7 @@ def write_model(
         path: of the file.
         model: the network.
         card: what is to be known of it.
-        statistics: of its training images; needed where the card has out-of-distribution thresholds.
+        statistics: of its training images; needed where the card has thresholds (`ood`).
     """
     tensors = dict(model.state_dict())
     if statistics:
@@ -72,7 +72,7 @@ def read_training_statistics(path: Path) -> TrainingStatistics:
         for name in ("mean", "deviation"):
             part = file.get_slice(f"{STATISTICS}{name}")
             if tuple(part.get_shape()) != shape or part.get_dtype() != "U8":
-                raise DataError(f"{path}: `{STATISTICS}{name}` is no image of the model's; {REMEDY}")
+                raise DataError(f"{path}: `{STATISTICS}{name}` has the wrong shape; {REMEDY}")
             pictures.append(file.get_tensor(f"{STATISTICS}{name}"))
         return TrainingStatistics(*pictures)
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
+from image_pipeline.plotting.figures import BLUE, ORANGE, new_figure, save_figure
 from image_pipeline.plotting.labels import class_labels, label_inches
-from image_pipeline.training.figures import BLUE, ORANGE, new_figure, save_figure
 
 
 def draw_class_balance(

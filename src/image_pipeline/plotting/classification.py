@@ -7,8 +7,8 @@ import pandas as pd
 from matplotlib.colors import LogNorm
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from image_pipeline.plotting.figures import BLUE, GREY, ORANGE, new_figure, save_figure
 from image_pipeline.plotting.labels import class_labels, label_inches
-from image_pipeline.training.figures import BLUE, GREY, ORANGE, new_figure, save_figure
 
 MAX_CELLS_WITH_NUMBERS = 400
 INCHES_PER_CLASS = 0.45

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 
+from image_pipeline.plotting.figures import new_figure, save_figure
 from image_pipeline.plotting.labels import class_labels, letters, plain
-from image_pipeline.training.figures import new_figure, save_figure
 
 COLUMNS = 8
 INCHES = 1.25

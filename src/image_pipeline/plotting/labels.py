@@ -7,7 +7,7 @@ from unicodedata import east_asian_width
 
 from matplotlib.font_manager import findfont, get_font
 
-from image_pipeline.training.figures import fonts
+from image_pipeline.plotting.figures import fonts
 
 MAX_LABEL_LENGTH = 20  # characters of a class name that are shown
 INCHES_PER_LETTER = 0.09  # on average, of a label

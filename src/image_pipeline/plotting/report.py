@@ -6,10 +6,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from image_pipeline.augmenting import custom
+from image_pipeline.augmenting.augmentation import augment
+from image_pipeline.augmenting.params import AugmentationParams
 from image_pipeline.common import paths
 from image_pipeline.common.errors import DataError, one_line
 from image_pipeline.common.files import atomic_group
-from image_pipeline.common.params import PlotParams
 from image_pipeline.modeling.model_card import REMEDY, ModelCard
 from image_pipeline.plotting.balance import draw_class_balance
 from image_pipeline.plotting.classification import (
@@ -25,6 +27,7 @@ from image_pipeline.plotting.images import (
     draw_images,
 )
 from image_pipeline.plotting.labels import letters, short_names
+from image_pipeline.plotting.params import PlotParams
 from image_pipeline.tensorizing.data_report import FEW_IMAGES, SPLITS, leak_in_words
 from image_pipeline.tensors.tensor_files import (
     Sample,
@@ -33,8 +36,6 @@ from image_pipeline.tensors.tensor_files import (
     read_labels,
     read_sample,
 )
-from image_pipeline.training import custom
-from image_pipeline.training.augmentation import augment
 
 MAX_WORD_LENGTH = 8  # of a name in a caption that is to fit above an image
 MOST = 1e15  # images
@@ -130,13 +131,13 @@ def _draw_samples(path: Path, card: ModelCard, params: PlotParams) -> None:
     sample = _sample(paths.TRAIN_TENSORS, chosen, card)
     images = sample.images
     what = "Training images"
-    if card.augmentation.enabled:
-        # Each with a draw of its own, so that the picture shows the range of the changes.
-        apart = card.augmentation.model_copy(update={"group_size": 1})
-        images = augment(images, apart, rng, None, card.data.mean)
-        if apart.custom != "none":
+    # Each with a draw of its own, so that the picture shows the range of the changes.
+    augmentation = AugmentationParams.model_validate({**card.augmentation, "images_per_draw": 1})
+    if augmentation.enabled:
+        images = augment(images, augmentation, rng, None, card.data.mean)
+        if augmentation.custom != "none":
             own_seed = (params.seed, len(images))
-            images = custom.apply(custom.load(apart.custom), images, own_seed)
+            images = custom.apply(custom.load(augmentation.custom), images, own_seed)
         what += ", augmented"
     names = short_names(card.data.class_names)
     captions = [names[label] for label in sample.labels]

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import Literal
 
 from image_pipeline.common.errors import one_line
-from image_pipeline.common.files import DECIMALS
 from image_pipeline.prediction.streaming import Prediction
+from image_pipeline.serialization import DECIMALS
 
 Form = Literal["table", "csv", "json"]
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 
+from image_pipeline.plotting.figures import new_figure, save_figure
 from image_pipeline.plotting.labels import plain, short_names
 from image_pipeline.prediction.streaming import Prediction
-from image_pipeline.training.figures import new_figure, save_figure
 
 COLUMNS = 4  # of pairs
 INCHES = 1.5  # of an image
@@ -56,7 +56,9 @@ def draw_seen(path: Path, seen: Sequence[Seen], class_names: Sequence[str]) -> N
 def _shortened(name: str) -> str:
     base = Path(name).name
     printable = "".join(letter if letter.isprintable() else "?" for letter in base)
-    return printable if len(printable) <= MAX_NAME_LENGTH else f"…{printable[1 - MAX_NAME_LENGTH :]}"
+    return (
+        printable if len(printable) <= MAX_NAME_LENGTH else f"…{printable[1 - MAX_NAME_LENGTH :]}"
+    )
 
 
 def _show(axes: Axes, pixels: np.ndarray) -> None:

@@ -9,7 +9,7 @@ import torch
 
 from image_pipeline.common import paths
 from image_pipeline.modeling import ood
-from image_pipeline.modeling.inference import BATCH_IMAGES, max_batch_size, forward_batch
+from image_pipeline.modeling.inference import BATCH_IMAGES, forward_batch, max_batch_size
 from image_pipeline.modeling.model_file import read_model, read_training_statistics
 from image_pipeline.prediction.preparation import Preparation, Prepare
 

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from image_pipeline.common.files import atomic_group, write_csv_rows, write_json
+from image_pipeline.common.files import atomic_group
 from image_pipeline.datasets.base import Dataset
 from image_pipeline.datasets.splitting import draw
+from image_pipeline.serialization import write_csv_rows, write_json
 from image_pipeline.tensorizing.data_report import BALANCE_COLUMNS, DataReport, Table, table_rows
 from image_pipeline.tensors.tensor_files import DatasetInfo, writing_split
 

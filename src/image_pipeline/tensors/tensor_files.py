@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 
 from image_pipeline.common.errors import DataError, one_line
 from image_pipeline.common.files import atomic_write
-from image_pipeline.common.params import Fit
+from image_pipeline.common.schema import Fit
 
 if TYPE_CHECKING:
     import torch

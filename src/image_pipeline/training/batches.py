@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from image_pipeline.common.params import TrainParams
+from image_pipeline.augmenting import custom
+from image_pipeline.augmenting.augmentation import augment
+from image_pipeline.augmenting.randomness import Use, stream
 from image_pipeline.modeling.inference import normalise
 from image_pipeline.tensors.tensor_files import Split
-from image_pipeline.training import custom
-from image_pipeline.training.augmentation import augment
 from image_pipeline.training.lanes import Block, count_lanes, images_of
-from image_pipeline.training.randomness import Use, stream
+from image_pipeline.training.params import TrainParams
 
 BLOCK_BYTES = 1 << 24  # of images made ready at once, as float32: enough to amortise, few to cache
 CACHED_BYTES = 1 << 20  # of images normalised at once, still in the cache from first to last step

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from image_pipeline.common.files import write_csv
+from image_pipeline.serialization import write_csv
 
 
 @dataclass(frozen=True)

@@ -21,15 +21,17 @@ import torch
 from torch.nn import functional
 from tqdm import tqdm
 
+from image_pipeline.augmenting.randomness import seed_everything
 from image_pipeline.common.cores import available_cores
 from image_pipeline.common.errors import DivergenceError, NetworkError, ParamsError
-from image_pipeline.common.params import MachineParams, TrainParams
+from image_pipeline.common.params import MachineParams
 from image_pipeline.common.paths import PARAMS
-from image_pipeline.modeling import networks, ood
-from image_pipeline.modeling.ood import TrainingStatistics
+from image_pipeline.distributed.exchange import Exchange
+from image_pipeline.modeling import networks
 from image_pipeline.modeling.inference import BATCH_IMAGES, max_batch_size, predict
 from image_pipeline.modeling.model_card import ModelCard
 from image_pipeline.modeling.model_file import tensors_of
+from image_pipeline.modeling.ood import TrainingStatistics
 from image_pipeline.numerics.portability import PortabilityCheck
 from image_pipeline.tensors.tensor_files import Split
 from image_pipeline.training.batches import Batch, Batches
@@ -37,9 +39,8 @@ from image_pipeline.training.checkpoint import CheckpointFile
 from image_pipeline.training.gradients import Gradients
 from image_pipeline.training.history import EpochRecord
 from image_pipeline.training.lanes import count_lanes, share_of
-from image_pipeline.training.machines.exchange import Exchange
 from image_pipeline.training.optimizer import build_optimizer, build_schedule, cycled_momentum
-from image_pipeline.training.randomness import seed_everything
+from image_pipeline.training.params import TrainParams
 from image_pipeline.training.workers import Steps, Workers, shared_array, shared_tensor
 
 
@@ -78,7 +79,9 @@ class Training:
         self.exchange = exchange or Exchange()
         self.batches = Batches(train, params)
         self.unproved: dict[str, str] = {}  # operations of unknown portability, and their layers
-        self.typical: TrainingStatistics | None = None  # known when the training is done, as the card's limits
+        self.typical: TrainingStatistics | None = (
+            None  # known when the training is done, as the card's limits
+        )
         self._checked = params.numerics == "fast"  # whether the first step was, see _watch
         self._start()
         self.card = ModelCard(
@@ -340,7 +343,9 @@ class Training:
     def _learn_to_doubt(self) -> None:
         """Complete the card: what images look like, and how far validation images are from it."""
         size = max_batch_size(self.train.shape, BATCH_IMAGES)
-        self.typical = TrainingStatistics.of_images(part.numpy() for part in self.train.images.split(size))
+        self.typical = TrainingStatistics.of_images(
+            part.numpy() for part in self.train.images.split(size)
+        )
         distances = [
             self.typical.distances(part.numpy()) for part in self.validation.images.split(size)
         ]

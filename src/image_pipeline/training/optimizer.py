@@ -8,8 +8,8 @@ import torch
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 
 from image_pipeline.common.errors import ParamsError, one_line
-from image_pipeline.common.params import TrainParams
 from image_pipeline.common.paths import PARAMS
+from image_pipeline.training.params import TrainParams
 
 # One asks for the loss several times a step, the other for sparse gradients.
 UNUSABLE = {"Optimizer", "LBFGS", "SparseAdam"}

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageOps
 
-from image_pipeline.common.params import Fit
+from image_pipeline.common.schema import Fit
 
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP")
 BACKGROUND = 255  # what transparent pixels stand on: white

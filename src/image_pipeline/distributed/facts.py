@@ -12,7 +12,7 @@ from typing import Any
 
 from image_pipeline import numerics
 from image_pipeline.common.errors import one_line
-from image_pipeline.common.params import TrainParams
+from image_pipeline.training.params import TrainParams
 
 PACKAGE = Path(__file__).parents[2]
 LIBRARIES = ("numpy", "scipy", "torch")  # as `numerics.facts` has them

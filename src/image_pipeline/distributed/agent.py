@@ -14,7 +14,7 @@ import subprocess
 import sys
 from dataclasses import asdict, dataclass
 
-from image_pipeline.training.machines.part import end_with_input
+from image_pipeline.distributed.part import end_with_input
 
 TOO_FEW = 76  # exit status: there were too few machines for too long
 
@@ -88,7 +88,7 @@ def main() -> None:
     end_with_input()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     settings = AgentSettings(**json.loads(sys.argv[1]))
-    from image_pipeline.training.machines.elastic import run
+    from image_pipeline.distributed.elastic import run
 
     status = run(settings)
     sys.stdout.flush()

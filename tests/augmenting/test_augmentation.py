@@ -10,10 +10,8 @@ import torch
 from torch.nn import functional
 
 from image_pipeline import augmentations
-from image_pipeline.common.errors import ParamsError
-from image_pipeline.common.params import AUGMENTATION_AMOUNTS, AugmentationParams, read_params
-from image_pipeline.training import custom
-from image_pipeline.training.augmentation import (
+from image_pipeline.augmenting import custom
+from image_pipeline.augmenting.augmentation import (
     BENDING,
     CONTROL_POINTS,
     augment,
@@ -23,12 +21,15 @@ from image_pipeline.training.augmentation import (
     draw_displacements,
     flip,
 )
+from image_pipeline.augmenting.params import AUGMENTATION_AMOUNTS, AugmentationParams
+from image_pipeline.common.errors import ParamsError
+from image_pipeline.common.params import read_params
 from project import ROOT
 
 COMMITTED = read_params(ROOT / "params.yaml").train.augmentation
 NOTHING: dict[str, Any] = {
     **dict.fromkeys(AUGMENTATION_AMOUNTS, 0),
-    "group_size": 4,
+    "images_per_draw": 4,
     "custom": "none",
 }
 EVERYTHING: dict[str, Any] = {
@@ -38,7 +39,7 @@ EVERYTHING: dict[str, Any] = {
     "shear": 15.0,
     "translation": 0.1,
     "elastic": 0.1,
-    "group_size": 4,
+    "images_per_draw": 4,
 }
 
 
@@ -114,7 +115,7 @@ def test_shear_by_45_degrees() -> None:
 @pytest.mark.parametrize(("shape", "channels"), [((28, 28), 1), ((20, 33), 3), ((1, 7), 1)])
 def test_agrees_with_torchs_sampler(shape: tuple[int, int], channels: int) -> None:
     height, width = shape
-    count, settings = 6, AugmentationParams.model_validate(EVERYTHING | {"group_size": 1})
+    count, settings = 6, AugmentationParams.model_validate(EVERYTHING | {"images_per_draw": 1})
     images = random_images(count, channels, height, width)
     changed = augment(images, settings, np.random.default_rng(1))
 
@@ -183,14 +184,14 @@ def test_images_of_a_group_share_a_draw() -> None:
 
 
 @pytest.mark.parametrize(
-    ("count", "group_size", "groups", "elastic"),
+    ("count", "images_per_draw", "groups", "elastic"),
     [(8, 4, 2, 0.1), (9, 4, 3, 0.0), (3, 4, 1, 0.1), (5, 1, 5, 0.0)],
 )
 def test_the_generator_advances_by_the_same_numbers_per_group(
-    count: int, group_size: int, groups: int, elastic: float
+    count: int, images_per_draw: int, groups: int, elastic: float
 ) -> None:
     used, expected = np.random.default_rng(3), np.random.default_rng(3)
-    settings = params(**EVERYTHING | {"group_size": group_size, "elastic": elastic})
+    settings = params(**EVERYTHING | {"images_per_draw": images_per_draw, "elastic": elastic})
     changed = augment(random_images(count, 3, 9, 14), settings, used)
     expected.uniform(size=(6 + (2 * CONTROL_POINTS**2 if elastic else 0)) * groups)
     assert changed.shape == (count, 3, 9, 14)
@@ -200,7 +201,9 @@ def test_the_generator_advances_by_the_same_numbers_per_group(
 def test_each_image_is_changed_by_its_groups_map_whatever_else_is_in_the_block() -> None:
     images = random_images(9, 3, 9, 14)
     changed = augment(images, params(**EVERYTHING), np.random.default_rng(5))  # 3 groups
-    alone = augment(images[:3], params(**EVERYTHING | {"group_size": 1}), np.random.default_rng(5))
+    alone = augment(
+        images[:3], params(**EVERYTHING | {"images_per_draw": 1}), np.random.default_rng(5)
+    )
     assert np.array_equal(changed[:3], alone)
 
 
@@ -274,7 +277,7 @@ def test_all_changes_follow_from_the_generator_alone() -> None:
     """Each has its draws; affine and elastic ones come first, so that they are as they were."""
     images = np.random.default_rng(0).integers(0, 256, (20, 3, 8, 8), np.uint8)
     params = COMMITTED.model_copy(
-        update={"horizontal_flip": 0.5, "crop_padding": 2, "cutout": 3, "group_size": 4}
+        update={"horizontal_flip": 0.5, "crop_padding": 2, "cutout": 3, "images_per_draw": 4}
     )
     one, same, other = (
         augment(images, params, np.random.default_rng(seed), None, (0.5,) * 3) for seed in (0, 0, 1)

@@ -24,8 +24,8 @@ from image_pipeline.common.errors import (
     UnconnectedError,
     one_line,
 )
+from image_pipeline.distributed.settings import PART, SAVED
 from image_pipeline.training.checkpoint import CheckpointFile
-from image_pipeline.training.machines.settings import PART, SAVED
 
 if TYPE_CHECKING:
     from torch.distributed import Store  # type: ignore[attr-defined]
@@ -211,7 +211,9 @@ class Together(Exchange):
             self._parcels[form] = Parcel(form, self.machines)
         parcel = self._parcels[form]
         parcel.fill(tensors)
-        self._set_patience(LONG_PATIENCE if patient else max(PATIENCE, STEP_TIMEOUT_FACTOR * self._slowest))
+        self._set_patience(
+            LONG_PATIENCE if patient else max(PATIENCE, STEP_TIMEOUT_FACTOR * self._slowest)
+        )
         with _losses_told():
             distributed.all_gather_into_tensor(parcel.rows.view(-1), parcel.row)
         now = time.monotonic()

@@ -12,11 +12,11 @@ import pytest
 
 from image_pipeline.commands.first_machine import FirstMachine, Listener, Tunnels
 from image_pipeline.common.errors import MachineError
-from image_pipeline.training.machines import gate as gates
-from image_pipeline.training.machines import line as lines
-from image_pipeline.training.machines.gate import NO_PROOF, WRONG_TOKEN, Event, Gate
-from image_pipeline.training.machines.line import Line, UnprovedError
-from image_pipeline.training.machines.settings import Address
+from image_pipeline.distributed import gate as gates
+from image_pipeline.distributed import line as lines
+from image_pipeline.distributed.gate import NO_PROOF, WRONG_TOKEN, Event, Gate
+from image_pipeline.distributed.line import Line, UnprovedError
+from image_pipeline.distributed.settings import Address
 
 TOKEN = "0123456789abcdef"
 FACTS: dict[str, Any] = {"code": {}, "settings": {"torch": "2"}, "commit": "", "data": {}}

@@ -16,7 +16,7 @@ from multiprocessing import AuthenticationError
 from multiprocessing.connection import Connection, answer_challenge, deliver_challenge
 from typing import Any, Self
 
-from image_pipeline.training.machines.settings import Address
+from image_pipeline.distributed.settings import Address
 
 MAX_MESSAGE = 1 << 22  # bytes
 CHUNK = 1 << 16  # bytes that are passed on at a time

@@ -44,7 +44,7 @@ def apply(function: Change, images: np.ndarray, seed: tuple[int, ...]) -> np.nda
     # Here, so that what draws pictures does without torch where nothing is changed.
     import torch
 
-    from image_pipeline.training.randomness import seed_everything
+    from image_pipeline.augmenting.randomness import seed_everything
 
     name = function.__module__.rpartition(".")[2]
     number = int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0])

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from image_pipeline.common.params import read_params
-from image_pipeline.training.machines.facts import Facts, data_facts, difference, facts_of
+from image_pipeline.distributed.facts import Facts, data_facts, difference, facts_of
 from project import ROOT
 
 PARAMS = read_params(ROOT / "params.yaml").train

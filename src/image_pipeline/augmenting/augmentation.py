@@ -19,7 +19,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.sparse import csr_array
 
-from image_pipeline.common.params import AugmentationParams
+from image_pipeline.augmenting.params import AugmentationParams
 
 BENDING = ("rotation", "scale", "shear", "translation", "elastic")
 CONTROL_POINTS = 7  # of the elastic field, each way: one bend or so per quarter of the image
@@ -236,7 +236,7 @@ def _draw_sampling(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Draw a map for each group of images; return its `sampling_taps`."""
     count, _, height, width = shape
-    groups = -(-count // params.group_size)
+    groups = -(-count // params.images_per_draw)
     maps = draw_affines(params, groups, (height, width), rng)
     displacements = draw_displacements(params, groups, (height, width), rng)
     return sampling_taps(maps, (height, width), displacements)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from image_pipeline.common.errors import ParamsError
-from image_pipeline.training.machines.settings import (
+from image_pipeline.distributed.settings import (
     ADDRESS,
     MACHINES,
     TOKEN,

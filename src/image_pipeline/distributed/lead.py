@@ -13,12 +13,12 @@ from typing import Any
 
 from image_pipeline.common import paths
 from image_pipeline.common.errors import MachineError
-from image_pipeline.common.params import TrainParams
-from image_pipeline.training.machines.agent import TOO_FEW, Agent, AgentSettings
-from image_pipeline.training.machines.facts import data_facts, facts_of
-from image_pipeline.training.machines.gate import Event, Gate
-from image_pipeline.training.machines.part import LOST, UNCONNECTED
-from image_pipeline.training.machines.settings import MACHINES, TOKEN, WAIT, KeptToken, Settings
+from image_pipeline.distributed.agent import TOO_FEW, Agent, AgentSettings
+from image_pipeline.distributed.facts import data_facts, facts_of
+from image_pipeline.distributed.gate import Event, Gate
+from image_pipeline.distributed.part import LOST, UNCONNECTED
+from image_pipeline.distributed.settings import MACHINES, TOKEN, WAIT, KeptToken, Settings
+from image_pipeline.training.params import TrainParams
 
 DONE = "done"  # what the others are told of a run that has come to its end
 NO_WAY = (

@@ -22,9 +22,9 @@ from torch.distributed.elastic.rendezvous.dynamic_rendezvous import (
     RendezvousTimeout,
 )
 
-from image_pipeline.training.machines import part
-from image_pipeline.training.machines.agent import TOO_FEW, AgentSettings
-from image_pipeline.training.machines.settings import PART, SAVED
+from image_pipeline.distributed import part
+from image_pipeline.distributed.agent import TOO_FEW, AgentSettings
+from image_pipeline.distributed.settings import PART, SAVED
 
 KEEP_ALIVE_SECONDS, KEEP_ALIVES = 2, 3  # one that has not been heard of for so long counts as lost
 LAST_CALL_SECONDS = 2  # for others to come, when there are enough

@@ -21,13 +21,14 @@ import torch
 from torch import distributed
 
 from image_pipeline.common.errors import LostMachineError, MachineError
-from image_pipeline.common.params import TrainParams, read_params
+from image_pipeline.common.params import read_params
+from image_pipeline.distributed import exchange
+from image_pipeline.distributed.exchange import Exchange, Parcel, Together
 from image_pipeline.models import mlp
 from image_pipeline.tensors.tensor_files import DatasetInfo, Split
 from image_pipeline.training import lanes
 from image_pipeline.training.loop import Training
-from image_pipeline.training.machines import exchange
-from image_pipeline.training.machines.exchange import Exchange, Parcel, Together
+from image_pipeline.training.params import TrainParams
 from project import ROOT
 
 COMMITTED = read_params(ROOT / "params.yaml")

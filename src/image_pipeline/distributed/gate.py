@@ -19,9 +19,9 @@ from contextlib import suppress
 from typing import Literal, NamedTuple, Self
 
 from image_pipeline.common.errors import MachineError, one_line
-from image_pipeline.training.machines.facts import Facts, difference
-from image_pipeline.training.machines.line import BEAT_SECONDS, Line, Message, UnprovedError
-from image_pipeline.training.machines.settings import ADDRESS, Address
+from image_pipeline.distributed.facts import Facts, difference
+from image_pipeline.distributed.line import BEAT_SECONDS, Line, Message, UnprovedError
+from image_pipeline.distributed.settings import ADDRESS, Address
 
 UNPROVED_AT_ONCE = 32  # connections that have proved nothing yet; more have to wait
 STRANGERS_TOLD = 20  # of so many a line is printed

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from image_pipeline.common.files import write_bytes
-from image_pipeline.training.figures import BLUE, ORANGE, new_figure, save_figure
+from image_pipeline.plotting.figures import BLUE, ORANGE, new_figure, save_figure
 from image_pipeline.training.history import EpochRecord, write_history
 
 MIN_PAUSE = 1.0  # seconds between two redraws

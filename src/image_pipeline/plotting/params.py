@@ -1,0 +1,16 @@
+"""The block `plot` of params.yaml."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from image_pipeline.common.schema import Block, Seed
+
+
+class PlotParams(Block):
+    """What the pictures show."""
+
+    dpi: Annotated[int, Field(ge=50, le=400)]
+    mistakes: Annotated[int, Field(ge=1, le=100)]
+    samples: Annotated[int, Field(ge=1, le=100)]
+    seed: Seed

@@ -1,0 +1,34 @@
+"""The block `tensorize` of params.yaml."""
+
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field
+from pydantic_core import PydanticKnownError
+
+from image_pipeline.common.schema import Block, Fit, Seed
+
+
+def _whole_number(value: object) -> object:
+    """Refuse `true` and 1.0, which equal 1, where a choice among integers asks for 1."""
+    if isinstance(value, (bool, float)):
+        raise PydanticKnownError("int_type")
+    return value
+
+
+class TensorizeFolderParams(Block):
+    """What the images of the data set `folder` become, and how they are split."""
+
+    channels: Annotated[Literal[1, 3], BeforeValidator(_whole_number)]
+    image_size: Annotated[int, Field(ge=4, le=1024)]
+    fit: Fit
+    test_fraction: Annotated[float, Field(ge=0.01, le=0.5)]
+    unreadable: Literal["error", "skip"]
+
+
+class TensorizeParams(Block):
+    """How the training images are split."""
+
+    validation_fraction: Annotated[float, Field(ge=0.01, le=0.5)]
+    seed: Seed
+    emnist_split: Literal["byclass", "bymerge", "balanced", "letters", "digits", "mnist"]
+    folder: TensorizeFolderParams

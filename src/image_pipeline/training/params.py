@@ -1,0 +1,50 @@
+"""The block `train` of params.yaml."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from image_pipeline.augmenting.params import AugmentationParams
+from image_pipeline.common.schema import Block, Choice, Seed, file_name
+
+FUNCTION_NAME = r"^[a-z][a-z0-9_]*$"
+CLASS_NAME = r"^[A-Za-z][A-Za-z0-9]*$"
+
+
+class ModelParams(Choice):
+    """Which network, and its constructor's keyword arguments."""
+
+    name: Annotated[str, file_name("models")]
+
+
+class LossParams(Choice):
+    """Which function of `training.losses`, and its keyword arguments."""
+
+    name: Annotated[str, Field(pattern=FUNCTION_NAME, max_length=64)]
+
+
+class OptimizerParams(Choice):
+    """Which class of torch.optim, and its keyword arguments beside the learning rate."""
+
+    name: Annotated[str, Field(pattern=CLASS_NAME, max_length=64)]
+
+
+class LrScheduleParams(Choice):
+    """Which function of `training.schedules`, and its keyword arguments."""
+
+    name: Annotated[str, Field(pattern=FUNCTION_NAME, max_length=64)]
+
+
+class TrainParams(Block):
+    """The network and how it learns."""
+
+    seed: Seed
+    numerics: Literal["portable", "fast"]
+    model: ModelParams
+    epochs: Annotated[int, Field(ge=1, le=10_000)]
+    batch_size: Annotated[int, Field(ge=1, le=1_000_000)]
+    loss: LossParams
+    optimizer: OptimizerParams
+    learning_rate: Annotated[float, Field(gt=0, le=10)]
+    lr_schedule: LrScheduleParams
+    augmentation: AugmentationParams
