@@ -2,7 +2,7 @@
 
 The validation split is scored after every epoch; plots/curves.png is redrawn as training goes on.
 A killed run goes on from its last checkpoint and ends in the same bits. It may share the work with
-other machines, to the same bits again (docs/machines.md).
+other hosts, to the same bits again (docs/machines.md).
 """
 
 from image_pipeline.common.stage import run_stage
@@ -11,6 +11,7 @@ from image_pipeline.common.stage import run_stage
 def main() -> None:
     # Here, not at the top: run_stage takes care of Ctrl-C and of errors first.
     import time
+    from dataclasses import replace
     from pathlib import Path
 
     from image_pipeline import numerics
@@ -30,40 +31,36 @@ def main() -> None:
 
     # After the pin: these import torch and numpy.
     from image_pipeline.common.files import atomic_group
-    from image_pipeline.distributed.exchange import exchange_of_this_process
+    from image_pipeline.modeling import ood
     from image_pipeline.modeling.model_file import write_model
-    from image_pipeline.plotting.curves import LiveCurves, draw_curves
-    from image_pipeline.serialization import write_json
+    from image_pipeline.serialization import write_csv, write_json
     from image_pipeline.tensors.tensor_files import read_split
     from image_pipeline.training.checkpoint import result_key
-    from image_pipeline.training.history import write_history
-    from image_pipeline.training.loop import Training
+    from image_pipeline.training.history import history_table
+    from image_pipeline.training.host_group import HostGroup
+    from image_pipeline.training.live_curves import LiveCurves
+    from image_pipeline.training.train import Trainer
 
-    exchange = exchange_of_this_process()
+    hosts = HostGroup()
     start = time.perf_counter()
     train, validation = read_split(paths.TRAIN_TENSORS), read_split(paths.VALIDATION_TENSORS)
-    training = Training(train, validation, params.train, params.machine, exchange)
-    training.card.check_fits(paths.VALIDATION_TENSORS, validation)
-    key = result_key(
-        params.train.model_dump(exclude={"model", "optimizer"})
-        | {"model": [params.train.model.name, params.train.model.options]}
-        | {"optimizer": [params.train.optimizer.name, params.train.optimizer.options]}
-        | numerics.facts(),
-        data=data,
-        scripts=[Path(__file__)],
-    )
-    checkpoint = exchange.checkpoint(paths.CHECKPOINTS, key)
-    if exchange.machine:  # the first one alone writes results
-        for _ in training.run(checkpoint):
+    trainer = Trainer(train, validation, params.train, params.machine, hosts)
+    trainer.card.check_fits(paths.VALIDATION_TENSORS, validation)
+    key = result_key(params.train, numerics.facts(), data=data, scripts=[Path(__file__)])
+    checkpoint = hosts.checkpoint(paths.CHECKPOINTS, key)
+    if hosts.rank:  # rank 0 alone writes results
+        for _ in trainer.train(checkpoint):
             pass
-        exchange.end()
+        hosts.barrier()
         return
     with LiveCurves(paths.CURVES, paths.HISTORY) as curves:
-        for history in training.run(checkpoint):
+        for history in trainer.train(checkpoint):
             curves.update(history)
 
-    last = training.history[-1]
-    why_not = "numerics: fast" if params.train.numerics == "fast" else ", ".join(training.unproved)
+    statistics, thresholds = ood.fit(trainer.state.model, train, validation)
+    last = trainer.state.history[-1]
+    unverified = ", ".join(trainer.unverified_ops)
+    why_not = "numerics: fast" if params.train.numerics == "fast" else unverified
     portable = not why_not and not numerics.why_not_portable([])
     metrics = {
         "epochs": last.epoch,
@@ -72,17 +69,17 @@ def main() -> None:
         "validation": {"loss": last.validation_loss, "accuracy": last.validation_accuracy},
     }
     with atomic_group():
-        draw_curves(paths.CURVES, training.history)
-        write_history(paths.HISTORY, training.history)
+        write_csv(paths.HISTORY, history_table(trainer.state.history))
         write_json(paths.TRAIN_METRICS, metrics)
-        write_model(paths.MODEL, training.model, training.card, training.typical)
+        card = replace(trainer.card, ood=thresholds)
+        write_model(paths.MODEL, trainer.state.model, card, statistics)
     checkpoint.remove()
-    exchange.end()
+    hosts.barrier()
     said = "portable" if portable else f"not portable ({why_not or 'this machine, see above'})"
     print(
         f"train: {last.epoch} epochs in {time.perf_counter() - start:.1f} s, validation accuracy "
-        f"{last.validation_accuracy:.2%}, {said}{exchange.traffic}; {paths.MODEL}, curves in "
-        f"{paths.CURVES}"
+        f"{last.validation_accuracy:.2%}, {said}{hosts.traffic}; {paths.MODEL}, epochs in "
+        f"{paths.HISTORY}"
     )
 
 

@@ -131,7 +131,7 @@ def test_a_new_network_is_one_file(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"widht": 3}, "train.model.odd.widht: unknown option; the network takes width, rate"),
+        ({"widht": 3}, "train.model.odd.widht: unknown option; the options are width, rate"),
         (
             {"width": "3"},
             "train.model.odd.width: 3 is not allowed: input should be a valid integer",

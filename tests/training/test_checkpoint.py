@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 import image_pipeline.modeling.model_file
 from image_pipeline.common.params import read_params
 from image_pipeline.tensors.tensor_files import DatasetInfo, Split
-from image_pipeline.training import lanes
+from image_pipeline.training import microbatching
 from image_pipeline.training.checkpoint import DIGEST_BYTES, KEPT, CheckpointFile, result_key
-from image_pipeline.training.loop import Training
+from image_pipeline.training.params import TrainParams
+from image_pipeline.training.train import Trainer
 from project import ROOT
 
 KEY = "0123456789abcdef" * 4
@@ -26,7 +27,7 @@ COMMITTED = read_params(ROOT / "params.yaml")
 PARAMS = COMMITTED.train.model_copy(update={"epochs": 4, "batch_size": 8, "learning_rate": 0.01})
 
 
-def make_training(**changes: Any) -> Training:
+def make_trainer(**changes: Any) -> Trainer:
     """Return a training of this machine's settings with changes."""
     rng = np.random.default_rng(0)
     description = DatasetInfo("toy", ("a", "b", "c"), (0.5,), (0.3,))
@@ -39,22 +40,22 @@ def make_training(**changes: Any) -> Training:
         for count in (30, 9)
     )
     machine = COMMITTED.machine.model_copy(update={"cores": 1} | changes)
-    return Training(train, validation, PARAMS, machine)
+    return Trainer(train, validation, PARAMS, machine)
 
 
-def train(checkpoint: CheckpointFile, stop_after: int | None = None, **changes: Any) -> Training:
+def train(checkpoint: CheckpointFile, stop_after: int | None = None, **changes: Any) -> Trainer:
     """Train; stop as a kill would, after so many epochs and their checkpoints."""
-    training = make_training(**changes)
-    for history in training.run(checkpoint):
+    training = make_trainer(**changes)
+    for history in training.train(checkpoint):
         if len(history) == stop_after:
             break
     return training
 
 
-def assert_same(one: Training, other: Training) -> None:
-    assert one.history == other.history
-    for name, tensor in one.model.state_dict().items():
-        assert torch.equal(tensor, other.model.state_dict()[name]), name
+def assert_same(one: Trainer, other: Trainer) -> None:
+    assert one.state.history == other.state.history
+    for name, tensor in one.state.model.state_dict().items():
+        assert torch.equal(tensor, other.state.model.state_dict()[name]), name
 
 
 def seal(content: bytes) -> bytes:
@@ -186,27 +187,31 @@ def test_the_key_tells_settings_data_and_code_apart(
         path.write_bytes(b"1")
     monkeypatch.setattr(image_pipeline.modeling.model_file, "__file__", str(module))
 
-    def key(**settings: int) -> str:
-        return result_key({"epochs": 3, **settings}, [data], [script])
+    def key(**changes: object) -> str:
+        params = TrainParams.model_validate(COMMITTED.train.model_dump() | changes)
+        return result_key(params, {"torch": "1"}, [data], [script])
 
     keys = {key()}
     assert key() in keys  # the same again
     assert len(key()) == 64
     keys.add(key(epochs=4))
+    model = COMMITTED.train.model.model_dump()
+    assert key(model=model | {"cnn": {"filters": [5]}}) in keys  # of a network that is not chosen
+    keys.add(key(model=model | {"mlp": {"hidden_sizes": [5]}}))
     for path in (data, script, module):
         path.write_bytes(b"2")
         keys.add(key())
-    assert len(keys) == 5
+    assert len(keys) == 6
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Training:
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Trainer:
     """Return a training that nothing stopped."""
     return train(CheckpointFile(tmp_path_factory.mktemp("whole"), KEY))
 
 
 def test_a_resumed_training_says_so_and_ends_in_the_same_bits(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], whole: Training
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], whole: Trainer
 ) -> None:
     """With other optimizers and schedules: in test_training.py."""
     checkpoint = CheckpointFile(tmp_path, KEY)
@@ -216,18 +221,18 @@ def test_a_resumed_training_says_so_and_ends_in_the_same_bits(
     going_on = f"train: going on after epoch 2 from {checkpoint.path}\n"
     assert capfd.readouterr().out.startswith(going_on)
     assert_same(resumed, whole)
-    assert len(whole.history) == 4
+    assert len(whole.state.history) == 4
 
 
 @pytest.mark.parametrize("numbers", [(3, 1), (1, 3)])
 def test_a_training_goes_on_with_another_number_of_processes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, numbers: tuple[int, int]
 ) -> None:
-    monkeypatch.setattr(lanes, "LANE_BYTES", 200)  # two images of 100 bytes: four lanes
-    monkeypatch.setattr(lanes, "MIN_GHOST_BATCH_SIZE", 2)
-    monkeypatch.setattr("image_pipeline.training.loop.available_cores", lambda: 8)
+    monkeypatch.setattr(microbatching, "MICROBATCH_BYTES", 200)  # two images of 100 bytes
+    monkeypatch.setattr(microbatching, "MIN_GHOST_BATCH_SIZE", 2)
+    monkeypatch.setattr("image_pipeline.training.train.available_cores", lambda: 8)
     whole = train(CheckpointFile(tmp_path / "b", KEY))
-    assert whole.lanes == 4
+    assert whole.loader.max_microbatches == 4
     checkpoint = CheckpointFile(tmp_path / "c", KEY)
     train(checkpoint, stop_after=2, cores=numbers[0])
     assert_same(train(checkpoint, cores=numbers[1]), whole)
@@ -243,7 +248,7 @@ def test_checkpoint_every(tmp_path: Path) -> None:
 
 MISFITS: dict[str, Any] = {
     "no model": lambda state: state.pop("model"),
-    "schedule is none": lambda state: state.update(schedule=None),
+    "schedule is none": lambda state: state.update(lr_schedule=None),
     "empty history": lambda state: state.update(history=[]),
     "too long a history": lambda state: state.update(history=state["history"] * 4),
     "other record": lambda state: state.update(history=[{"epoch": 1}]),
@@ -256,7 +261,7 @@ MISFITS: dict[str, Any] = {
 
 @pytest.mark.parametrize("spoil", MISFITS.values(), ids=MISFITS.keys())
 def test_a_state_that_does_not_fit_is_reported_and_training_starts_anew(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], spoil: Any, whole: Training
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], spoil: Any, whole: Trainer
 ) -> None:
     checkpoint = CheckpointFile(tmp_path / "b", KEY)
     train(checkpoint, stop_after=1)

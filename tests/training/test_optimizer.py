@@ -15,11 +15,12 @@ SCRIPT = """
 import sys
 import torch
 from image_pipeline.common.params import read_params
-from image_pipeline.training.optimizer import build_optimizer, build_schedule
+from image_pipeline.training.optimizer import build_optimizer
+from image_pipeline.training.schedules import build_schedule
 weight = torch.nn.Parameter(torch.ones(2))
 params = read_params().train
 optimizer = build_optimizer(params, [weight])
-schedule = build_schedule(params, optimizer, 2)
+schedule = build_schedule(params.lr_schedule, optimizer, 2)
 weight.sum().backward()
 optimizer.step()
 optimizer.zero_grad()

@@ -7,21 +7,19 @@ the block `train.model.<name>` of params.yaml; its `forward` maps normalised ima
 
 import hashlib
 import inspect
-import json
 import traceback
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import torch
-from pydantic import TypeAdapter, ValidationError
-from pydantic.errors import PydanticUserError
 from torch import nn
 from torch.nn.parameter import is_lazy
 
 from image_pipeline import models
-from image_pipeline.common.errors import NetworkError, one_line
+from image_pipeline.common.errors import NetworkError, ParamsError, one_line
+from image_pipeline.modeling.options import check_options
 
 FOLDER = Path(models.__file__).parent
 DRY_RUN_IMAGES = 2  # batch norm wants more than one
@@ -72,7 +70,10 @@ def build(
         raise NetworkError(f"{_shown(path)}: it cannot be imported: {one_line(error)}") from error
     if not (inspect.isclass(network) and issubclass(network, nn.Module)):
         raise NetworkError(f"{_shown(path)}: it has no `class Model(nn.Module)`")
-    checked = _check_options(name, network, options)
+    try:
+        checked = check_options(f"train.model.{name}", network, options, skip=2)
+    except ParamsError as error:
+        raise NetworkError(str(error)) from None
     try:
         model: nn.Module = network(shape, classes, **checked)
         if not dry_run and not any(map(is_lazy, model.parameters())):
@@ -136,33 +137,3 @@ def _where(path: Path, error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     lines = [frame.lineno for frame in frames if frame.filename == str(path)]
     return f"{_shown(path)}, line {lines[-1]}" if lines else _shown(path)
-
-
-def _check_options(name: str, network: type, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options in the types that the constructor's annotations ask for."""
-    parameters = list(inspect.signature(network).parameters.values())[2:]
-    taken = [one.name for one in parameters if one.kind is not one.VAR_KEYWORD]
-    if len(taken) == len(parameters) and (unknown := sorted(set(options) - set(taken))):
-        raise NetworkError(
-            f"train.model.{name}.{unknown[0]}: unknown option; the network takes "
-            f"{', '.join(taken) or 'none'}"
-        )
-    missing = [one.name for one in parameters if one.name in taken and one.default is one.empty]
-    if missing := sorted(set(missing) - set(options)):
-        raise NetworkError(f"train.model.{name}.{missing[0]}: missing; the network needs it")
-    hints = get_type_hints(network.__init__)  # type: ignore[misc]
-    checked = dict(options)
-    for key in options.keys() & hints.keys():
-        try:
-            adapter = TypeAdapter(hints[key], config={"arbitrary_types_allowed": True})
-            # As JSON, where a list may stand for a tuple, but no text for a number.
-            checked[key] = adapter.validate_json(json.dumps(options[key]), strict=True)
-        except ValidationError as error:
-            wrong = one_line(error.errors(include_url=False)[0]["msg"])
-            raise NetworkError(
-                f"train.model.{name}.{key}: {one_line(options[key], 60)} is not allowed: "
-                f"{wrong[:1].lower()}{wrong[1:]} ({hints[key]})"
-            ) from None
-        except (PydanticUserError, TypeError):
-            pass  # no annotation that could be held against values of YAML
-    return checked

@@ -15,8 +15,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
+from torch import nn
 
+from image_pipeline.modeling.inference import BATCH_IMAGES, max_batch_size, predict
 from image_pipeline.modeling.model_card import OodThresholds
+from image_pipeline.tensors.tensor_files import Split
 
 SHARE = 0.01  # of the validation images are beyond a threshold, half of them beyond each
 MIN_DEVIATION = 10  # of a pixel, of 255: most of MNIST's border pixels never change
@@ -62,6 +65,18 @@ class TrainingStatistics:
         weights = (UNIT // variances).ravel()
         total: np.ndarray = squares @ weights.astype(np.float64)  # integers below 2**53
         return total / (UNIT * len(weights))
+
+
+def fit(
+    model: nn.Module, train: Split, validation: Split
+) -> tuple[TrainingStatistics, OodThresholds]:
+    """Compute the training images' statistics, and fit the thresholds on the validation images."""
+    size = max_batch_size(train.shape, BATCH_IMAGES)
+    statistics = TrainingStatistics.of_images(part.numpy() for part in train.images.split(size))
+    batches = predict(model, validation, train.description, BATCH_IMAGES)
+    largest_logits = np.concatenate([logits.amax(1).numpy() for logits, _ in batches])
+    distances = [statistics.distances(part.numpy()) for part in validation.images.split(size)]
+    return statistics, fit_thresholds(largest_logits, np.concatenate(distances))
 
 
 def fit_thresholds(largest_logits: np.ndarray, distances: np.ndarray) -> OodThresholds:

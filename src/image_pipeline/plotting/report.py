@@ -19,6 +19,7 @@ from image_pipeline.plotting.classification import (
     draw_f1_by_class,
     draw_reliability,
 )
+from image_pipeline.plotting.curves import draw_curves
 from image_pipeline.plotting.images import (
     MAX_CLASSES,
     class_grid,
@@ -46,6 +47,9 @@ TABLES: dict[Path, dict[str, float | None]] = {
     paths.RELIABILITY: {"confidence": 1, "accuracy": 1, "images": MOST},
     paths.CLASS_BALANCE: {"class": None, "split": None, "images": MOST},
     paths.DATA_TABLE: {"split": None, "images": MOST, "leaked": MOST},
+    paths.HISTORY: dict.fromkeys(
+        ("epoch", "train_loss", "validation_loss", "train_accuracy", "validation_accuracy"), MOST
+    ),
 }
 
 
@@ -59,7 +63,7 @@ def draw_report(params: PlotParams) -> list[str]:
     card, weights = _read_first_layer(paths.MODEL)
     names = list(card.data.class_names)
     _check_rows(tables, names)
-    predictions, classes, reliability, balance, data = tables.values()
+    predictions, classes, reliability, balance, data, history = tables.values()
     counts = balance["images"].to_numpy(np.int64).reshape(-1, len(SPLITS)).T
     balances = dict(zip(SPLITS, counts, strict=True))
     leak = leak_in_words(*data[["leaked", "images"]].to_numpy(int)[-1])
@@ -74,6 +78,7 @@ def draw_report(params: PlotParams) -> list[str]:
         return paths.PLOTS / name
 
     with atomic_group():
+        draw_curves(target("curves.png"), history, dpi=dpi)
         draw_confusion_matrix(target("confusion_matrix.png"), predictions, names, dpi)
         draw_f1_by_class(target("f1_by_class.png"), classes, dpi)
         draw_reliability(target("reliability.png"), reliability, error, dpi)
@@ -160,8 +165,9 @@ def _read_table(path: Path, columns: dict[str, float | None]) -> pd.DataFrame:
         reason = getattr(error, "strerror", None) or one_line(error)
         raise _bad(path, f"not a table of {', '.join(columns)} ({reason})") from None
     for name, most in columns.items():
-        if most is not None and not table[name].between(0, most).all():
-            raise _bad(path, f"{name} must be numbers from 0 to {most:g} throughout")
+        low = -MOST if name.endswith("loss") else 0
+        if most is not None and not table[name].between(low, most).all():
+            raise _bad(path, f"{name} must be numbers from {low:g} to {most:g} throughout")
     return table
 
 
@@ -186,6 +192,8 @@ def _check_rows(tables: dict[Path, pd.DataFrame], names: list[str]) -> None:
 
 
 def _made_by(path: Path) -> str:
+    if path == paths.HISTORY:
+        return "train"
     return "tensorize" if path in (paths.CLASS_BALANCE, paths.DATA_TABLE) else "evaluate"
 
 

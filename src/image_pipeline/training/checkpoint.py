@@ -17,17 +17,22 @@ from typing import Any
 import torch
 
 from image_pipeline.common.files import PARTIAL_SUFFIX, write_bytes
+from image_pipeline.training.params import TrainParams
 
 DIGEST_BYTES = 32
 PACKAGE = __name__.split(".")[0]
+WITHOUT_INFLUENCE = (["common"], ["plotting"])  # rooms that cannot change a result
 KEPT = 3  # checkpoints, with this run's own: room to go back to a setting tried a moment ago
 
 
-def result_key(settings: Mapping[str, Any], data: Sequence[Path], scripts: Sequence[Path]) -> str:
+def result_key(
+    params: TrainParams, facts: Mapping[str, Any], data: Sequence[Path], scripts: Sequence[Path]
+) -> str:
     """Hash everything that determines a training run's result.
 
     Args:
-        settings: parameters and versions, as JSON values.
+        params: of the training.
+        facts: versions and kernels, as JSON values.
         data: the files that are read.
         scripts: code beyond the modules of this package that are loaded now.
 
@@ -37,8 +42,11 @@ def result_key(settings: Mapping[str, Any], data: Sequence[Path], scripts: Seque
     loaded = [
         Path(module.__file__)
         for name, module in sorted(sys.modules.items())
-        if name.split(".")[0] == PACKAGE and module.__file__
+        if name.split(".")[0] == PACKAGE
+        and name.split(".")[1:2] not in WITHOUT_INFLUENCE
+        and module.__file__
     ]
+    settings = {"train": params.effective(), "facts": dict(facts)}
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for path in (*loaded, *scripts, *data):
         with path.open("rb") as file:

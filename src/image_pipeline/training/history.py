@@ -2,19 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import pandas as pd
-
-from image_pipeline.serialization import write_csv
 
 
 @dataclass(frozen=True)
 class EpochRecord:
     """One epoch: mean losses (nats) and accuracies (0 to 1).
 
-    The training figures are those of the steps themselves: augmented images, smoothed labels, and
-    weights that change from step to step. The validation figures are taken at the epoch's end.
+    The training figures come from the steps themselves: the loss of `train.loss`, on augmented
+    images, with weights that change from step to step. The validation figures are taken at the
+    epoch's end; their loss is cross-entropy whatever is trained with, so that runs can be compared.
     """
 
     epoch: int
@@ -24,9 +22,6 @@ class EpochRecord:
     validation_accuracy: float
 
 
-COLUMNS = list(EpochRecord.__dataclass_fields__)
-
-
-def write_history(path: Path, history: Sequence[EpochRecord]) -> None:
-    """Write one row per epoch."""
-    write_csv(path, pd.DataFrame([asdict(record) for record in history], columns=COLUMNS))
+def history_table(history: Sequence[EpochRecord]) -> pd.DataFrame:
+    """Return the history as plots/history.csv has it, a row per epoch."""
+    return pd.DataFrame([asdict(record) for record in history])

@@ -1,11 +1,10 @@
-"""The optimizer by its name in torch.optim, and the schedule of its learning rate."""
+"""The optimizer by its name in torch.optim."""
 
 import inspect
 from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 
 from image_pipeline.common.errors import ParamsError, one_line
 from image_pipeline.common.paths import PARAMS
@@ -77,35 +76,3 @@ def without_compiler(optimizer: type[torch.optim.Optimizer]) -> type[torch.optim
     }
     bare["step"] = torch.no_grad()(bare["step"])  # as the wrapper does
     return type(optimizer.__name__, (optimizer,), bare)
-
-
-def build_schedule(
-    params: TrainParams, optimizer: torch.optim.Optimizer, steps: int
-) -> LRScheduler | None:
-    """Make the schedule of `train.schedule` for so many steps; None where the rate is constant."""
-    if params.schedule == "constant":
-        return None
-    steps = max(2, steps)
-    warmup = params.warmup_fraction
-    return OneCycleLR(
-        optimizer,
-        max_lr=params.learning_rate,
-        total_steps=steps,
-        # A way up of one step would have no length, which torch would divide by.
-        pct_start=warmup if warmup * steps > 1 else 0.0,
-        final_div_factor=1000,
-        # Straight lines: the default's cosine would come from the system's maths library.
-        anneal_strategy="linear",
-        cycle_momentum=bool(cycled_momentum(params, optimizer)),
-        base_momentum=params.base_momentum,
-        max_momentum=params.max_momentum,
-    )
-
-
-def cycled_momentum(params: TrainParams, optimizer: torch.optim.Optimizer) -> str | None:
-    """Return what `train.cycle_momentum` changes under one_cycle; None where it changes nothing."""
-    if params.schedule != "one_cycle" or not params.cycle_momentum:
-        return None
-    if "betas" in optimizer.defaults:
-        return "beta1"
-    return "momentum" if "momentum" in optimizer.defaults else None

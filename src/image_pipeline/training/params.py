@@ -1,6 +1,6 @@
 """The block `train` of params.yaml."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -48,3 +48,11 @@ class TrainParams(Block):
     learning_rate: Annotated[float, Field(gt=0, le=10)]
     lr_schedule: LrScheduleParams
     augmentation: AugmentationParams
+
+    def effective(self) -> dict[str, Any]:
+        """Return what decides a result: all but the options of what is not chosen."""
+        values = self.model_dump()
+        for key, value in self:
+            if isinstance(value, Choice):
+                values[key] = {"name": value.name, value.name: value.options}
+        return values

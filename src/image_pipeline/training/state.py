@@ -1,0 +1,145 @@
+"""All that changes while a model is trained: how it is built, saved and resumed."""
+
+import hashlib
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import nn
+
+from image_pipeline.augmenting.randomness import seed_everything
+from image_pipeline.common.errors import NetworkError, ParamsError
+from image_pipeline.common.paths import PARAMS
+from image_pipeline.modeling import networks
+from image_pipeline.modeling.model_file import tensors_of
+from image_pipeline.training.checkpoint import CheckpointFile
+from image_pipeline.training.history import EpochRecord
+from image_pipeline.training.local_group import shared_tensor
+from image_pipeline.training.optimizer import build_optimizer
+from image_pipeline.training.params import TrainParams
+from image_pipeline.training.schedules import build_schedule
+
+
+class TrainState:
+    """The model, its optimizer and learning-rate schedule, and the history so far.
+
+    All random numbers of an epoch come from streams named by seed, epoch and place, so there are no
+    generators to be saved.
+
+    Attributes:
+        model: the network.
+        weights: those of its parameters that are trained.
+        optimizer: of torch.optim.
+        lr_schedule: stepped after each step of the optimizer.
+        history: a record per epoch.
+    """
+
+    def __init__(
+        self, params: TrainParams, shape: tuple[int, int, int], classes: int, steps: int
+    ) -> None:
+        """Build the model with fresh weights, and all that trains it.
+
+        Args:
+            params: of the training.
+            shape: channels, height and width of an image.
+            classes: how many logits there are for an image.
+            steps: of the whole training.
+
+        Raises:
+            ParamsError: the network, the optimizer or the schedule refuses its options.
+            NetworkError: the network's file is not what it should be.
+        """
+        self._params, self._shape, self._classes, self._steps = params, shape, classes, steps
+        self._build()
+
+    def _build(self) -> None:
+        params, shape, classes = self._params, self._shape, self._classes
+        self.history: list[EpochRecord] = []
+        seed_everything(params.seed)
+        try:
+            self.model: nn.Module = networks.build(
+                params.model.name, params.model.options, shape, classes
+            )
+        except NetworkError as error:
+            if str(error).startswith("train."):
+                raise ParamsError(f"{PARAMS}: {error}") from error
+            raise
+        self.weights = [weight for weight in self.model.parameters() if weight.requires_grad]
+        if not self.weights:
+            raise ParamsError(
+                f"{PARAMS}: train.model.name: {params.model.name} has no weights to train"
+            )
+        # In shared memory: every micro-batch of a step begins with these buffers, whichever process
+        # computes it, and those that the first one leaves are kept.
+        self._buffers = {
+            name: shared_tensor(tuple(buffer.shape), buffer.dtype).copy_(buffer)
+            for name, buffer in self.model.named_buffers()
+        }
+        self.new_buffers = self._buffers
+        self.optimizer = build_optimizer(params, self.weights)
+        self.lr_schedule = build_schedule(params.lr_schedule, self.optimizer, self._steps)
+
+    def reset_buffers(self) -> None:
+        """Give this process's model the buffers that the last step left."""
+        if self._buffers:
+            for name, buffer in self.model.named_buffers():
+                buffer.copy_(self._buffers[name])
+
+    def keep_buffers(self) -> None:
+        """Keep this process's buffers for the next step."""
+        self.new_buffers = {
+            name: buffer.detach().clone() for name, buffer in self.model.named_buffers()
+        }
+
+    def step(self) -> None:
+        """Update the weights by their gradients, the learning rate, and the buffers."""
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.lr_schedule.step()
+        for name, buffer in self._buffers.items():
+            buffer.copy_(self.new_buffers[name])
+
+    def digest(self) -> bytes:
+        """Return a hash of weights and buffers."""
+        digest = hashlib.sha256()
+        for tensor in (*self.weights, *self._buffers.values()):
+            digest.update(tensor.detach().flatten().view(torch.uint8).numpy().data)
+        return digest.digest()
+
+    def save(self, checkpoint: CheckpointFile) -> None:
+        """Write a checkpoint."""
+        self.reset_buffers()
+        checkpoint.save(
+            {
+                "model": tensors_of(self.model),
+                "optimizer": self.optimizer.state_dict(),
+                "lr_schedule": self.lr_schedule.state_dict(),
+                "history": [asdict(record) for record in self.history],
+            }
+        )
+
+    def resume(self, checkpoint: CheckpointFile) -> None:
+        """Load the checkpoint, where there is one that can be used."""
+        state = checkpoint.load()
+        if state is None:
+            return
+        try:
+            self._load(state)
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            checkpoint.ignore(f"not of this training's form ({type(error).__name__})")
+            self._build()  # some of it may have been loaded before the fault
+            return
+        print(f"train: going on after epoch {len(self.history)} from {checkpoint.path}")
+
+    def _load(self, state: dict[str, Any]) -> None:
+        for name, tensor in tensors_of(self.model).items():
+            if state["model"][name].shape != tensor.shape:
+                raise ValueError(f"{name} has the shape {tuple(state['model'][name].shape)}")
+            tensor.copy_(state["model"][name])
+        for name, buffer in self.model.named_buffers():
+            self._buffers[name].copy_(buffer)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.lr_schedule.load_state_dict(state["lr_schedule"])
+        self.history = [EpochRecord(**record) for record in state["history"]]
+        if not 0 < len(self.history) < self._params.epochs:
+            raise ValueError(f"{len(self.history)} of {self._params.epochs} epochs")

@@ -1,0 +1,269 @@
+"""The training loop, which every process runs (SPMD), with the same result on any number of them.
+
+A batch is split into micro-batches by its size alone (see `microbatching`). Each process runs the
+forward and backward passes of its share. Their gradients are summed in a fixed tree (see
+`tree_reduction`), and rank 0 takes the optimizer's step on weights in memory that all processes of
+the host share. Several hosts gather each other's sums and take the same step each.
+"""
+
+import math
+import sys
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import NoReturn
+
+import numpy as np
+import torch
+from torch.nn import functional
+from tqdm import tqdm
+
+from image_pipeline.augmenting.randomness import seed_everything
+from image_pipeline.common.cores import available_cores
+from image_pipeline.common.errors import DivergenceError
+from image_pipeline.common.params import MachineParams
+from image_pipeline.modeling import networks
+from image_pipeline.modeling.inference import BATCH_IMAGES, max_batch_size, predict
+from image_pipeline.modeling.model_card import ModelCard
+from image_pipeline.numerics.portability import PortabilityCheck
+from image_pipeline.tensors.tensor_files import Split
+from image_pipeline.training.checkpoint import CheckpointFile
+from image_pipeline.training.history import EpochRecord
+from image_pipeline.training.host_group import LONG_TIMEOUT, HostGroup
+from image_pipeline.training.loader import MicroBatch, TrainLoader
+from image_pipeline.training.local_group import LocalGroup, shared_array
+from image_pipeline.training.losses import build_loss
+from image_pipeline.training.params import TrainParams
+from image_pipeline.training.schedules import momentum_note
+from image_pipeline.training.state import TrainState
+from image_pipeline.training.tree_reduction import GradientReducer
+
+
+class Trainer:
+    """One training run.
+
+    Attributes:
+        state: the model and all else that changes.
+        card: the model's metadata.
+        unproved: operations that are not known to be portable, and the layers they are in.
+    """
+
+    def __init__(
+        self,
+        train: Split,
+        validation: Split,
+        params: TrainParams,
+        machine: MachineParams,
+        hosts: HostGroup | None = None,
+    ) -> None:
+        """Build the model and all that trains it.
+
+        Args:
+            train: the images to learn from.
+            validation: the images to be scored after every epoch.
+            params: what decides the result.
+            machine: what does not.
+            hosts: that train together; None for this one alone.
+
+        Raises:
+            ParamsError: the network, loss, optimizer or schedule refuses its options.
+            NetworkError: the network's file is not what it should be.
+        """
+        self.train_split, self.validation_split = train, validation
+        self.params, self.machine = params, machine
+        self.hosts = hosts or HostGroup()
+        self.loader = TrainLoader(train, params)
+        self.loss = build_loss(params.loss)
+        steps = params.epochs * len(self.loader.batch_sizes)
+        self.state = TrainState(params, train.shape, len(train.description.class_names), steps)
+        self.card = ModelCard(
+            network=params.model.name,
+            source=networks.source_hash(params.model.name),
+            input_shape=train.shape,
+            data=train.description,
+            augmentation=params.augmentation.model_dump(),
+            options=params.model.options,
+            first_layer=networks.first_layer(self.state.model, train.shape),
+        )
+        self.unverified_ops: dict[str, str] = {}
+        self._checked = params.numerics == "fast"  # whether operations were, see check_portability
+
+    def train(self, checkpoint: CheckpointFile) -> Iterator[list[EpochRecord]]:
+        """Train to the last epoch, from the checkpoint where there is one.
+
+        Yields:
+            The history after each epoch.
+
+        Raises:
+            DivergenceError: a loss is not finite.
+        """
+        self.state.resume(checkpoint)
+        if note := momentum_note(self.state.lr_schedule):
+            tqdm.write(f"train: {note}")
+        self.local = LocalGroup(self.count_processes())
+        most = self.loader.max_microbatches
+        self.reducer = GradientReducer(self.state.weights, self.local, self.hosts, most)
+        # Shared with the processes that are forked below, as the weights are.
+        self.losses = shared_array((most,), np.float64)
+        self.correct = shared_array((most,), np.int64)
+        self.validation_batch_size = max_batch_size(self.train_split.shape, BATCH_IMAGES)
+        batches = math.ceil(len(self.validation_split.labels) / self.validation_batch_size)
+        self.scores = shared_array((batches, 2), np.float64)  # sum of losses, correct
+        with self.local.fork(lambda: deque(self.run_epochs(checkpoint), maxlen=0)):
+            yield from self.run_epochs(checkpoint)
+
+    def run_epochs(self, checkpoint: CheckpointFile) -> Iterator[list[EpochRecord]]:
+        """Run the epochs that are left; every process does, and rank 0 keeps the history."""
+        epochs, images = self.params.epochs, sum(self.loader.batch_sizes)
+        done, every = len(self.state.history), self.machine.checkpoint_every
+        bar: tqdm[NoReturn]
+        with tqdm(
+            total=epochs * images,
+            initial=done * images,
+            desc="train",
+            unit="image",
+            unit_scale=True,
+            disable=self.local.rank > 0,
+        ) as bar:
+            if self.local.rank == 0:
+                self.hosts.init_process_group()  # after the fork, as it starts threads
+                self.assert_hosts_in_sync()
+            for epoch in range(done + 1, epochs + 1):
+                train_loss, train_accuracy = self.train_epoch(epoch, bar)
+                validation_loss, validation_accuracy = self.validate()
+                if self.local.rank > 0:
+                    continue
+                self.assert_hosts_in_sync()
+                self._checked = True
+                self.state.history.append(
+                    EpochRecord(
+                        epoch, train_loss, validation_loss, train_accuracy, validation_accuracy
+                    )
+                )
+                bar.set_postfix_str(
+                    f"epoch {epoch}/{epochs}, validation loss {validation_loss:.4f}, "
+                    f"accuracy {validation_accuracy:.2%}{self.hosts.traffic}"
+                )
+                if every and epoch % every == 0 and epoch < epochs:
+                    self.state.save(checkpoint)
+                yield self.state.history
+
+    @np.errstate(all="ignore")  # a loss that is not finite is reported once an epoch
+    def train_epoch(self, epoch: int, bar: "tqdm[NoReturn]") -> tuple[float, float]:
+        """Take a step for each batch; return the mean training loss and the accuracy."""
+        self.state.model.train()
+        losses, correct = [], 0
+        for step, batch in enumerate(self.loader.epoch(epoch, self.reducer.microbatches)):
+            with self.check_portability(step == 0):
+                self.reducer.reset()
+                for microbatch in batch.microbatches:
+                    self.forward_backward(microbatch, batch.size)
+                    self.reducer.push(microbatch.index)
+                self.local.gather()
+                if self.local.rank == 0:
+                    self.reduce_gradients(batch.num_microbatches, first=step == 0)
+                    self.state.step()
+                    losses.append(math.fsum(self.losses[: batch.num_microbatches]))
+                    correct += int(self.correct[: batch.num_microbatches].sum())
+                self.local.broadcast()
+            bar.update(batch.size)
+        self._check_finite(losses, epoch)
+        images = sum(self.loader.batch_sizes)
+        return math.fsum(losses) / images, correct / images
+
+    def forward_backward(self, microbatch: MicroBatch, batch_size: int) -> None:
+        """Leave a micro-batch's part of the gradients of the batch's mean loss with the weights."""
+        self.state.reset_buffers()
+        seed_everything(microbatch.seed)
+        logits = self.state.model(microbatch.images)
+        loss = self.loss(logits, microbatch.labels)
+        (loss / batch_size).backward()
+        self.losses[microbatch.index] = loss.item()
+        self.correct[microbatch.index] = int((logits.argmax(1) == microbatch.labels).sum())
+        if microbatch.index == 0:
+            self.state.keep_buffers()
+
+    def reduce_gradients(self, count: int, *, first: bool) -> None:
+        """On rank 0: give the weights the sum of all micro-batches' gradients, of all hosts."""
+        self.reducer.reduce(count)
+        if self.hosts.world_size > 1:
+            metrics = [torch.from_numpy(self.losses), torch.from_numpy(self.correct)]
+            buffers = list(self.state.new_buffers.values())
+            gathered = self.hosts.all_gather(
+                [*metrics, *buffers, *self.reducer.send_buffers()],
+                timeout=LONG_TIMEOUT if first else None,
+            )
+            for rank, tensors in enumerate(gathered):
+                share = self.hosts.partition(range(count), rank)
+                for own, theirs in zip(metrics, tensors, strict=False):
+                    own[share.start : share.stop] = theirs[share.start : share.stop]
+            skip = len(metrics) + len(buffers)
+            self.state.new_buffers = dict(
+                zip(self.state.new_buffers, gathered[0][len(metrics) : skip], strict=True)
+            )
+            self.reducer.receive([tensors[skip:] for tensors in gathered], count)
+        self.reducer.assign_grads()
+
+    def validate(self) -> tuple[float, float]:
+        """Score the validation split; return its mean cross-entropy and accuracy, on rank 0.
+
+        The loss is cross-entropy whatever is trained with, so that runs can be compared.
+        """
+        size, split = self.validation_batch_size, self.validation_split
+        batches = range(len(self.scores))
+        with self.check_portability(True):
+            self.state.reset_buffers()
+            for batch in self.local.partition(self.hosts.partition(batches)):
+                part = slice(batch * size, (batch + 1) * size)
+                one = replace(split, images=split.images[part], labels=split.labels[part])
+                [(logits, labels)] = predict(
+                    self.state.model, one, self.train_split.description, size
+                )
+                loss = functional.cross_entropy(logits.double(), labels, reduction="sum").item()
+                self.scores[batch] = loss, int((logits.argmax(1) == labels).sum())
+            self.local.gather()
+        if self.local.rank == 0 and self.hosts.world_size > 1:
+            scores = torch.from_numpy(self.scores)
+            for rank, (theirs,) in enumerate(self.hosts.all_gather([scores], timeout=LONG_TIMEOUT)):
+                share = self.hosts.partition(batches, rank)
+                scores[share.start : share.stop] = theirs[share.start : share.stop]
+        images = len(split.labels)
+        return math.fsum(self.scores[:, 0]) / images, int(self.scores[:, 1].sum()) / images
+
+    @contextmanager
+    def check_portability(self, wanted: bool) -> Iterator[None]:
+        """Check on rank 0 that all operations are on the list of portable ones.
+
+        In this run's first epoch alone, its first step and its validation: others have the same.
+        """
+        if self._checked or not wanted or self.local.rank > 0:
+            yield
+            return
+        with PortabilityCheck() as check:
+            yield
+        for known in self.unverified_ops:
+            check.unproved.pop(known, None)
+        for line in check.warnings():
+            tqdm.write(line, file=sys.stderr)
+        self.unverified_ops |= check.unproved
+
+    def assert_hosts_in_sync(self) -> None:
+        """Check that all hosts have the same weights and buffers."""
+        if self.hosts.world_size > 1:
+            self.hosts.assert_in_sync(self.state.digest(), len(self.state.history))
+
+    def count_processes(self) -> int:
+        """Return how many processes compute: as many as there are cores and micro-batches for."""
+        if sys.platform != "linux":  # only Linux forks safely
+            return 1
+        here = len(self.hosts.partition(range(self.loader.max_microbatches)))
+        return min(self.machine.cores, here, available_cores())
+
+    def _check_finite(self, losses: list[float], epoch: int) -> None:
+        for step, loss in enumerate(losses):
+            if not math.isfinite(loss):
+                raise DivergenceError(
+                    f"the loss is {loss} at step {step + 1} of epoch {epoch}; no model is written. "
+                    f"Lower train.learning_rate (now {self.params.learning_rate})"
+                )
