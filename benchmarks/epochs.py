@@ -2,7 +2,7 @@
 
     python benchmarks/epochs.py '{"numerics": "fast", "pairs": 5, "settings": {...}}'
 
-`settings` names the settings of `Training`; each round times one epoch of each, A B A B ..., and
+`settings` names the settings of `Trainer`; each round times one epoch of each, A B A B ..., and
 beside them the floor: plain matrix products of the shapes of one epoch. Prints one JSON object with
 the seconds of each, round by round.
 """
@@ -16,7 +16,7 @@ from itertools import pairwise
 from typing import Any
 from uuid import uuid4
 
-from learners import HIDDEN, make_training
+from learners import HIDDEN, make_trainer
 
 from image_pipeline import numerics
 from image_pipeline.augmenting.params import AUGMENTATION_AMOUNTS
@@ -27,17 +27,21 @@ IMAGES, INPUTS, CLASSES = 54_000, 784, 10
 
 def epoch_timer(settings: dict[str, Any], kernels: str) -> Callable[[], float]:
     """Return a function that trains one more epoch and returns its seconds, checkpoint included."""
-    from image_pipeline.plotting.curves import LiveCurves
     from image_pipeline.training.checkpoint import CheckpointFile
+    from image_pipeline.training.live_curves import LiveCurves
 
     plotted = settings.pop("plotted", False)
-    changes: dict[str, Any] = {"numerics": kernels, "epochs": 10_000, "schedule": "constant"}
+    changes: dict[str, Any] = {
+        "numerics": kernels,
+        "epochs": 10_000,
+        "lr_schedule": {"name": "constant"},
+    }
     if not settings.pop("augmented"):
         changes["augmentation"] = dict.fromkeys(AUGMENTATION_AMOUNTS, 0)
-    training = make_training(**changes, **settings)
+    trainer = make_trainer(**changes, **settings)
     checkpoint = CheckpointFile(CHECKPOINTS, uuid4().hex)
     atexit.register(checkpoint.remove)
-    epochs = training.run(checkpoint)
+    epochs = trainer.train(checkpoint)
     written = [CHECKPOINTS / f"{uuid4().hex}.{kind}" for kind in ("png", "csv")]
     for path in written:
         atexit.register(path.unlink, missing_ok=True)

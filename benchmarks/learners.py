@@ -44,17 +44,15 @@ def ours(recipe: str, **changes: Any) -> Callable[[int, int], Run]:
         from image_pipeline.training.checkpoint import CheckpointFile
 
         test = read_split(TENSORS / "test.safetensors")
-        training = make_training(
-            **settings | {"seed": seed} | ({"epochs": epochs} if IMAGES else {})
-        )
+        trainer = make_trainer(**settings | {"seed": seed} | ({"epochs": epochs} if IMAGES else {}))
         nowhere = CheckpointFile(Path("checkpoints"), "benchmark")
         spent, start = 0.0, time.perf_counter()
-        for _ in training.run(nowhere):
+        for _ in trainer.train(nowhere):
             spent += time.perf_counter() - start
             if IMAGES:
                 yield spent, 0.0
             else:
-                batches = predict(training.model, test, training.card.data, 1000)
+                batches = predict(trainer.state.model, test, trainer.card.data, 1000)
                 right = sum(int((logits.argmax(1) == labels).sum()) for logits, labels in batches)
                 yield spent, right / len(test.labels)
             start = time.perf_counter()
@@ -70,12 +68,12 @@ def read_recipe(name: str) -> dict[str, Any]:
     return settings
 
 
-def make_training(**changes: Any) -> Any:
-    """Return a `Training` of the committed params with `changes`; call after `numerics.pin`."""
+def make_trainer(**changes: Any) -> Any:
+    """Return a `Trainer` of the committed params with `changes`; call after `numerics.pin`."""
     from image_pipeline.common.params import read_params
     from image_pipeline.tensors.tensor_files import read_split
-    from image_pipeline.training.loop import Training
     from image_pipeline.training.params import TrainParams
+    from image_pipeline.training.train import Trainer
 
     committed = read_params()
     values = committed.train.model_dump()
@@ -89,7 +87,7 @@ def make_training(**changes: Any) -> Any:
     if IMAGES:
         train = replace(train, images=train.images[:IMAGES], labels=train.labels[:IMAGES])
         validation = replace(validation, images=validation.images[:1], labels=validation.labels[:1])
-    return Training(train, validation, params, machine)
+    return Trainer(train, validation, params, machine)
 
 
 def public(seed: int, epochs: int) -> Run:
@@ -175,7 +173,7 @@ def plain_resnet(seed: int, epochs: int) -> Run:
         start = time.perf_counter()
         for batch, targets in loader:
             loss = functional.cross_entropy(
-                model(batch), targets, label_smoothing=recipe["label_smoothing"]
+                model(batch), targets, **recipe["loss"]["cross_entropy"]
             )
             optimizer.zero_grad()
             loss.backward()

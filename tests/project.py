@@ -34,7 +34,6 @@ TRAINED = (
     "models/model.safetensors",
     "metrics/train.json",
     "plots/history.csv",
-    "plots/curves.png",
 )
 
 

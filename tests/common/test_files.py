@@ -207,15 +207,18 @@ WRITERS = {
     *("to_csv", "to_json", "to_parquet", "to_pickle", "copyfile", "copy2", "move", "save"),
 }
 ALLOWED = {
-    ("src/image_pipeline/common/files.py", "table.to_csv(index=False"),  # no path: returns the text
+    (
+        "src/image_pipeline/serialization.py",
+        "table.to_csv(index=False",
+    ),  # no path: returns the text
     # Into the file that `atomic_write` gives.
     ("src/image_pipeline/datasets/image_files/archives.py", "tarfile.open(fileobj=file, mode='w',"),
-    ("src/image_pipeline/training/figures.py", "figure.savefig(buffer,"),
+    ("src/image_pipeline/plotting/figures.py", "figure.savefig(buffer,"),
     (
         "src/image_pipeline/training/checkpoint.py",
         "torch.save({'key': self._key, 'state': dict(state)}, b",
     ),
-    ("src/image_pipeline/training/loop.py", "checkpoint.save(self._state())"),
+    ("src/image_pipeline/training/state.py", "checkpoint.save("),
     ("src/image_pipeline/distributed/exchange.py", "super().save(state)"),
     ("src/image_pipeline/datasets/image_files/archives.py", "tarfile.open(fileobj=file, mode='w'"),
 }

@@ -5,8 +5,14 @@ from pathlib import Path
 
 import grimp
 
+from image_pipeline.common.params import ROOMS
+
 PACKAGE = "image_pipeline"
 SOURCE = Path("src")  # relative: pytest runs in the project's root
+# Rooms that cannot change a result, so that no stage depends on them.
+WITHOUT_INFLUENCE = ("common", "distributed")
+# The train stage shows these curves while it runs; the plot stage draws those that are kept.
+NO_OUTPUTS = {("image_pipeline.training.live_curves", "image_pipeline.plotting.curves")}
 # These load the one file that params.yaml names.
 CHOSEN = {
     "src/image_pipeline/modeling/networks.py": "src/image_pipeline/models/${train.model.name}.py",
@@ -23,19 +29,25 @@ def stage_names() -> set[str]:
 
 
 def imported_files(stage: str) -> set[str]:
-    """Return the files of the package that a stage imports, directly or not, and its own script.
+    """Return the files that can change a stage's outputs: its script, and what it imports.
 
-    Imports inside functions count too, and what is loaded by a name in params.yaml.
+    Directly or not, imports inside functions too, and what is loaded by a name in params.yaml: the
+    chosen network, and the schemas of the blocks that the stage reads.
     """
     script = Path("stages") / f"{stage}.py"
-    graph = grimp.build_graph(PACKAGE, cache_dir=None)
+    graph = grimp.build_graph(PACKAGE, cache_dir=None, exclude_type_checking_imports=True)
+    for importer, imported in NO_OUTPUTS:
+        graph.remove_import(importer=importer, imported=imported)
     direct = _direct_imports(script, graph.modules)
     modules = direct.union(*(graph.find_upstream_modules(module) for module in direct))
     parents = {
         name.rsplit(".", depth)[0] for name in modules for depth in range(1, name.count(".") + 1)
     }
     files = {script.as_posix(), *(_file_of(module) for module in modules | parents)}
-    files = {name for name in files if has_code(Path(name))}
+    blocks = {key.split(".")[0] for key in params_read(stage)} - {"machine"}
+    files |= {f"{SOURCE}/{PACKAGE}/{ROOMS[f'{block.title()}Params']}/params.py" for block in blocks}
+    without = tuple(f"{SOURCE}/{PACKAGE}/{room}/" for room in WITHOUT_INFLUENCE)
+    files = {name for name in files if has_code(Path(name)) and not name.startswith(without)}
     return files | {chosen for loader, chosen in CHOSEN.items() if loader in files}
 
 

@@ -17,9 +17,9 @@ numerics.pin("portable")
 import numpy as np, torch
 from image_pipeline.common.params import read_params
 from image_pipeline.training.params import TrainParams
+from image_pipeline.training.train import Trainer
 from image_pipeline.tensors.tensor_files import DatasetInfo, Split
 from image_pipeline.training.checkpoint import CheckpointFile
-from image_pipeline.training.loop import Training
 
 def peak(most=[0]):
     while True:
@@ -46,8 +46,8 @@ threading.Thread(target=peak, args=(most,), daemon=True).start()
 settings = read_params()
 changes = {"model": {"name": sys.argv[1]}, "batch_size": 64, "epochs": 1}
 train = TrainParams.model_validate(settings.train.model_dump() | changes)
-training = Training(split(int(sys.argv[2])), split(64), train, settings.machine)
-list(training.run(CheckpointFile(Path(sys.argv[3]), "0")))
+trainer = Trainer(split(int(sys.argv[2])), split(64), train, settings.machine)
+list(trainer.train(CheckpointFile(Path(sys.argv[3]), "0")))
 print(json.dumps(most[0]))
 """
 

@@ -15,8 +15,8 @@ from image_pipeline.commands import recipe
 from image_pipeline.common.params import check_params, read_params
 from image_pipeline.tensors.tensor_files import DatasetInfo, Split
 from image_pipeline.training.checkpoint import CheckpointFile
-from image_pipeline.training.loop import Training
 from image_pipeline.training.params import TrainParams
+from image_pipeline.training.train import Trainer
 from project import ROOT, Project
 
 
@@ -124,10 +124,10 @@ def test_every_recipe_trains_and_takes_the_place_of_all_that_training_reads(tmp_
         assert found["train"] == expected["train"], name
         assert found["download"]["dataset"] == expected["download"]["dataset"]
         short = TrainParams.model_validate(found["train"] | {"epochs": 1, "batch_size": 16})
-        training = Training(few, few, short, machine)
-        list(training.run(CheckpointFile(tmp_path, name)))
-        assert len(training.history) == 1
-        assert training.unproved == {}
+        trainer = Trainer(few, few, short, machine)
+        list(trainer.train(CheckpointFile(tmp_path, name)))
+        assert len(trainer.state.history) == 1
+        assert trainer.unverified_ops == {}
 
 
 @pytest.mark.parametrize("text", ["", "[]", "train: 1", "download: []\ntrain: {}"])

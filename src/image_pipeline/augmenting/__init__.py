@@ -1,0 +1,1 @@
+"""Random changes of training images, by the block `train.augmentation` of params.yaml."""

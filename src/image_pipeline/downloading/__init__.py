@@ -1,0 +1,1 @@
+"""Fetching files: mirrors, checksums, archives."""
