@@ -1,0 +1,78 @@
+"""What reruns when a line of code is edited, as CONTRIBUTING.md says."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from code_facts import stage_names
+from dvc.repo import Repo
+
+from project import ROOT, Project
+
+PAGE = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+TABLE = PAGE.split("## What reruns when")[1].split("\n## ")[0]
+ROWS = {
+    path: set() if stages == "nothing" else set(stages.split(", "))
+    for path, stages in re.findall(r"^\| `([^`]+)`[^|]*\| ([^|]+) \|$", TABLE, re.MULTILINE)
+}
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+    """Return a copy of this project as it was committed, without outputs."""
+    yield Project(tmp_path_factory.mktemp("reruns") / "project", {})
+
+
+def stages_changed_by(project: Project, path: str) -> set[str]:
+    """Return the stages that `dvc status` says an edit of a file changes."""
+    target = project.root / path
+    file = next(target.rglob("[a-z]*.py")) if target.is_dir() else target
+    before = file.read_bytes()
+    file.write_bytes(before + b"# edited\n")
+    try:
+        status = Repo(str(project.root)).status()
+    finally:
+        file.write_bytes(before)
+    dependency = path.rstrip("/")
+    return {
+        stage
+        for stage, changes in status.items()
+        for change in changes
+        if isinstance(change, dict)
+        if change.get("changed deps", {}).get(dependency) == "modified"
+    }
+
+
+def test_the_table_has_every_room() -> None:
+    rooms = {
+        path.relative_to(ROOT).as_posix() + ("/" if path.is_dir() else "")
+        for path in (ROOT / "src" / "image_pipeline").glob("[a-z]*")
+    }
+    by_file = {"datasets", "models", "augmentations"}  # of which only the chosen file counts
+    named = {re.sub(rf"({'|'.join(by_file)})/.*", r"\1/", path) for path in ROWS}
+    assert rooms <= named
+    assert set().union(*ROWS.values()) == stage_names()
+
+
+@pytest.mark.parametrize("path", ROWS)
+def test_an_edit_reruns_what_the_table_says(path: str, project: Project) -> None:
+    assert stages_changed_by(project, path) == ROWS[path]
+
+
+def test_a_docstring_in_the_schema_of_train_reruns_train_alone(project: Project) -> None:
+    schema = Path("src/image_pipeline/training/params.py")
+    path = project.root / schema
+    before = path.read_text()
+    path.write_text(before.replace('"""The network and how it learns."""', '"""Other words."""'))
+    try:
+        status = Repo(str(project.root)).status()
+    finally:
+        path.write_text(before)
+    edited = {
+        stage
+        for stage, changes in status.items()
+        if any("src/image_pipeline/training" in change.get("changed deps", {}) for change in changes)
+    }
+    assert path.read_text() == before
+    assert edited == {"train"}
