@@ -60,10 +60,10 @@ def epoch_timer(settings: dict[str, Any], kernels: str) -> Callable[[], float]:
 def augmentation_timer() -> Callable[[], float]:
     """Return a function that augments as many images as an epoch has, in blocks, on one thread."""
     import numpy as np
+    from image_pipeline.training.batches import BLOCK_BYTES
 
     from image_pipeline.augmenting.augmentation import augment
     from image_pipeline.common.params import read_params
-    from image_pipeline.training.batches import BLOCK_BYTES
 
     params = read_params().train.augmentation
     rng = np.random.default_rng(0)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_type_hints
 
 import pytest
 from hypothesis import given, settings
@@ -16,7 +16,9 @@ from pydantic.fields import FieldInfo
 from ruamel.yaml import YAML
 
 from image_pipeline.common.errors import ParamsError
-from image_pipeline.common.params import Params, read_params
+from image_pipeline.common.params import RENAMED, read_params, schema
+from image_pipeline.training.losses import LOSSES
+from image_pipeline.training.schedules import SCHEDULES
 from project import ROOT, Project
 
 TEXT = (ROOT / "params.yaml").read_text(encoding="utf-8")
@@ -32,7 +34,7 @@ def keys(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldI
             yield prefix + name, field
 
 
-FIELDS = dict(keys(Params))
+FIELDS = dict(keys(schema()))
 
 
 def document(changes: dict[str, Any] | None = None, remove: str = "") -> dict[str, Any]:
@@ -112,7 +114,7 @@ def test_the_committed_file_is_allowed_and_complete() -> None:
 ALLOWED: dict[str, list[tuple[str, object]]] = {
     "train.epochs": [("1", 1), ("10000", 10_000)],
     "train.learning_rate": [("1e-3", 0.001), ("10", 10.0)],  # numbers, as for DVC
-    "train.cycle_momentum": [("false", False)],
+    "export.onnx": [("false", False)],
     "train.seed": [("0", 0), ("4294967295", 2**32 - 1)],
     "train.numerics": [("fast", "fast")],
     "train.augmentation.custom": [("none", "none")],
@@ -167,12 +169,12 @@ REFUSED: dict[str, list[tuple[str, str, str]]] = {
         ("1e", "'1e'", "input should be a valid number"),
         ("true", "true", "input should be a valid number"),
     ],
-    "train.max_momentum": [
-        ("1.0", "1.0", "input should be less than 1"),
+    "train.augmentation.elastic": [
+        ("1.1", "1.1", "input should be less than or equal to 1"),
         (".nan", "nan", "input should be a finite number"),
         ("-.inf", "-inf", "input should be a finite number"),
     ],
-    "train.cycle_momentum": [("1", "1", "input should be a valid boolean")],
+    "export.onnx": [("1", "1", "input should be a valid boolean")],
     "train.numerics": [("exact", "'exact'", "input should be 'portable' or 'fast'")],
     "train.model.name": [("__init__", "'__init__'", "it must be cnn or mlp or resnet")],
     "train.augmentation.custom": [("nothing", "'nothing'", "it must be none")],
@@ -331,7 +333,7 @@ def test_large_and_deep_files_end_soon(file: Path) -> None:
     rows = [f"{name}: &{name} [{', '.join(['*' + last] * 9)}]" for last, name in pairwise(names)]
     refusal(file, "a: &a [lol]\n" + "\n".join(rows))  # 9 to the power of 15, written out
     flow = f"[&a [lol], {', '.join(row.partition(': ')[2] for row in rows)}]"
-    for key in ("train.epochs", "train.max_momentum", "train.augmentation"):
+    for key in ("train.epochs", "train.augmentation.elastic", "train.augmentation"):
         refusal(file, replaced(key, flow))
     assert "RecursionError" in refusal(file, "[" * 5000)
     assert "RecursionError" in refusal(file, "{a: " * 5000)
@@ -450,9 +452,20 @@ def told(comment: str) -> dict[str, float]:
     return dict(zip(names, map(float, found.groups()), strict=True))
 
 
+def options() -> Iterator[tuple[str, FieldInfo]]:
+    """Yield the keys of the options of losses and schedules that the file has."""
+    for block, functions in (("loss", LOSSES), ("lr_schedule", SCHEDULES)):
+        values = document()["train"][block]
+        for name in values.keys() - {"name"}:
+            hints = get_type_hints(functions[name], include_extras=True)
+            for option in values[name]:
+                key = f"train.{block}.{name}.{option}"
+                yield key, FieldInfo.from_annotation(hints[option])
+
+
 def test_each_comment_tells_the_range_that_is_checked() -> None:
     numbers = words = 0
-    for key, field in FIELDS.items():
+    for key, field in (FIELDS | dict(options())).items():
         comment = comments()[key]
         if choices := get_args(field.annotation):
             words += 1
@@ -476,3 +489,11 @@ def test_every_parameter_is_used() -> None:
         if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)
     }
     assert {key.rsplit(".", 1)[-1] for key in FIELDS} - read == set()
+
+
+@pytest.mark.parametrize("key", RENAMED)
+def test_an_old_name_is_refused_with_the_new_one(key: str, file: Path) -> None:
+    write(file, document({key: 0}))
+    with pytest.raises(ParamsError, match=rf"{key}: its name is {RENAMED[key]} now$"):
+        read_params(file)
+    find(document(), RENAMED[key])  # which the file has

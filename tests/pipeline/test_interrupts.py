@@ -95,13 +95,13 @@ def test_waiting_for_the_other_run_is_interrupted_too(
         ):
             assert first.wait_for_stage("train")
             waiting = first
-            while waiting.text.count("another run of this stage is at work") == 0:
+            while waiting.text.count("another run of this stage is active") == 0:
                 waiting = second if waiting is first else first
                 time.sleep(0.05)
             interrupt(waiting)
             assert waiting.process.returncode == 130
             assert waiting.text.splitlines() == [
-                "train: another run of this stage is at work in this folder; waiting for its end",
+                "train: another run of this stage is active in this folder; waiting for it to end",
                 "train: error: interrupted; run `dvc repro` to go on",
             ]
     finally:

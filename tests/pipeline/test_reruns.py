@@ -1,7 +1,6 @@
 """What reruns when a line of code is edited, as CONTRIBUTING.md says."""
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,9 +18,9 @@ ROWS = {
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """Return a copy of this project as it was committed, without outputs."""
-    yield Project(tmp_path_factory.mktemp("reruns") / "project", {})
+    return Project(tmp_path_factory.mktemp("reruns") / "project", {})
 
 
 def stages_changed_by(project: Project, path: str) -> set[str]:
@@ -72,7 +71,9 @@ def test_a_docstring_in_the_schema_of_train_reruns_train_alone(project: Project)
     edited = {
         stage
         for stage, changes in status.items()
-        if any("src/image_pipeline/training" in change.get("changed deps", {}) for change in changes)
+        if any(
+            "src/image_pipeline/training" in change.get("changed deps", {}) for change in changes
+        )
     }
     assert path.read_text() == before
     assert edited == {"train"}

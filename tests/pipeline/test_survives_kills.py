@@ -83,7 +83,7 @@ def test_dvc_alone_is_killed_and_its_stage_lives_on(
         with Command(project, "dvc", "repro") as second:
             assert second.wait() == 0, second.text
             waited = (
-                "train: another run of this stage is at work in this folder; waiting for its end"
+                "train: another run of this stage is active in this folder; waiting for it to end"
             )
             assert waited in second.text.splitlines()
         assert not any(first.stage(stage) for stage in STAGES)

@@ -7,7 +7,7 @@ from kill_harness import Command, Undisturbed, forget, outputs
 
 from project import SMALL, Project
 
-WAITING = "train: another run of this stage is at work in this folder; waiting for its end"
+WAITING = "train: another run of this stage is active in this folder; waiting for it to end"
 
 
 def test_two_dvc_repros_in_one_clone(undisturbed: tuple[Project, Undisturbed]) -> None:

@@ -136,7 +136,7 @@ def test_its_tables_have_each_data_set_and_each_split() -> None:
 def test_the_settings_it_shows_are_allowed(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # The files that the pages show in whole, which are one's own to add.
     files = {"models": ["mlp", "cnn", "mixer"], "augmentations": ["none", "brightness"]}
-    monkeypatch.setattr("image_pipeline.common.params._files", files.__getitem__)
+    monkeypatch.setattr("image_pipeline.common.schema.names_in", files.__getitem__)
     shown = re.findall(r"-S ([a-z0-9_.]+)=([^\s`]+)", (ROOT / page).read_text(encoding="utf-8"))
     assert shown
     for key, value in shown:

@@ -1,1 +1,1 @@
-"""What every stage needs: errors, files, params, paths, the shell around a stage."""
+"""Errors, atomic writes, params, paths, stage scripts: nothing that can change a result."""

@@ -1,11 +1,11 @@
-"""What there is to compute on."""
+"""The number of cores."""
 
 
 def available_cores() -> int:
     """Return how many cores this process may use.
 
-    What it is bound to counts, and what a container grants it: more processes than that would only
-    hold each other up.
+    Its CPU affinity and a container's quota count: more processes than that would only slow each
+    other down.
     """
     from joblib import cpu_count  # here: its import takes up to 70 ms, and not all ask
 

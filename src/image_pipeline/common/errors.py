@@ -1,4 +1,4 @@
-"""What a user can do wrong, or a machine can do to a user, as exceptions.
+"""Errors that a user can meet. Any other exception is a bug.
 
 Every message is one line that names the file, key or address, what is wrong with it, and what to do
 about it. `image_pipeline.common.stage.run_stage` prints it without a traceback.
@@ -6,7 +6,7 @@ about it. `image_pipeline.common.stage.run_stage` prints it without a traceback.
 
 
 class PipelineError(Exception):
-    """A run that cannot go on, through no fault of the code."""
+    """A run that cannot continue, for a reason other than a bug."""
 
     exit_code = 1
 
@@ -18,21 +18,21 @@ class ParamsError(PipelineError):
 
 
 class NetworkError(PipelineError):
-    """A network that there is not, or that its options, images or file do not make."""
+    """A network that does not exist, or that its options, images or file do not fit."""
 
     exit_code = 2
 
 
 class DownloadError(PipelineError):
-    """A file that no mirror delivered whole and unaltered."""
+    """A file that no mirror delivered with the right checksum."""
 
 
 class DataError(PipelineError):
-    """A file that is not what its name promises."""
+    """A file whose content is not what is expected."""
 
 
 class ExportError(PipelineError):
-    """A network that cannot be written as an ONNX file, or not truly."""
+    """A network that cannot be exported to ONNX, or not with the same results."""
 
 
 class DivergenceError(PipelineError):
@@ -40,7 +40,7 @@ class DivergenceError(PipelineError):
 
 
 class WorkerError(PipelineError):
-    """A process that computed for this one and ended before its work was done."""
+    """A worker process that ended before its work was done."""
 
 
 class MachineError(PipelineError):
@@ -60,9 +60,9 @@ class UnconnectedError(LostMachineError):
 
 
 def one_line(text: object, limit: int = 200) -> str:
-    """Return words from a file or a server so that they cannot break or flood a message's line.
+    """Return untrusted text, from a file or a server, shortened and on one line, for a message.
 
-    White space becomes one space; what does not print, terminal controls included, a question mark.
+    White space becomes one space; unprintable characters, terminal controls included, become `?`.
     """
     words = " ".join(str(text)[: 10 * limit].split())
     shown = words if len(words) <= limit else f"{words[: limit - 3]}..."

@@ -19,7 +19,7 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     The bytes go to `<path>.partial` (ignored by Git), are flushed to the disk, and are renamed over
     `path` in one step: a reader, or a run after a power cut, sees the old file or the new one and
     nothing between. A partial file that a killed run left is overwritten. Two processes must not
-    write the same path at once: `image_pipeline.common.stage` sees to that.
+    write the same path at once: `image_pipeline.common.stage` prevents that.
 
     Raises:
         OSError: the folder cannot be written to, or the disk is full; `path` is then as it was.
@@ -39,15 +39,15 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     except BaseException as error:
         _discard(partial)
         if isinstance(error, OSError) and error.errno and not error.filename:
-            error.filename = str(path)  # a failed write does not say of itself which file it was
+            error.filename = str(path)  # which a failed write does not name
         raise
 
 
 @contextmanager
 def atomic_group() -> Iterator[None]:
-    """Let the files written in this block appear only once all of them are whole on the disk.
+    """Publish the files written in this block only when all of them are complete on the disk.
 
-    So a full disk at the third of four files leaves all four as they were.
+    So if the disk is full at the third of four files, all four stay as they were.
     """
     global _held
     if _held is not None:
@@ -65,7 +65,7 @@ def atomic_group() -> Iterator[None]:
 
 
 def discard_partials() -> None:
-    """Remove what this process has begun to write and not finished; for its last moment."""
+    """Remove the files that this process has not finished writing; called as it is terminated."""
     for partial in tuple(_unfinished):
         _discard(partial)
 
@@ -85,7 +85,7 @@ def _publish(partials: Mapping[Path, Path]) -> None:
 
 
 def _discard(partial: Path) -> None:
-    with suppress(OSError):  # what led here is what is to be told
+    with suppress(OSError):  # the error that led here is the one to report
         partial.unlink(missing_ok=True)
     _unfinished.discard(partial)
 

@@ -4,6 +4,7 @@ The file is read with the YAML 1.2 reader that DVC itself uses, so that `1e-3` i
 both, and in its safe form: duplicate keys and tags that would construct objects are refused.
 """
 
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from reprlib import Repr
@@ -70,6 +71,18 @@ class Params(Block):
     machine: MachineParams
 
 
+@cache
+def schema() -> type[Params]:
+    """Return `Params` with the schemas of the blocks, which are imported only now."""
+    Params.model_rebuild(
+        _types_namespace={
+            name: getattr(import_module(f"image_pipeline.{room}.params"), name)
+            for name, room in ROOMS.items()
+        }
+    )
+    return Params
+
+
 def read_params(path: Path = PARAMS) -> Params:
     """Read and check params.yaml.
 
@@ -86,15 +99,8 @@ def check_params(raw: object, path: Path) -> Params:
     Raises:
         ParamsError: as `read_params` does.
     """
-    rooms = ROOMS.items()
-    Params.model_rebuild(
-        _types_namespace={
-            name: getattr(import_module(f"image_pipeline.{room}.params"), name)
-            for name, room in rooms
-        }
-    )
     try:
-        return Params.model_validate(raw)
+        return schema().model_validate(raw)
     except ValidationError as error:
         found = error.errors(include_url=False)
         problems = "; ".join(_describe(item) for item in found[:MAX_PROBLEMS])

@@ -1,7 +1,7 @@
-"""Work for all cores: a function and its tasks, run by processes that are forked from this one.
+"""A pool of forked processes that runs a function on many tasks.
 
 Processes, because Python's own work on a small image takes longer than decoding it, and threads do
-that in turn. Results come in the order of the tasks, so the number of processes cannot change them.
+that one at a time. Results come in the order of the tasks, whatever the number of processes.
 """
 
 import itertools
@@ -25,22 +25,22 @@ SIGNALS = {signal.SIGINT, signal.SIGTERM}
 
 
 class Processes:
-    """Processes that run tasks; to be used in a `with` block, at whose end they end.
+    """A process pool, to be used in a `with` block.
 
-    They are forked when the first task comes: so they have what this process has by then, open
-    files too, and start in milliseconds. One process alone is this one.
+    The processes are forked at the first task, so they have what this process has by then, open
+    files too, and start in milliseconds. A pool of one is this process.
 
     Args:
-        number: how many; one where the system does not fork.
-        doing: what they do, for the error of one that ends.
-        remedy: what a user does about it.
+        number: of processes; one where the system does not fork.
+        doing: what they do, for the error message if one dies.
+        remedy: what a user can do about it.
     """
 
     def __init__(self, number: int, doing: str, remedy: str = "run `dvc repro` again") -> None:
         self.number = number if os.name == "posix" else 1
         self._said = (
-            f"a process that {doing} ended before its time, most likely for want of memory; "
-            f"close other programs, then {remedy}"
+            f"a process that {doing} died, most likely because memory ran out; close other "
+            f"programs, then {remedy}"
         )
         self._pool: ProcessPoolExecutor | None = None
 
@@ -54,9 +54,9 @@ class Processes:
     def map(
         self, function: Callable[..., Result], tasks: Iterable[tuple[Any, ...]]
     ) -> Iterator[Result]:
-        """Give what a function returns of each task's arguments, in order; some run ahead.
+        """Yield what a function returns for each task's arguments, in order.
 
-        No more than `TASKS_AHEAD` for each process: memory is flat in the number of tasks.
+        At most `TASKS_AHEAD` tasks for each process run ahead, so memory does not grow with tasks.
 
         Raises:
             PipelineError: a process ended before its work.
@@ -85,11 +85,10 @@ class Processes:
 
 @contextmanager
 def _forking() -> Iterator[None]:
-    """Hold back signals while the pool forks, which it does when it is given its first task.
+    """Block signals while the pool forks, which it does at its first task.
 
-    A signal that came to a process before it is prepared would end it as it ends this one, with
-    words and a cleaning up. Python warns of forking beside threads; there are only those of tqdm
-    and OpenBLAS, which no process takes up.
+    A new process that got a signal before `_prepare` would run this process's handler. Python warns
+    about forking beside threads; there are only those of tqdm and OpenBLAS, which no child uses.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
@@ -101,7 +100,7 @@ def _forking() -> Iterator[None]:
 
 
 def _prepare() -> None:
-    """Prepare a process: leave Ctrl-C, which goes to all, to the one that forked; end with it."""
+    """Prepare a child: leave Ctrl-C, which goes to all, to the parent, and end when that ends."""
     parent = multiprocessing.parent_process()
 
     def end_with_parent() -> None:

@@ -20,13 +20,17 @@ class Block(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
+def names_in(folder: str) -> list[str]:
+    """Return the names of the modules in a folder of this package."""
+    return sorted(path.stem for path in (PACKAGE / folder).glob("[a-z]*.py"))
+
+
 def file_name(folder: str) -> AfterValidator:
-    """Return a check that a value is the name of a file in a folder of this package."""
+    """Return a check that a value names a module in a folder of this package."""
 
     def check(name: str) -> str:
-        names = sorted(path.stem for path in (PACKAGE / folder).glob("[a-z]*.py"))
-        if name not in names:
-            raise ValueError(f"it must be {' or '.join(names)}")
+        if name not in names_in(folder):
+            raise ValueError(f"it must be {' or '.join(names_in(folder))}")
         return name
 
     return AfterValidator(check)

@@ -1,8 +1,8 @@
-"""What the stage scripts have in common: --help, one-line errors, Ctrl-C, one run at a time.
+"""The command line of a stage script: --help, one-line errors, Ctrl-C, one run at a time.
 
-A stage script imports `run_stage` at its top and everything else in its `main`, so that all of this
-holds while the libraries are imported, too: that is where a short stage spends most of its time.
-For the same reason this module imports at its top only what is there in a few milliseconds.
+A stage script imports `run_stage` at its top and everything else in `main`, so that errors and
+Ctrl-C are handled during the imports, too, where a short stage spends most of its time. For the
+same reason this module imports at its top only what loads in a few milliseconds.
 """
 
 import errno
@@ -12,7 +12,7 @@ import signal
 import sys
 from contextlib import suppress
 
-TYPE_CHECKING = False  # not typing's: its import takes as long as all that is above
+TYPE_CHECKING = False  # not typing's, whose import takes as long as all of the above
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import IO, NoReturn
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 FREE_SPACE = "free some space, then run `dvc repro` again"
 GRANT_ACCESS = "make it readable and writable for you, then run `dvc repro` again"
 MOVE_AWAY = "move away what is in its place, then run `dvc repro` again"
-# There is no class of error for these: torch's allocator, the C++ library, the dynamic linker.
+# These raise no class of error of their own: torch's allocator, the C++ library, the linker.
 NO_MEMORY_WORDS = ("can't allocate memory", "bad_alloc", "failed to map segment")
 REMEDIES = {
     errno.ENOSPC: FREE_SPACE,
@@ -36,8 +36,8 @@ REMEDIES = {
     errno.EIO: "check the disk, then run `dvc repro` again",
     errno.ENOENT: "run `dvc repro`, which makes what is missing",
 }
-# DVC removes a stage's outputs before it runs the stage, and has no setting that keeps them and the
-# run cache too. What was committed can be had back in one line.
+# DVC removes a stage's outputs before it runs the stage, and no setting keeps both them and the run
+# cache. The committed ones can be restored by one line.
 RESTORE = (
     " (DVC removed this stage's outputs before running it; "
     "`git checkout dvc.lock metrics plots && dvc checkout` brings the committed ones back)"
@@ -48,8 +48,8 @@ def run_stage(main: "Callable[[], None]", description: str) -> None:
     """Run a stage's `main` as a command and end the process.
 
     Exit status: 0 on success, 2 for a mistake in params.yaml or on the command line, 130 after
-    Ctrl-C, 143 after a request to terminate, 1 for every other failure a user can meet. A traceback
-    is shown for a bug only.
+    Ctrl-C, 143 after SIGTERM, 1 for any other error that a user can meet. Only a bug shows a
+    traceback.
     """
     name = os.path.basename(sys.argv[0]).removesuffix(".py")  # noqa: PTH119
     _end_on_signals(name)
@@ -63,12 +63,12 @@ def run_stage(main: "Callable[[], None]", description: str) -> None:
 
 
 def explain_failures(name: str, main: "Callable[[], None]") -> None:
-    """Run a stage's `main`; a failure that a user can meet ends the process, with one line."""
+    """Run a stage's `main`; an error that a user can meet ends the process with one line."""
     from image_pipeline.common.errors import PipelineError
 
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(line_buffering=True)
-    # Imports make a great many objects and drop few: less collecting saves a tenth of their time.
+    # Imports create many objects and free few: fewer collections save a tenth of their time.
     gc.set_threshold(100_000, 10, 10)
     try:
         main()
@@ -105,11 +105,10 @@ def _parse_arguments(name: str, description: str) -> None:
 
 
 def _end_on_signals(name: str) -> None:
-    """End the process at once, with one line, on Ctrl-C and on a request to terminate.
+    """End the process at once, with one line, on Ctrl-C and on SIGTERM.
 
-    Not by an exception: a library that is being imported may turn that into another one, or drop
-    it. A run may be killed at any moment without harm, so there is nothing to unwind but the
-    partial files.
+    Not by an exception, which a library that is being imported may replace or swallow. A run may be
+    killed at any moment without harm, so there is nothing to clean up but partial files.
     """
     endings = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 
@@ -127,11 +126,11 @@ def _end_on_signals(name: str) -> None:
 
 
 def _wait_for_turn(name: str) -> "IO[bytes] | None":
-    """Wait until no other run of this stage is at work in this folder, and keep others waiting.
+    """Lock this stage in this folder; wait while another run of it has the lock.
 
-    Two runs at once would write the same files: a second one started by hand, or one that went on
-    when only the `dvc repro` above it was killed. The lock is on the stage's own script, so it
-    leaves no file behind, and the system drops it when the process ends, however it ends.
+    Two runs at once would write the same files: a second one started by hand, or one that continued
+    when only the `dvc repro` above it was killed. The lock is on the stage's script, so it leaves
+    no file behind, and the system releases it when the process ends, however that happens.
     """
     if sys.platform == "win32":
         return None
@@ -141,10 +140,10 @@ def _wait_for_turn(name: str) -> "IO[bytes] | None":
     try:
         fcntl.flock(script, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        _say(f"{name}: another run of this stage is at work in this folder; waiting for its end")
+        _say(f"{name}: another run of this stage is active in this folder; waiting for it to end")
         fcntl.flock(script, fcntl.LOCK_EX)
     except OSError:
-        pass  # a network folder without locks: nothing can be done about it here
+        pass  # a network folder without locks
     return script
 
 
@@ -159,20 +158,20 @@ def _out_of_memory(error: BaseException) -> str:
 
 
 def _fail(name: str, message: str, exit_code: int) -> "NoReturn":
-    # What the other stages made is good where the last one fails: nothing to bring back.
+    # If the last stage fails, the outputs of the others are good: there is nothing to restore.
     hint = RESTORE if os.environ.get("DVC_STAGE") and name != "export" else ""
     _say(f"{name}: error: {message}{hint}")
-    # Not sys.exit: a library's exit handlers can take seconds, or print, after a failure.
+    # Not sys.exit: libraries' exit handlers can take seconds, or print.
     sys.stdout.flush()
     os._exit(exit_code)
 
 
 def _say(line: str) -> None:
-    """Write a line of its own to standard error, over a progress bar that may stand there.
+    """Write a line to standard error, over a progress bar if there is one.
 
-    By the system call: a signal may have come in the middle of another write through `sys.stderr`.
+    By the system call, as a signal may have interrupted another write through `sys.stderr`.
     """
-    # The bars that are not closed yet. Most failures come before the first one is opened.
+    # Bars that are open. Most errors occur before the first one is.
     bars = getattr(getattr(sys.modules.get("tqdm"), "tqdm", None), "_instances", ())
     start = "" if not bars else "\r\x1b[K" if os.isatty(2) else "\n"
     with suppress(OSError):
