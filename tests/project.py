@@ -16,8 +16,8 @@ ROOT = Path(__file__).resolve().parent.parent
 SHARED_MNIST = ROOT.parent / "shared" / "data" / "mnist"
 IN_CI = os.environ.get("CI") == "true"
 
-# Small and quick, yet every numeric operation of training takes part, and a batch has two lanes:
-# there is a worker, for a kill to leave behind.
+# Small and quick, yet every numeric operation of training takes part, and a batch has two
+# micro-batches, so that there is a second process.
 SMALL = {
     "download.dataset": "digits",
     "train.epochs": 3,

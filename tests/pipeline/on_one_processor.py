@@ -30,19 +30,19 @@ def run(stage: str) -> None:
 
 
 def network(root: str) -> None:
-    """Train with lanes of a thirty-second of the usual size, so that processes share small batches.
+    """Train with micro-batches of a 32nd of the usual size, so that processes share small batches.
 
-    No pictures, which `stages` draws. What ONNX has no words for is refused, everywhere alike.
+    No pictures, which `stages` draws. An operation that ONNX lacks is refused on all processors.
     """
     from image_pipeline.common import paths
     from image_pipeline.common.errors import ExportError
     from image_pipeline.exporting.onnx_file import to_onnx
     from image_pipeline.modeling.model_file import read_model
-    from image_pipeline.training import curves, lanes
+    from image_pipeline.training import live_curves, microbatching
 
-    lanes.LANE_BYTES, lanes.MIN_GHOST_BATCH_SIZE = 1 << 15, 8
+    microbatching.MICROBATCH_BYTES, microbatching.MIN_GHOST_BATCH_SIZE = 1 << 15, 8
     os.chdir(root)
-    with patch.object(curves, "draw_curves"):
+    with patch.object(live_curves, "draw_curves"):
         run("train")
     try:
         exported = to_onnx(*read_model(paths.MODEL), {})
@@ -85,7 +85,7 @@ if __name__ == "__main__":
     from image_pipeline import numerics
 
     numerics.pin("portable")
-    # Stages first: the networks' lanes are not theirs.
+    # Stages first: they use micro-batches of the usual size.
     tasks = sorted(zip(sys.argv[1::2], sys.argv[2::2], strict=True), key=lambda t: t[0] != "stages")
     for kind, argument in tasks:
         {"network": network, "stages": stages, "operations": operations}[kind](argument)

@@ -102,8 +102,8 @@ def test_every_stage_works(
         assert "arning" not in done.stderr
 
     names = list(dataset.class_names)
-    judged = json.loads(paths.TEST_METRICS.read_text(encoding="utf-8"))
-    assert judged["accuracy"] > (0.9 if classes == 2 else 0.3)
+    metrics = json.loads(paths.TEST_METRICS.read_text(encoding="utf-8"))
+    assert metrics["accuracy"] > (0.9 if classes == 2 else 0.3)
     with paths.PREDICTIONS.open(encoding="utf-8", newline="") as file:
         predicted = list(csv.DictReader(file))
     sample = read_sample(paths.TEST_TENSORS, range(len(predicted)))

@@ -1,4 +1,4 @@
-"""Networks of one's own, dropped in as one file: they train, resume, and give the same bits.
+"""Custom networks, dropped in as one file: they train, resume, and give the same bits.
 
 None of these is part of the project, and each holds layers that no other one here has.
 """

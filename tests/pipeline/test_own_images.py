@@ -1,4 +1,4 @@
-"""A folder of 5,000 images of somebody's own, through the whole pipeline, and back to MNIST.
+"""A folder of 5,000 custom images, through the whole pipeline, and back to MNIST.
 
 They are MNIST's own, so that it is known what must arrive; where MNIST is not at hand, the digits
 that ship with scikit-learn.
