@@ -15,7 +15,6 @@ from dataclasses import replace
 from typing import NoReturn
 
 import numpy as np
-import torch
 from torch.nn import functional
 from tqdm import tqdm
 
@@ -30,7 +29,8 @@ from image_pipeline.numerics.portability import PortabilityCheck
 from image_pipeline.tensors.tensor_files import Split
 from image_pipeline.training.checkpoint import CheckpointFile
 from image_pipeline.training.history import EpochRecord
-from image_pipeline.training.host_group import LONG_TIMEOUT, HostGroup
+from image_pipeline.training.host_group import HostGroup
+from image_pipeline.training.host_sync import all_gather_scores, all_gather_step, assert_in_sync
 from image_pipeline.training.loader import MicroBatch, TrainLoader
 from image_pipeline.training.local_group import LocalGroup, shared_array
 from image_pipeline.training.losses import build_loss
@@ -128,13 +128,13 @@ class Trainer:
         ) as bar:
             if self.local.rank == 0:
                 self.hosts.init_process_group()  # after the fork, as it starts threads
-                self.assert_hosts_in_sync()
+                assert_in_sync(self.hosts, self.state)
             for epoch in range(done + 1, epochs + 1):
                 train_loss, train_accuracy = self.train_epoch(epoch, bar)
                 validation_loss, validation_accuracy = self.validate()
                 if self.local.rank > 0:
                     continue
-                self.assert_hosts_in_sync()
+                assert_in_sync(self.hosts, self.state)
                 self._checked = True
                 self.state.history.append(
                     EpochRecord(
@@ -162,10 +162,15 @@ class Trainer:
                     self.reducer.push(microbatch.index)
                 self.local.gather()
                 if self.local.rank == 0:
-                    self.reduce_gradients(batch.num_microbatches, first=step == 0)
+                    count, metrics = batch.num_microbatches, (self.losses, self.correct)
+                    self.reducer.reduce(count)
+                    all_gather_step(
+                        self.hosts, self.reducer, self.state, metrics, count, first=step == 0
+                    )
+                    self.reducer.assign_grads()
                     self.state.step()
-                    losses.append(math.fsum(self.losses[: batch.num_microbatches]))
-                    correct += int(self.correct[: batch.num_microbatches].sum())
+                    losses.append(math.fsum(self.losses[:count]))
+                    correct += int(self.correct[:count].sum())
                 self.local.broadcast()
             bar.update(batch.size)
         self._check_finite(losses, epoch)
@@ -183,27 +188,6 @@ class Trainer:
         self.correct[microbatch.index] = int((logits.argmax(1) == microbatch.labels).sum())
         if microbatch.index == 0:
             self.state.keep_buffers()
-
-    def reduce_gradients(self, count: int, *, first: bool) -> None:
-        """On rank 0: give the weights the sum of all micro-batches' gradients, of all hosts."""
-        self.reducer.reduce(count)
-        if self.hosts.world_size > 1:
-            metrics = [torch.from_numpy(self.losses), torch.from_numpy(self.correct)]
-            buffers = list(self.state.new_buffers.values())
-            gathered = self.hosts.all_gather(
-                [*metrics, *buffers, *self.reducer.send_buffers()],
-                timeout=LONG_TIMEOUT if first else None,
-            )
-            for rank, tensors in enumerate(gathered):
-                share = self.hosts.partition(range(count), rank)
-                for own, theirs in zip(metrics, tensors, strict=False):
-                    own[share.start : share.stop] = theirs[share.start : share.stop]
-            skip = len(metrics) + len(buffers)
-            self.state.new_buffers = dict(
-                zip(self.state.new_buffers, gathered[0][len(metrics) : skip], strict=True)
-            )
-            self.reducer.receive([tensors[skip:] for tensors in gathered], count)
-        self.reducer.assign_grads()
 
     def validate(self) -> tuple[float, float]:
         """Score the validation split; return its mean cross-entropy and accuracy, on rank 0.
@@ -223,11 +207,8 @@ class Trainer:
                 loss = functional.cross_entropy(logits.double(), labels, reduction="sum").item()
                 self.scores[batch] = loss, int((logits.argmax(1) == labels).sum())
             self.local.gather()
-        if self.local.rank == 0 and self.hosts.world_size > 1:
-            scores = torch.from_numpy(self.scores)
-            for rank, (theirs,) in enumerate(self.hosts.all_gather([scores], timeout=LONG_TIMEOUT)):
-                share = self.hosts.partition(batches, rank)
-                scores[share.start : share.stop] = theirs[share.start : share.stop]
+        if self.local.rank == 0:
+            all_gather_scores(self.hosts, self.scores)
         images = len(split.labels)
         return math.fsum(self.scores[:, 0]) / images, int(self.scores[:, 1].sum()) / images
 
@@ -247,11 +228,6 @@ class Trainer:
         for line in check.warnings():
             tqdm.write(line, file=sys.stderr)
         self.unverified_ops |= check.unproved
-
-    def assert_hosts_in_sync(self) -> None:
-        """Check that all hosts have the same weights and buffers."""
-        if self.hosts.world_size > 1:
-            self.hosts.assert_in_sync(self.state.digest(), len(self.state.history))
 
     def count_processes(self) -> int:
         """Return how many processes compute: as many as there are cores and micro-batches for."""
