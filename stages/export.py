@@ -1,7 +1,7 @@
-"""Write the model as models/model.onnx, which anybody can run, and models/README.md about it.
+"""Export the model as models/model.onnx, with the model card models/README.md.
 
-The ONNX file takes uint8 images and gives probabilities. It is run here by ONNX Runtime, and held
-against PyTorch on validation images. A network that ONNX has no words for ends this stage alone.
+The ONNX file maps uint8 images to probabilities. Its output in ONNX Runtime is compared with
+PyTorch's on validation images. A network that cannot be exported makes only this stage fail.
 """
 
 from image_pipeline.common.stage import run_stage
@@ -21,32 +21,32 @@ def main() -> None:
     # After the pin: these import torch and numpy.
     from image_pipeline.common.files import atomic_group, write_bytes
     from image_pipeline.exporting.check import compare
-    from image_pipeline.exporting.figures import read_figures
-    from image_pipeline.exporting.onnx_file import describe, to_onnx
+    from image_pipeline.exporting.onnx_file import build_metadata, to_onnx
     from image_pipeline.exporting.page import render
-    from image_pipeline.exporting.sources import source_of
+    from image_pipeline.exporting.provenance import get_provenance
+    from image_pipeline.exporting.run_metrics import read_run_metrics
     from image_pipeline.modeling.model_file import read_model
     from image_pipeline.tensors.tensor_files import read_split
 
     model, card = read_model(paths.MODEL)
     validation = read_split(paths.VALIDATION_TENSORS)
     card.check_fits(paths.VALIDATION_TENSORS, validation)
-    figures = read_figures(card.data.class_names)
-    source = source_of(card.data.dataset)
+    metrics = read_run_metrics(card.data.class_names)
+    source = get_provenance(card.data.dataset)
     sha256 = hashlib.sha256(paths.MODEL.read_bytes()).hexdigest()
-    chosen = source.license if params.export.license == "data" else params.export.license
+    license_ = source.license if params.export.license == "data" else params.export.license
 
     weights = sum(parameter.numel() for parameter in model.parameters())
-    wanted = params.export.onnx
-    page = render(card, source, figures, chosen, weights, sha256, onnx=wanted)
-    exported, found = b"", "no ONNX file, as export.onnx says"
-    if wanted:
-        exported = to_onnx(model, card, describe(card, source, chosen, sha256))
-        found = f"{len(exported) / 1e6:.2f} MB; {compare(exported, model, card.data, validation)}"
+    page = render(card, source, metrics, license_, weights, sha256, onnx=params.export.onnx)
+    exported, summary = b"", "no ONNX file, as export.onnx is false"
+    if params.export.onnx:
+        exported = to_onnx(model, card, build_metadata(card, source, license_, sha256))
+        agreement = compare(exported, model, card.data, validation)
+        summary = f"{len(exported) / 1e6:.2f} MB; {agreement}"
     with atomic_group():
         write_bytes(paths.ONNX, exported)
         write_bytes(paths.MODEL_PAGE, page.encode())
-    print(f"export: {paths.MODEL_PAGE}, {paths.ONNX}: {found}")
+    print(f"export: {paths.MODEL_PAGE}, {paths.ONNX}: {summary}")
 
 
 if __name__ == "__main__":

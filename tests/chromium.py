@@ -1,4 +1,4 @@
-"""A Chromium that has no network, to look at pages in."""
+"""A headless Chromium without network access."""
 
 import json
 import shutil
@@ -16,10 +16,10 @@ from project import require
 def chromium(profile: Path, size: str) -> Iterator[webdriver.Chrome]:
     """Start a browser with an empty profile; skip the test where there is none.
 
-    Its logs are kept: the console's, and the requests of its pages.
+    It logs the console and the requests of its pages.
 
     Args:
-        profile: a folder of its own.
+        profile: an empty folder.
         size: of the window, `width,height` in pixels.
     """
     browser, service = shutil.which("chromium"), shutil.which("chromedriver")

@@ -1,11 +1,11 @@
-"""The nearest training images, worked out by hand, and found in whatever pieces they are read."""
+"""Nearest neighbours, compared with distances worked out by hand, for any chunk size."""
 
 import numpy as np
 import pytest
 import torch
 
 from image_pipeline.app import nearest
-from image_pipeline.app.nearest import find_nearest, searched
+from image_pipeline.app.nearest import find_nearest, num_searched
 from image_pipeline.tensors.tensor_files import DatasetInfo, Split
 
 PIXELS = [[0, 0], [3, 4], [255, 255], [6, 8], [0, 1]]
@@ -16,21 +16,21 @@ SPLIT = Split(
 )
 
 
-@pytest.mark.parametrize("max_batch_size", [1, 2, 5])
-def test_the_nearest_come_first(max_batch_size: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nearest, "CHUNK_BYTES", 8 * max_batch_size)
+@pytest.mark.parametrize("chunk_images", [1, 2, 5])
+def test_the_nearest_come_first(chunk_images: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nearest, "CHUNK_BYTES", 8 * chunk_images)
     found = find_nearest(SPLIT, np.zeros((1, 1, 2), np.uint8), 4)
     # Of the squared distances 0, 25, 130050, 100 and 1.
-    assert [one.number for one in found] == [0, 4, 1, 3]
-    assert [one.class_name for one in found] == ["cat", "dog", "dog", "dog"]
+    assert [each.index for each in found] == [0, 4, 1, 3]
+    assert [each.class_name for each in found] == ["cat", "dog", "dog", "dog"]
     assert found[2].pixels.tolist() == [[[3, 4]]]
     assert len(find_nearest(SPLIT, np.zeros((1, 1, 2), np.uint8), 9)) == 5
 
 
-def test_of_a_very_large_split_the_first_images_are_searched(
+def test_only_the_first_images_of_a_very_large_split_are_searched(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(nearest, "MAX_BYTES", 6)
-    assert searched(SPLIT) == 3
+    assert num_searched(SPLIT) == 3
     found = find_nearest(SPLIT, np.full((1, 1, 2), 7, np.uint8), 1)
-    assert [one.number for one in found] == [1]  # and not [6, 8], which comes after
+    assert [each.index for each in found] == [1]  # and not [6, 8], which comes after

@@ -1,4 +1,4 @@
-"""The page of `make app`, in a browser, as a user has it: mouse, finger, keys and dropped files."""
+"""The page of `make app` in a browser: mouse, touch, keyboard and dropped files."""
 
 import base64
 import io
@@ -30,23 +30,23 @@ from image_pipeline.tensors.tensor_files import read_sample
 from project import IN_CI, ROOT, Project, require
 
 ENVIRONMENT = ROOT / ".venv-app"
-PATIENCE = 300  # seconds: only the stroke's answer must be quick
+TIMEOUT = 300  # seconds; only the prediction of a stroke must be quick
 TABS = ("Draw", "Image files", "Test images")
 
-# When the pen was lifted, and when the answer that is shown last came, in milliseconds.
+# When the pen was lifted, and when the latest prediction was shown, in milliseconds.
 WATCH = """
-window.lifted = window.answered = null;
+window.lifted = window.predicted = null;
 let shown = null;
 addEventListener('pointerup', () => { window.lifted = performance.now(); }, true);
 new MutationObserver(() => {
-    const now = document.querySelector('.seen')?.outerHTML;
-    if (now && now !== shown) { shown = now; window.answered = performance.now(); }
+    const now = document.querySelector('.prediction')?.outerHTML;
+    if (now && now !== shown) { shown = now; window.predicted = performance.now(); }
 }).observe(document, {childList: true, subtree: true, attributes: true, characterData: true});
 """
 
-SETTLED = "return performance.now() - Math.max(window.lifted, window.answered ?? Infinity) > 1500"
+SETTLED = "return performance.now() - Math.max(window.lifted, window.predicted ?? Infinity) > 1500"
 
-# Drops files, [[name, content in base 64], ...], as a file manager does.
+# Drops files, [[name, base64 content], ...], as a file manager does.
 DROP = """
 const transfer = new DataTransfer();
 for (const [name, content] of arguments[0]) {
@@ -59,7 +59,7 @@ for (const kind of ['dragenter', 'dragover', 'drop'])
         new DragEvent(kind, {dataTransfer: transfer, bubbles: true, cancelable: true}));
 """
 
-# The elements that reach beyond the window's sides.
+# Elements that are wider than the window.
 TOO_WIDE = """
 const width = document.documentElement.clientWidth;
 return [...document.querySelectorAll('*')].filter(element => {
@@ -70,7 +70,7 @@ return [...document.querySelectorAll('*')].filter(element => {
 
 
 class Server:
-    """`make app` in a project, without make: the address it serves, and what it said."""
+    """`make app` in a project, without make."""
 
     def __init__(self, project: Project, proxy: str) -> None:
         self._log = project.root.parent / "app.log"
@@ -78,7 +78,7 @@ class Server:
         proxies |= {"no_proxy": ""}
         proxies |= {name.upper(): value for name, value in proxies.items()}
         environment = project.environment(proxies)
-        environment.pop("PYTHONDONTWRITEBYTECODE", None)  # the second start is the quicker for it
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)  # makes the second start faster
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
                 [ENVIRONMENT / "bin/python", "-m", "image_pipeline", "app"],
@@ -90,14 +90,14 @@ class Server:
             )
 
     def wait_for_address(self) -> str:
-        """Return what its last line says, once it is there."""
-        wait(lambda: self.process.poll() is not None or "http://" in self.said(), "the start")
-        addresses = re.findall(r"http://127\.0\.0\.1:\d+/$", self.said().strip())
+        """Wait for the last line of its output; return the address there."""
+        wait(lambda: self.process.poll() is not None or "http://" in self.output(), "the start")
+        addresses = re.findall(r"http://127\.0\.0\.1:\d+/$", self.output().strip())
         if not addresses:
-            pytest.fail(self.said())
+            pytest.fail(self.output())
         return str(addresses[0])
 
-    def said(self) -> str:
+    def output(self) -> str:
         return self._log.read_text()
 
 
@@ -111,42 +111,44 @@ class Page:
         self.project = project
 
     def load(self, width: int = 1200) -> None:
-        """Load it anew, in a window of that many pixels: below 500 a phone's, with touch."""
+        """Reload it in a window `width` pixels wide; below 500, emulate a phone with touch."""
         is_phone = width < 500
         size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": is_phone}
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
         self.driver.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": is_phone})
         self.check()
         self.driver.get("about:blank")
-        console_errors(self.driver)  # Gradio's own, of an answer that nobody waits for any more
+        console_errors(
+            self.driver
+        )  # drop Gradio's own, of responses that nobody waits for any more
         self.driver.get(self.address)
         wait(lambda: self.is_shown("#pad canvas"), "the pad")
-        self.ask(WATCH)
+        self.run(WATCH)
 
     def check(self) -> None:
-        """Check that the console has no error, and that nothing was asked of another machine."""
+        """Check that the console has no errors and that no other machine was contacted."""
         assert console_errors(self.driver) == []
         here = (self.address, "about:", "data:", "blob:")
         assert [url for url in requested(self.driver) if not url.startswith(here)] == []
 
-    def ask(self, script: str, *arguments: Any) -> Any:
+    def run(self, script: str, *arguments: Any) -> Any:
         """Run a script in the page and return what it returns."""
         return self.driver.execute_script(script, *arguments)
 
     def find(self, selector: str) -> list[WebElement]:
-        """Return the elements that are shown."""
+        """Return the visible elements."""
         found = self.driver.find_elements("css selector", selector)
         return [element for element in found if element.is_displayed()]
 
     def is_shown(self, selector: str, count: int = 1) -> bool:
-        """Tell whether so many elements are shown."""
+        """Tell whether exactly `count` elements are visible."""
         script = "return [...document.querySelectorAll(arguments[0])].filter(e => e.offsetParent)"
-        return bool(self.ask(f"{script}.length === arguments[1]", selector, count))
+        return bool(self.run(f"{script}.length === arguments[1]", selector, count))
 
     def text(self, selector: str) -> str:
         """Return the text of an element, empty if there is none."""
         return str(
-            self.ask("return document.querySelector(arguments[0])?.innerText ?? ''", selector)
+            self.run("return document.querySelector(arguments[0])?.innerText ?? ''", selector)
         )
 
     def open_tab(self, name: str) -> None:
@@ -165,31 +167,31 @@ class Page:
 
     def drawing(self) -> bytes:
         """Return what is on the pad, a PNG file."""
-        address = self.ask("return document.querySelector('#pad canvas').toDataURL('image/png')")
+        address = self.run("return document.querySelector('#pad canvas').toDataURL('image/png')")
         return base64.b64decode(address.split(",")[1])
 
-    def answer(self) -> tuple[str, str]:
-        """Wait for an answer with its training images; return the class and its probability."""
+    def prediction(self) -> tuple[str, str]:
+        """Wait for a prediction and its nearest images; return the class and its probability."""
         wait(lambda: self.is_shown(".nearest figure", 8), "the nearest images")
-        found = re.search(r"The network says (\S+), (\d+\.\d%)\.", self.text(".seen"))
+        found = re.search(r"Predicted class: (\S+), (\d+\.\d%)\.", self.text(".prediction"))
         assert found
         return found[1], found[2]
 
     def drop(self, files: dict[str, bytes]) -> list[list[str]]:
-        """Drop files; return the rows of the table that then comes."""
+        """Drop files; return the rows of the table of predictions."""
         self.open_tab("Image files")
         wait(lambda: self.is_shown("#files button"), "the place for files")
-        coded = [[name, base64.b64encode(content).decode()] for name, content in files.items()]
-        self.ask(DROP, coded)
+        encoded = [[name, base64.b64encode(content).decode()] for name, content in files.items()]
+        self.run(DROP, encoded)
         wait(lambda: self.is_shown(".results tbody tr", len(files)), "the table")
         rows = "return [...document.querySelectorAll('.results tbody tr')]"
-        cells: list[list[str]] = self.ask(
+        cells: list[list[str]] = self.run(
             f"{rows}.map(row => [...row.children].map(cell => cell.innerText))"
         )
         return cells
 
     def predict(self, files: dict[str, bytes], folder: Path) -> list[dict[str, Any]]:
-        """Return what the command line says of files."""
+        """Return what the command `predict` prints for files."""
         for name, content in files.items():
             (folder / name).write_bytes(content)
         names = [str(folder / name) for name in files]
@@ -198,46 +200,46 @@ class Page:
 
 
 def wait(condition: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TIMEOUT
     while not condition():
-        assert time.monotonic() < deadline, f"{what}: not in {PATIENCE} s"
+        assert time.monotonic() < deadline, f"{what}: not in {TIMEOUT} s"
         time.sleep(0.02)
 
 
 @pytest.fixture(scope="module")
 def proxied() -> Iterator[tuple[str, list[Any]]]:
-    """Return the address of a proxy, and what has come to it: anything that leaves the machine."""
-    came: list[Any] = []
+    """Return the address of a proxy, and the requests it received: all that leave the machine."""
+    received: list[Any] = []
     with socket.create_server(("127.0.0.1", 0)) as listening:
 
-        def take() -> None:
+        def accept() -> None:
             while True:
                 try:
                     connection, _ = listening.accept()
                 except OSError:
                     return
                 with connection:
-                    came.append(connection.recv(1000))
+                    received.append(connection.recv(1000))
 
-        threading.Thread(target=take, daemon=True).start()
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}", came
-        listening.shutdown(socket.SHUT_RDWR)  # which ends the waiting, as closing does not
+        threading.Thread(target=accept, daemon=True).start()
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}", received
+        listening.shutdown(socket.SHUT_RDWR)  # ends `accept`, which closing does not
 
 
 @pytest.fixture(scope="module")
 def server(
-    driver: webdriver.Chrome,  # noqa: ARG001 - without a browser there is no need to start
+    driver: webdriver.Chrome,  # noqa: ARG001 - skip before the server starts if there is no browser
     finished: Project,
     proxied: tuple[str, list[Any]],
 ) -> Iterator[Server]:
     server = Server(finished, proxied[0])
     try:
         yield server
-        # Ctrl-C ends it, without a traceback, and nothing was asked of another machine.
+        # Ctrl-C stops it without a traceback, and no other machine was contacted.
         server.process.send_signal(signal.SIGINT)
-        assert server.process.wait(PATIENCE) == 0
-        assert server.said().splitlines()[-1] == "app: ended"
-        assert "Traceback" not in server.said()
+        assert server.process.wait(TIMEOUT) == 0
+        assert server.output().splitlines()[-1] == "app: stopped"
+        assert "Traceback" not in server.output()
         assert proxied[1] == []
     finally:
         server.process.kill()
@@ -248,41 +250,43 @@ def server(
 def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
     if IN_CI:
         subprocess.run(["make", ".venv-app/complete"], cwd=ROOT, check=True)
-    made = (ENVIRONMENT / "complete").exists()
-    require(made, "Gradio's environment (`make .venv-app/complete` makes it)")
+    complete = (ENVIRONMENT / "complete").exists()
+    require(complete, "Gradio's environment (`make .venv-app/complete` makes it)")
     with chromium(tmp_path_factory.mktemp("chromium"), "1200,800") as started:
         started.get("about:blank")
-        requested(started)  # forget those of the browser's own first page
+        requested(started)  # discard those of the browser's start page
         yield started
 
 
 @pytest.fixture
 def page(driver: webdriver.Chrome, server: Server, finished: Project) -> Iterator[Page]:
-    """Return the page, loaded anew; after the test its console and its requests are looked at."""
+    """Return the page, reloaded; check its console and its requests after the test."""
     page = Page(driver, server, finished)
     page.load()
     yield page
     page.check()
 
 
-def test_a_stroke_is_answered_within_a_second_and_as_predict_answers(
+def test_a_stroke_is_predicted_within_a_second_and_as_the_command_does(
     page: Page, tmp_path: Path
 ) -> None:
     times = []
     for _ in range(3):
         page.draw_seven()
-        wait(lambda: page.ask(SETTLED), "an answer after which no other comes")
-        times.append(page.ask("return window.answered - window.lifted"))
-        answer, drawing = page.answer(), page.drawing()
+        wait(lambda: page.run(SETTLED), "the last prediction")
+        times.append(page.run("return window.predicted - window.lifted"))
+        prediction, drawing = page.prediction(), page.drawing()
         page.find("#pad button")[0].click()
-        wait(lambda: not page.text(".seen"), "an empty page")
-    busy = max(1, os.getloadavg()[0] / (os.cpu_count() or 1))  # as it is with other tests beside
+        wait(lambda: not page.text(".prediction"), "an empty page")
+    busy = max(1, os.getloadavg()[0] / (os.cpu_count() or 1))  # slower while other tests run
     assert min(times) < 1000 * busy
     (predicted,) = page.predict({"drawn.png": drawing}, tmp_path)
-    assert answer == (predicted["class"], f"{predicted['probability']:.1%}")
+    assert prediction == (predicted["class"], f"{predicted['probability']:.1%}")
 
 
-def test_ten_dropped_test_images_get_what_predict_says(page: Page, tmp_path: Path) -> None:
+def test_ten_dropped_test_images_are_predicted_as_by_the_command(
+    page: Page, tmp_path: Path
+) -> None:
     sample = read_sample(page.project.root / "data/tensors/test.safetensors", range(10))
     files = {f"{number}.png": png(image) for number, image in enumerate(sample.images)}
     expected = [
@@ -296,11 +300,11 @@ def test_ten_dropped_test_images_get_what_predict_says(page: Page, tmp_path: Pat
     ]
     assert page.drop(files) == expected
     assert len({row[1] for row in expected}) > 3
-    assert page.answer()[0] == expected[0][1].split()[0]  # the first one is shown
-    assert seen_by_the_network(page) == sample.images[0].tobytes()
+    assert page.prediction()[0] == expected[0][1].split()[0]  # the first one is shown
+    assert network_input(page) == sample.images[0].tobytes()
 
 
-def test_bad_files_get_a_line_each_and_the_server_lives_on(page: Page) -> None:
+def test_bad_files_get_an_error_each_and_the_server_keeps_running(page: Page) -> None:
     sample = read_sample(page.project.root / "data/tensors/test.safetensors", [0])
     photograph = io.BytesIO()
     Image.fromarray(sample.images[0, 0]).resize((300, 300)).save(photograph, "JPEG")
@@ -312,44 +316,44 @@ def test_bad_files_get_a_line_each_and_the_server_lives_on(page: Page) -> None:
     }
     rows = page.drop(files)
     assert [len(row) for row in rows] == [2, 2, 2, 4]
-    said = [row[1] for row in rows]
-    assert "no image" in said[0]
-    assert "truncated" in said[1]
-    assert "pixels" in said[2]
+    errors = [row[1] for row in rows]
+    assert "no image" in errors[0]
+    assert "truncated" in errors[1]
+    assert "pixels" in errors[2]
     assert page.text(".message").startswith("notes.txt: no image")
     page.open_tab("Test images")
     wait(lambda: page.is_shown("#number input"), "the number")
     page.find("#number input")[0].send_keys("123456")
-    wait(lambda: "there is no test image 123456" in page.text(".message"), "the refusal")
+    wait(lambda: "there is no test image 123456" in page.text(".message"), "the error")
     page.open_tab("Draw")
     page.draw_seven()
-    page.answer()
-    assert "Traceback" not in page.server.said()
+    page.prediction()
+    assert "Traceback" not in page.server.output()
 
 
-def test_a_test_image_is_shown_with_its_class(page: Page) -> None:
+def test_a_test_image_is_shown_with_its_true_class(page: Page) -> None:
     sample = read_sample(page.project.root / "data/tensors/test.safetensors", [12])
     page.open_tab("Test images")
     wait(lambda: page.is_shown("#number input"), "the number")
     page.find("#number input")[0].send_keys("12")
-    page.answer()
+    page.prediction()
     actual = sample.description.class_names[int(sample.labels[0])]
-    wait(lambda: f"its class is {actual}." in page.text(".seen"), "its class")
-    assert seen_by_the_network(page) == sample.images[0].tobytes()
+    wait(lambda: f"its class is {actual}." in page.text(".prediction"), "its class")
+    assert network_input(page) == sample.images[0].tobytes()
 
 
-def test_it_says_which_run_it_shows(page: Page) -> None:
+def test_the_head_shows_the_run(page: Page) -> None:
     metrics = json.loads((page.project.root / "metrics/test.json").read_text())
     commit = page.project.run("git", "rev-parse", "--short", "HEAD").stdout.strip()
-    facts = page.text(".facts").replace("\n", " ")
-    assert "Data set digits" in facts
-    assert f"Test accuracy {metrics['accuracy']:.2%} ({metrics['errors']} errors" in facts
-    assert f"Run {commit}" in facts
+    info = page.text(".run-info").replace("\n", " ")
+    assert "Data set digits" in info
+    assert f"Test accuracy {metrics['accuracy']:.2%} ({metrics['errors']} errors" in info
+    assert f"Run {commit}" in info
 
 
-def test_on_a_phone_nothing_is_too_wide_and_a_finger_draws(page: Page) -> None:
+def test_on_a_phone_nothing_is_too_wide_and_touch_draws(page: Page) -> None:
     page.load(width=390)
-    box = page.ask(
+    box = page.run(
         "const box = document.querySelector('#pad canvas').getBoundingClientRect();"
         "return [box.left, box.top, box.width]"
     )
@@ -363,16 +367,16 @@ def test_on_a_phone_nothing_is_too_wide_and_a_finger_draws(page: Page) -> None:
         page.driver.execute_cdp_cmd(
             "Input.dispatchTouchEvent", {"type": kind, "touchPoints": touches}
         )
-    page.answer()
-    assert page.ask("return scrollY") == 0  # the finger drew, and did not scroll
+    page.prediction()
+    assert page.run("return scrollY") == 0  # the touch drew instead of scrolling
     page.drop({f"{'long' * 20}.png": png(np.zeros((1, 28, 28), np.uint8)), "text": b"text"})
     for name in TABS:
         page.open_tab(name)
-        wait(lambda: page.ask(TOO_WIDE) == [], f"everything in the window at {name}")
-        assert page.ask("return document.documentElement.scrollWidth") == 390
+        wait(lambda: page.run(TOO_WIDE) == [], f"everything in the window at {name}")
+        assert page.run("return document.documentElement.scrollWidth") == 390
 
 
-def test_every_control_has_a_name_and_is_reached_by_keys(page: Page) -> None:
+def test_every_control_has_a_name_and_is_reached_with_tab(page: Page) -> None:
     reached = {}
     for name, control in (
         ("Draw", "#pad canvas"),
@@ -386,44 +390,44 @@ def test_every_control_has_a_name_and_is_reached_by_keys(page: Page) -> None:
     assert set(reached) == set(TABS)
 
 
-def test_keys_draw(page: Page) -> None:
+def test_the_keyboard_draws(page: Page) -> None:
     press_tab_until(page, "document.activeElement.matches('#pad canvas')")
     keys = ActionChains(page.driver).send_keys(" ", *[Keys.ARROW_DOWN] * 14).send_keys(" ")
     keys.perform()
-    page.answer()
+    page.prediction()
     drawn = np.asarray(Image.open(io.BytesIO(page.drawing())).convert("L"))
     rows = np.flatnonzero(drawn.max(axis=1))
     columns = np.flatnonzero(drawn.max(axis=0))
-    assert np.ptp(rows) > 4 * np.ptp(columns) > 0  # an upright stroke
+    assert np.ptp(rows) > 4 * np.ptp(columns) > 0  # a vertical stroke
     press_tab_until(page, "document.activeElement.matches('#pad button')")
     page.driver.switch_to.active_element.send_keys(Keys.ENTER)
-    wait(lambda: not page.text(".seen"), "an empty page")
+    wait(lambda: not page.text(".prediction"), "an empty page")
 
 
 def press_tab_until(page: Page, condition: str) -> str:
-    """Press Tab until the condition holds; return the accessible name of where that is."""
+    """Press Tab until the condition holds; return the focused element's accessible name."""
     for _ in range(20):
-        if page.ask(f"return {condition}"):
+        if page.run(f"return {condition}"):
             return str(page.driver.switch_to.active_element.accessible_name)
         ActionChains(page.driver).send_keys(Keys.TAB).perform()
-    pytest.fail(f"Tab does not lead to where {condition}")
+    pytest.fail(f"Tab does not lead to an element with {condition}")
 
 
-def seen_by_the_network(page: Page) -> bytes:
-    """Return the pixels of the picture of what the network saw."""
-    source = page.find(".seen img")[0].get_attribute("src") or ""
+def network_input(page: Page) -> bytes:
+    """Return the pixels of the image titled 'Network input'."""
+    source = page.find(".prediction img")[0].get_attribute("src") or ""
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(source.split(",")[1])))).tobytes()
 
 
 def png(pixels: np.ndarray) -> bytes:
-    """Return a PNG file of grey pixels uint8 `[1, H, W]`."""
+    """Encode grey pixels, uint8 `[1, H, W]`, as a PNG file."""
     content = io.BytesIO()
     Image.fromarray(pixels[0]).save(content, "PNG")
     return content.getvalue()
 
 
 def huge_png() -> bytes:
-    """Return a PNG file of 50,000 x 50,000 pixels, most of them missing."""
+    """Return a PNG file with a header for 50,000 x 50,000 pixels, most of them missing."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         checked = kind + content
@@ -436,15 +440,15 @@ def huge_png() -> bytes:
     )
 
 
-def test_a_port_that_is_taken_is_named(page: Page) -> None:
+def test_a_port_in_use_is_named(page: Page) -> None:
     port = page.address.split(":")[-1].rstrip("/")
     command = (str(ENVIRONMENT / "bin/python"), "-m", "image_pipeline", "app", "--port", port)
     done = page.project.run(*command, check=False)
     assert done.returncode == 1
-    assert done.stderr == f"app: error: port {port} cannot be had; give another by --port\n"
+    assert done.stderr == f"app: error: port {port} is not free; choose another with --port\n"
 
 
-def test_without_gradio_one_line_says_what_to_do() -> None:
+def test_a_missing_gradio_gives_an_error_with_a_remedy() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "image_pipeline", "app"],
         cwd=ROOT,

@@ -1,4 +1,4 @@
-"""The page of `dvc plots show` and `dvc plots diff`, in a browser that has no network."""
+"""The page of `dvc plots show` and `dvc plots diff` in a browser without network access."""
 
 import csv
 import io
@@ -22,9 +22,9 @@ LINES = [name for name, settings in CHARTS.items() if settings["template"] == "s
 MATRICES = [name for name, settings in CHARTS.items() if "confusion" in settings["template"]]
 EPOCHS = 3
 DRAW_SECONDS = 60
-MIN_COLOURED_PIXELS = 200  # a legend alone has some 20
+MIN_COLOURED_PIXELS = 200  # a legend alone has about 20
 
-# Keeps each chart that the page draws, so that its marks can be asked for.
+# Keeps each chart that the page draws, so that its marks can be read.
 RECORD_VIEWS = """
 let embed;
 window.views = {};
@@ -37,7 +37,7 @@ Object.defineProperty(window, 'vegaEmbed', {
 });
 """
 
-# The data of every mark of one kind, group by group: [[datum, ...], ...].
+# The data of all marks of one kind, group by group: [[datum, ...], ...].
 MARKS = """
 const [id, kind] = arguments, found = [];
 const visit = item => {
@@ -62,14 +62,14 @@ class Page:
 
     def __init__(self, driver: webdriver.Chrome, path: Path, charts: int) -> None:
         self.driver = driver
-        driver.get_log("browser")  # forget what the page before had to say
+        driver.get_log("browser")  # discard errors of the previous page
         driver.get(path.as_uri())
         if charts:
             WebDriverWait(driver, DRAW_SECONDS).until(
-                lambda _: self.ask("return Object.keys(window.views).length") == charts
+                lambda _: self.run("return Object.keys(window.views).length") == charts
             )
 
-    def ask(self, script: str, *arguments: str) -> Any:
+    def run(self, script: str, *arguments: str) -> Any:
         """Run a script in the page and return what it returns."""
         return self.driver.execute_script(script, *arguments)
 
@@ -80,25 +80,25 @@ class Page:
     def pictures(self) -> list[tuple[str, int]]:
         """Return the source and the width in pixels (0: not loaded) of each image."""
         script = "return [...document.images].map(i => [i.getAttribute('src'), i.naturalWidth])"
-        return [tuple(found) for found in self.ask(script)]
+        return [tuple(found) for found in self.run(script)]
 
 
 def drawn(page: Page, name: str, kind: str) -> list[dict[str, Any]]:
-    """Return the data of every mark of a chart that are of one kind."""
-    return [datum for group in page.ask(MARKS, element_id(name), kind) for datum in group]
+    """Return the data of all marks of one kind in a chart."""
+    return [datum for group in page.run(MARKS, element_id(name), kind) for datum in group]
 
 
 def coloured_pixels(page: Page, name: str) -> int:
-    """Count the pixels of a chart, as it is seen, that are neither white, grey nor black."""
+    """Count the pixels of a chart on the screen that are neither white, grey nor black."""
     element = page.driver.find_element("id", element_id(name))
-    seen = Image.open(io.BytesIO(element.screenshot_as_png)).convert("RGB")
-    pixels = np.asarray(seen, np.int64)
+    screenshot = Image.open(io.BytesIO(element.screenshot_as_png)).convert("RGB")
+    pixels = np.asarray(screenshot, np.int64)
     return int((pixels.max(axis=2) - pixels.min(axis=2) > 30).sum())
 
 
 @pytest.fixture(scope="module")
 def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
-    # All of a page: what is outside of the window is not drawn.
+    # The window holds the whole page: what is outside is not drawn.
     with chromium(tmp_path_factory.mktemp("chromium"), "1400,6000") as started:
         started.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": RECORD_VIEWS})
         yield started
@@ -113,37 +113,37 @@ def shown(driver: webdriver.Chrome, finished: Project) -> Page:
 
 def check_quiet_and_offline(page: Page) -> None:
     assert page.errors() == []
-    loaded = page.ask("return performance.getEntriesByType('resource').map(e => e.name)")
+    loaded = page.run("return performance.getEntriesByType('resource').map(e => e.name)")
     assert [address for address in loaded if not address.startswith("file:")] == []
     linked = "return [...document.querySelectorAll('[src], link[href]')].map(e => e.src || e.href)"
-    assert [a for a in page.ask(linked) if not a.startswith(("file:", "data:"))] == []
+    assert [a for a in page.run(linked) if not a.startswith(("file:", "data:"))] == []
 
 
-def test_every_declared_plot_is_there_once_and_nothing_else(shown: Page) -> None:
-    ids = shown.ask("return [...document.body.children].map(element => element.id)")
+def test_the_page_has_exactly_the_declared_plots(shown: Page) -> None:
+    ids = shown.run("return [...document.body.children].map(element => element.id)")
     assert sorted(ids) == sorted(element_id(name) for name in [*CHARTS, *PICTURES])
     check_quiet_and_offline(shown)
 
 
 @pytest.mark.parametrize("name", CHARTS)
-def test_a_chart_is_drawn_and_says_what_it_shows(shown: Page, name: str) -> None:
+def test_a_chart_is_drawn_with_title_and_axis_labels(shown: Page, name: str) -> None:
     assert coloured_pixels(shown, name) > MIN_COLOURED_PIXELS
     script = "return [...document.getElementById(arguments[0]).querySelectorAll('svg text')]"
-    texts = shown.ask(f"{script}.map(text => text.textContent)", element_id(name))
-    # An axis without a label of its own has the name of its column.
+    texts = shown.run(f"{script}.map(text => text.textContent)", element_id(name))
+    # An axis without a label shows the name of its column.
     labels = {CHARTS[name].get(f"{axis}_label") or CHARTS[name][axis] for axis in "xy"}
     assert {CHARTS[name]["title"], *labels} <= set(texts)
 
 
 def test_training_and_validation_share_one_axis(shown: Page) -> None:
     for name, measure in (("Loss", "loss"), ("Accuracy", "accuracy")):
-        lines = shown.ask(MARKS, name, "line")
+        lines = shown.run(MARKS, name, "line")
         fields = {datum["field"] for line in lines for datum in line}
         assert fields == {f"train_{measure}", f"validation_{measure}"}
         assert [len(line) for line in lines] == [EPOCHS, EPOCHS]
 
 
-def test_the_reliability_chart_has_the_perfect_line_beside_the_model(shown: Page) -> None:
+def test_the_reliability_chart_has_a_line_for_perfect_calibration(shown: Page) -> None:
     fields = {datum["field"] for datum in drawn(shown, "Reliability", "line")}
     assert fields == {"accuracy", "perfect"}
 
@@ -154,7 +154,7 @@ def test_a_matrix_has_a_cell_for_every_pair_of_classes(shown: Page, name: str) -
     assert cells == {(str(a), str(b)) for a in range(10) for b in range(10)}
 
 
-def test_the_matrices_show_what_the_metrics_say(shown: Page, finished: Project) -> None:
+def test_the_matrices_agree_with_the_metrics(shown: Page, finished: Project) -> None:
     metrics = json.loads((finished.root / "metrics/test.json").read_text())
     counts = {
         (datum["actual"], datum["predicted"]): datum.get("xy_count", 0)
@@ -180,7 +180,7 @@ def test_the_matrices_show_what_the_metrics_say(shown: Page, finished: Project) 
 
 
 @pytest.mark.parametrize("picture", PICTURES)
-def test_a_picture_is_loaded(shown: Page, picture: str) -> None:
+def test_an_image_is_loaded(shown: Page, picture: str) -> None:
     name = f"static/workspace_{picture.replace('/', '_')}"
     widths = [width for source, width in shown.pictures() if source.endswith(name)]
     assert len(widths) == 1
@@ -213,13 +213,13 @@ def test_the_page_of_a_comparison_draws_both_revisions(
     check_quiet_and_offline(page)
 
 
-def test_without_the_template_there_is_nothing_to_see(
+def test_without_the_template_no_chart_is_drawn(
     driver: webdriver.Chrome, finished: Project, tmp_path: Path
 ) -> None:
-    """Show that the network is off, and what the tests above would find without the scripts."""
+    """Show that the network is off, so that the tests above would fail without the scripts."""
     plain = finished.copy_to(tmp_path / "plain")
     (plain.root / ".dvc/config.local").unlink(missing_ok=True)
     plain.run("dvc", "plots", "show")
     page = Page(driver, plain.root / "dvc_plots/index.html", charts=0)
-    assert page.ask("return document.querySelectorAll('svg, canvas').length") == 0
+    assert page.run("return document.querySelectorAll('svg, canvas').length") == 0
     assert any("ERR_PROXY_CONNECTION_FAILED" in error for error in page.errors())

@@ -1,4 +1,4 @@
-"""Writing the page's template; tests/browser/test_plots_page.py looks at what it shows."""
+"""Writing the template; tests/browser/test_plots_page.py checks the page it makes."""
 
 import subprocess
 import sys
@@ -12,7 +12,7 @@ from image_pipeline.commands import plots_page
 
 @pytest.fixture
 def template(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return where the template goes; the working directory is a project that is empty."""
+    """Return the template's path; the working directory is an empty DVC project."""
     path = tmp_path / "environment" / "plots_page.html"
     monkeypatch.setattr(plots_page, "TEMPLATE", path)
     monkeypatch.chdir(tmp_path)
@@ -20,7 +20,7 @@ def template(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-def test_the_template_carries_the_scripts_and_is_the_configured_one(
+def test_the_template_contains_the_scripts_and_is_configured(
     template: Path, tmp_path: Path
 ) -> None:
     plots_page.main()
@@ -33,13 +33,13 @@ def test_the_template_carries_the_scripts_and_is_the_configured_one(
     assert "html_template = ../environment/plots_page.html" in config
 
 
-MISSING = None  # what makes `import vl_convert` fail
+MISSING = None  # makes `import vl_convert` fail
 TOO_OLD = SimpleNamespace(get_vegalite_versions=lambda: ["5.8"])
 TOO_NEW = SimpleNamespace(get_vegalite_versions=lambda: ["v6.1"])
 
 
 @pytest.mark.parametrize("installed", [MISSING, TOO_OLD, TOO_NEW])
-def test_setup_goes_on_without_a_vl_convert_that_fits(
+def test_setup_succeeds_without_a_suitable_vl_convert(
     installed: object,
     template: Path,
     tmp_path: Path,
@@ -48,8 +48,8 @@ def test_setup_goes_on_without_a_vl_convert_that_fits(
 ) -> None:
     monkeypatch.setitem(sys.modules, "vl_convert", installed)
     plots_page.main()
-    said = capsys.readouterr().err
-    assert said.startswith("WARNING: the charts of `dvc plots show` will need the internet (")
-    assert said.count("\n") == 1
+    warning = capsys.readouterr().err
+    assert warning.startswith("WARNING: the charts of `dvc plots show` will need internet access (")
+    assert warning.count("\n") == 1
     assert not template.exists()
     assert not (tmp_path / ".dvc/config.local").exists()

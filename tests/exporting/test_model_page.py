@@ -1,4 +1,4 @@
-"""The page on the model: valid by huggingface_hub, and every figure in it a figure of the run."""
+"""The model card: valid for huggingface_hub, and every number in it one of the run."""
 
 import json
 import re
@@ -9,18 +9,16 @@ import pytest
 from huggingface_hub import EvalResult, ModelCard
 
 from image_pipeline.common import paths
-from image_pipeline.common.params import read_params
 from image_pipeline.datasets import DATASETS
-from image_pipeline.exporting.figures import read_figures
 from image_pipeline.exporting.page import render
-from image_pipeline.exporting.sources import SOURCES, source_of
+from image_pipeline.exporting.provenance import PROVENANCE, get_provenance
+from image_pipeline.exporting.run_metrics import read_run_metrics
 from image_pipeline.modeling import model_card
 from image_pipeline.tensors.tensor_files import DatasetInfo
-from project import ROOT
 from refusals import refusal
 
 NAMES = ("cat", "a|b *c* <i>", "\N{HIRAGANA LETTER A}")
-AUGMENTATION = read_params(ROOT / "params.yaml").train.augmentation
+AUGMENTATION = {"rotation": 8.0, "shear": 0.0, "images_per_draw": 64, "custom": "none"}
 DATA = {
     "classes_with_few_images": ["cat"],
     "images_skipped": 3,
@@ -53,7 +51,7 @@ TABLES = {
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a working directory with the files of a run."""
+    """Return a working directory with a run's files."""
     monkeypatch.chdir(tmp_path)
     paths.PLOTS.mkdir()
     paths.TEST_METRICS.parent.mkdir()
@@ -77,12 +75,12 @@ def page(dataset: str = "mnist", license_: str = "cc-by-sa-3.0", onnx: bool = Tr
         augmentation=AUGMENTATION,
         options={"hidden_sizes": [12, 8]},
     )
-    figures = read_figures(NAMES)
-    return render(card, source_of(dataset), figures, license_, 1234, "ab" * 32, onnx=onnx)
+    metrics = read_run_metrics(NAMES)
+    return render(card, get_provenance(dataset), metrics, license_, 1234, "ab" * 32, onnx=onnx)
 
 
 def tables(text: str) -> list[list[list[str]]]:
-    """Return the cells of each table of a page, without what its columns are called."""
+    """Return the cells of each table of a page, without the header row."""
     found = re.findall(r"^(?:\|.*\n)+", text, re.MULTILINE)
     return [
         [re.split(r" (?<!\\)\| ", line[2:-2]) for line in table.splitlines()[2:]] for table in found
@@ -90,9 +88,9 @@ def tables(text: str) -> list[list[list[str]]]:
 
 
 @pytest.mark.usefixtures("folder")
-def test_its_metadata_are_those_that_the_hub_reads() -> None:
+def test_the_hub_can_read_the_metadata() -> None:
     text = page()
-    card: Any = ModelCard(text)  # refuses metadata that it cannot read
+    card: Any = ModelCard(text)  # raises an error for invalid metadata
     assert str(card) == text
     data = card.data.to_dict()
     assert data["license"] == "cc-by-sa-3.0"
@@ -111,12 +109,12 @@ def test_its_metadata_are_those_that_the_hub_reads() -> None:
 
 
 @pytest.mark.usefixtures("folder")
-def test_every_figure_in_its_text_is_one_of_the_run() -> None:
+def test_every_number_in_the_text_is_one_of_the_run() -> None:
     text = page()
     files, splits, training, test, classes, reliability = tables(text)
     assert [row[0] for row in files] == ["`model.onnx`", "`model.safetensors`"]
     assert splits == [row.split(",") for row in TABLES[paths.DATA_TABLE].splitlines()[1:]]
-    assert training == [["accuracy", "0.91", "0.87"], ["cross-entropy", "0.31", "0.42"]]
+    assert training == [["accuracy", "0.91", "0.87"], ["loss", "0.31", "0.42"]]
     assert test == [
         ["images", "8000"],
         ["errors", "1500"],
@@ -129,52 +127,52 @@ def test_every_figure_in_its_text_is_one_of_the_run() -> None:
     assert [row[1:] for row in classes] == [
         row.split(",")[1:] for row in TABLES[paths.CLASSES].splitlines()[1:]
     ]
-    assert classes[1][0] == r"a\|b \*c\* \<i\>"  # shown as it is, and in one cell
+    assert classes[1][0] == r"a\|b \*c\* \<i\>"  # shown unchanged, in one cell
     assert reliability == [["0.4", "0.3", "10"], ["0.9", "0.8", "7990"]]
     head = " ".join(text.split("| file |")[0].split())
-    assert "1,234 weights" in head
-    assert "**81.25%** of 8,000 test images (1,500 errors; 95% interval 71.23% to 89.01%)" in head
-    assert "weakest at \N{HIRAGANA LETTER A} (F1 0.15)" in text
-    assert "- 2 of the test images are also among the training" in text
+    assert "1,234 parameters and 3 classes" in head
+    assert "**81.25%** on 8,000 images (1,500 errors; 95% interval 71.23% to 89.01%)" in head
+    assert "worst class is \N{HIRAGANA LETTER A} (0.15)" in text
+    assert "- 2 of the test images also occur among the training" in text
     assert "fewer than 10 images" in text
     assert "3 files could not be read" in text
     assert "`hidden_sizes` [12, 8]" in text
+    assert "Augmentation: `rotation` 8.0.\n" in text
     assert "ab" * 32 in text
-    assert "{" not in text.split("```")[-1]  # nothing of the template is left
+    assert "{" not in text.split("```")[-1]  # no template syntax is left
 
 
 @pytest.mark.usefixtures("folder")
-def test_what_need_not_be_said_is_not() -> None:
+def test_optional_sentences_are_left_out() -> None:
     clean = {**DATA, "classes_with_few_images": [], "images_skipped": 0, "leaked_test_images": 0}
     paths.DATA_METRICS.write_text(json.dumps(clean))
     paths.TRAIN_METRICS.write_text(json.dumps({**TRAIN, "portable": False}))
     text = page()
-    for words in ("also among", "fewer than 10", "could not be read", "to the bit"):
+    for words in ("also occur among", "fewer than 10", "could not be read", "to the bit"):
         assert words not in text
-    assert "this machine's own" in text
+    assert "specific to the machine" in text
 
 
 @pytest.mark.usefixtures("folder")
-def test_a_model_without_an_onnx_file_has_none_on_its_page() -> None:
+def test_without_an_onnx_file_the_page_does_not_mention_onnx() -> None:
     text = page(onnx=False)
     assert "onnx" not in text.lower()
     assert "With PyTorch" in text
 
 
 @pytest.mark.usefixtures("folder")
-def test_images_of_ones_own_have_no_licence_until_somebody_says_so() -> None:
-    own = source_of("folder")
-    text = page("folder", own.license)
+def test_custom_images_have_no_licence_until_one_is_set() -> None:
+    text = page("folder", get_provenance("folder").license)
     data: Any = ModelCard(text).data
     assert data.license == "other"
     assert data.datasets is None
-    assert "no licence of theirs is stated" in text
+    assert "no licence is stated" in text
     data = ModelCard(page("folder", "cc-by-4.0")).data
     assert data.license == "cc-by-4.0"
 
 
-def test_every_data_set_has_its_facts() -> None:
-    assert set(SOURCES) == set(DATASETS) - {"folder"}
+def test_every_data_set_has_a_provenance() -> None:
+    assert set(PROVENANCE) == set(DATASETS) - {"folder"}
 
 
 @pytest.mark.usefixtures("folder")
@@ -191,6 +189,6 @@ def test_every_data_set_has_its_facts() -> None:
         (paths.RELIABILITY, b"", "evaluate"),
     ],
 )
-def test_a_file_that_is_not_of_a_run_is_named(path: Path, content: bytes, stage: str) -> None:
+def test_an_invalid_file_is_named(path: Path, content: bytes, stage: str) -> None:
     path.write_bytes(content)
     assert f"run `dvc repro --force {stage}`" in refusal(path, lambda _: page())

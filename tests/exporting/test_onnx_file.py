@@ -1,4 +1,4 @@
-"""The ONNX file: it says what PyTorch says, and has the same bytes in every process."""
+"""The ONNX file: it agrees with PyTorch, and has the same bytes in every process."""
 
 import json
 import os
@@ -16,22 +16,20 @@ from torch import nn
 
 from image_pipeline import models
 from image_pipeline.common.errors import ExportError
-from image_pipeline.common.params import read_params
 from image_pipeline.exporting import check
 from image_pipeline.exporting.check import compare, open_session
-from image_pipeline.exporting.onnx_file import describe, to_onnx
-from image_pipeline.exporting.sources import source_of
+from image_pipeline.exporting.onnx_file import build_metadata, to_onnx
+from image_pipeline.exporting.provenance import get_provenance
 from image_pipeline.modeling import networks
 from image_pipeline.modeling.model_card import ModelCard
 from image_pipeline.modeling.model_file import read_model, write_model
 from image_pipeline.tensors.tensor_files import DatasetInfo, Split
 from project import ROOT
 
-AUGMENTATION = read_params(ROOT / "params.yaml").train.augmentation
 NAMES = ("zéro", "one", "two", "three", "four")
-# What a user may drop in: lazy and depthwise convolution, batch and layer norm, GELU, attention,
-# dropout, recurrence, and a branch that depends on the images' size alone.
-OWN = """
+# A custom network with lazy and depthwise convolution, batch and layer norm, GELU, attention,
+# dropout, recurrence, and a branch that depends on the image size only.
+CUSTOM = """
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -59,18 +57,18 @@ class Model(nn.Module):
         x = self.encoder(x + self.attention(y, y, y, need_weights=False)[0])
         return self.head(self.drop(self.rows(x)[0].mean(1)))
 """
-# Networks, their options and the shape of their images.
+# Networks with their options and input shapes.
 NETWORKS: dict[str, tuple[dict[str, Any], tuple[int, int, int]]] = {
     "mlp": ({"hidden_sizes": [20, 12]}, (1, 28, 28)),
     "cnn": ({"filters": [4, 8], "hidden_sizes": [12]}, (1, 28, 28)),
     "resnet": ({"stem_filters": 8, "filters": [8, 16], "mirror": True}, (3, 32, 32)),
-    "own": ({}, (1, 20, 28)),
+    "custom": ({}, (1, 20, 28)),
 }
 
 
 @pytest.fixture(autouse=True)
-def _no_shortcut() -> Iterator[None]:
-    """Switch off what `numerics.pin` does, too: attention hidden in one operation."""
+def _no_fused_attention() -> Iterator[None]:
+    """Switch off fused attention, as `numerics.pin` does."""
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     yield
@@ -78,21 +76,21 @@ def _no_shortcut() -> Iterator[None]:
 
 
 @pytest.fixture
-def own_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Return the file of a network of a user's, among the networks there are."""
+def custom_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Add a custom network to the networks; return its file."""
     folder = tmp_path / "models"
     folder.mkdir()
     for path in networks.FOLDER.glob("*.py"):
         (folder / path.name).write_bytes(path.read_bytes())
-    (folder / "own.py").write_text(OWN)
+    (folder / "custom.py").write_text(CUSTOM)
     monkeypatch.setattr(networks, "FOLDER", folder)
     monkeypatch.setattr(models, "__path__", [str(folder)])
-    yield folder / "own.py"
-    sys.modules.pop("image_pipeline.models.own", None)
+    yield folder / "custom.py"
+    sys.modules.pop("image_pipeline.models.custom", None)
 
 
-def trained(path: Path, name: str) -> tuple[nn.Module, ModelCard]:
-    """Return a network as it is read from a model's file; its weights are as if it were trained."""
+def write_and_read(path: Path, name: str) -> tuple[nn.Module, ModelCard]:
+    """Write a network with random weights and statistics to a model file; return it as read."""
     options, shape = NETWORKS[name]
     torch.manual_seed(0)
     model = networks.build(name, options, shape, len(NAMES))
@@ -105,7 +103,7 @@ def trained(path: Path, name: str) -> tuple[nn.Module, ModelCard]:
         source=networks.source_hash(name),
         input_shape=shape,
         data=DatasetInfo("mnist", NAMES, *statistics),
-        augmentation=AUGMENTATION,
+        augmentation={},
         options=options,
     )
     write_model(path, model, card)
@@ -117,39 +115,39 @@ def random_split(card: ModelCard, count: int) -> Split:
     return Split(images, torch.zeros(count, dtype=torch.int64), card.data)
 
 
-@pytest.mark.usefixtures("own_network")
+@pytest.mark.usefixtures("custom_network")
 @pytest.mark.parametrize("name", NETWORKS)
-def test_onnx_runtime_says_what_pytorch_says(
+def test_onnx_runtime_agrees_with_pytorch(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model, card = trained(tmp_path / "model.safetensors", name)
+    model, card = write_and_read(tmp_path / "model.safetensors", name)
     exported = to_onnx(model, card, {})
     monkeypatch.setattr(check, "MAX_IMAGES", 64)
-    found = compare(exported, model, card.data, random_split(card, 150))  # 50 of them, at once
+    found = compare(exported, model, card.data, random_split(card, 150))  # every third, one batch
     assert found.images == found.same_class == 50
-    assert found.apart < 1e-5
+    assert found.max_difference < 1e-5
     session = open_session(exported)
     images = random_split(card, 7).images.numpy()
-    [together] = session.run(None, {"images": images})
+    [batch] = session.run(None, {"images": images})
     [alone] = session.run(None, {"images": images[3:4]})
-    assert together.shape == (7, len(NAMES))
-    assert together.dtype == np.float32
-    assert np.abs(together.sum(axis=1) - 1).max() < 1e-6
-    assert np.abs(together[3] - alone[0]).max() < 1e-6
-    assert np.ptp(together, axis=0).max() > 1e-3  # the images do count
+    assert batch.shape == (7, len(NAMES))
+    assert batch.dtype == np.float32
+    assert np.abs(batch.sum(axis=1) - 1).max() < 1e-6
+    assert np.abs(batch[3] - alone[0]).max() < 1e-6
+    assert np.ptp(batch, axis=0).max() > 1e-3  # the output depends on the image
 
 
-def test_the_file_says_what_it_is(tmp_path: Path) -> None:
-    model, card = trained(tmp_path / "model.safetensors", "mlp")
-    metadata = describe(card, source_of("mnist"), "cc-by-sa-3.0", "ab" * 32)
+def test_metadata_and_interface_of_the_file(tmp_path: Path) -> None:
+    model, card = write_and_read(tmp_path / "model.safetensors", "mlp")
+    metadata = build_metadata(card, get_provenance("mnist"), "cc-by-sa-3.0", "ab" * 32)
     content = to_onnx(model, card, metadata)
     proto = onnx.load_model_from_string(content)
     session = open_session(content)
-    facts = session.get_modelmeta().custom_metadata_map
-    assert facts == metadata
-    assert json.loads(facts["class_names"]) == list(NAMES)
-    assert (facts["license"], facts["model_sha256"]) == ("cc-by-sa-3.0", "ab" * 32)
-    assert facts["input"].startswith("images: uint8 [batch, 1, 28, 28], grey, ")
+    stored = session.get_modelmeta().custom_metadata_map
+    assert stored == metadata
+    assert json.loads(stored["class_names"]) == list(NAMES)
+    assert (stored["license"], stored["model_sha256"]) == ("cc-by-sa-3.0", "ab" * 32)
+    assert stored["input"].startswith("images: uint8 [batch, 1, 28, 28], grey, ")
     [images], [probabilities] = session.get_inputs(), session.get_outputs()
     assert (images.name, images.type, images.shape) == (
         "images",
@@ -180,17 +178,17 @@ for path in sys.argv[2:]:
 
 
 @pytest.mark.slow
-def test_two_processes_write_the_same_bytes(own_network: Path, tmp_path: Path) -> None:
-    """In another order, from another folder, with sets that come in another order."""
-    files = [tmp_path / f"{name}.safetensors" for name in ("resnet", "own")]
+def test_two_processes_write_the_same_bytes(custom_network: Path, tmp_path: Path) -> None:
+    """In another order, from another folder, with another hash seed."""
+    files = [tmp_path / f"{name}.safetensors" for name in ("resnet", "custom")]
     for path in files:
-        trained(path, path.stem)
+        write_and_read(path, path.stem)
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     found = []
     for seed, cwd, paths in (("1", tmp_path, files), ("77", elsewhere, files[::-1])):
         done = subprocess.run(
-            [sys.executable, "-c", IN_A_PROCESS, str(own_network.parent), *map(str, paths)],
+            [sys.executable, "-c", IN_A_PROCESS, str(custom_network.parent), *map(str, paths)],
             cwd=cwd,
             env={**os.environ, "PYTHONHASHSEED": seed, "TZ": "Pacific/Kiritimati"},
             capture_output=True,
@@ -204,7 +202,7 @@ def test_two_processes_write_the_same_bytes(own_network: Path, tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("forward", "said"),
+    ("forward", "reason"),
     [
         (
             "torch.linalg.svdvals(images[:, 0])[:, :5]",
@@ -212,36 +210,36 @@ def test_two_processes_write_the_same_bytes(own_network: Path, tmp_path: Path) -
         ),
         (
             "images.flatten(1)[:, :5] * (1 if images.mean() > 0 else 2)",
-            ", line 7: which way it takes depends on the pixels",
+            ", line 7: its control flow depends on pixel values",
         ),
     ],
 )
-def test_a_network_that_onnx_has_no_words_for(
+def test_a_network_that_cannot_be_exported_is_named_with_the_reason(
     forward: str,
-    said: str,
-    own_network: Path,
+    reason: str,
+    custom_network: Path,
     tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    own_network.write_text(
+    custom_network.write_text(
         "import torch\nfrom torch import nn\n\n\n"
         "class Model(nn.Module):\n"
         "    def __init__(self, shape, classes): super().__init__()\n"
         f"    def forward(self, images): return {forward}\n"
     )
-    model, card = trained(tmp_path / "model.safetensors", "own")
+    model, card = write_and_read(tmp_path / "model.safetensors", "custom")
     with pytest.raises(ExportError) as caught:
         to_onnx(model, card, {})
-    assert str(caught.value).startswith(f"src/image_pipeline/models/own.py{said}")
+    assert str(caught.value).startswith(f"src/image_pipeline/models/custom.py{reason}")
     assert "set export.onnx to false in params.yaml" in str(caught.value)
     assert str(caught.value).isprintable()
     assert capfd.readouterr() == ("", "")  # the exporter would print the whole graph
 
 
-def test_a_file_that_says_something_else_is_refused(tmp_path: Path) -> None:
-    model, card = trained(tmp_path / "model.safetensors", "mlp")
+def test_a_file_that_disagrees_with_pytorch_is_refused(tmp_path: Path) -> None:
+    model, card = write_and_read(tmp_path / "model.safetensors", "mlp")
     exported = to_onnx(model, card, {})
     with torch.no_grad():
         model.get_parameter("output.bias")[0] += 1
-    with pytest.raises(ExportError, match="from PyTorch's: the ONNX file is not this network"):
+    with pytest.raises(ExportError, match="the ONNX file does not compute this network"):
         compare(exported, model, card.data, random_split(card, 10))

@@ -35,7 +35,7 @@ def test_the_demo_runs_what_is_in_the_working_tree_and_touches_nothing(
         rf"\({metrics['errors']} errors in 360 images\)",
         accuracy,
     )
-    assert where.startswith("demo: pictures are in demo/plots/")
+    assert where.startswith("demo: figures are in demo/plots/")
     named = where.rsplit(" ", 1)[1]
     assert "{plot_divs}" not in (project.root / named).read_text(encoding="utf-8")
     assert (demo / "plots/confusion_matrix.png").stat().st_size > 1000

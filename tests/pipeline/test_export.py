@@ -38,7 +38,7 @@ check.MAX_IMAGES = 10**9
 model, card = read_model(paths.MODEL)
 exported = to_onnx(model, card, {})
 found = check.compare(exported, model, card.data, read_split(paths.TEST_TENSORS))
-print(found.images, found.same_class, found.apart)
+print(found.images, found.same_class, found.max_difference)
 """
 NO_WORDS = """
 import torch

@@ -56,7 +56,7 @@ def test_the_pages_commands(project: Project) -> None:
     assert COMMANDS
     done = project.run("bash", "-c", f"set -eo pipefail\n{COMMANDS[1]}")
     assert done.stdout.count("  image\n") == 4
-    assert f"{COUNT + 2} images by models/model.safetensors (mlp, of digits)" in done.stderr
+    assert f"{COUNT + 2} images by models/model.safetensors (mlp, digits)" in done.stderr
     assert "; seen.png shows the first 24\n" in done.stderr
     with (project.root / "classes.csv").open() as file:
         assert len(list(csv.DictReader(file))) == COUNT + 1

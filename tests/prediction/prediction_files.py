@@ -1,4 +1,4 @@
-"""Image files and models that the tests of predict ask about."""
+"""Image files and models for the tests of `predict`."""
 
 import io
 import struct
@@ -10,13 +10,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from image_pipeline.common.params import read_params
 from image_pipeline.modeling import networks
 from image_pipeline.modeling.model_card import ModelCard
 from image_pipeline.modeling.model_file import write_model
 from image_pipeline.modeling.ood import TrainingStatistics
 from image_pipeline.tensors.tensor_files import DatasetInfo
-from project import ROOT
 
 DIGITS = tuple("0123456789")
 
@@ -33,7 +31,7 @@ def make_card(
         source=networks.source_hash("mlp"),
         input_shape=shape,
         data=DatasetInfo(dataset, class_names, *statistics, changes.pop("fit", "pad")),
-        augmentation=read_params(ROOT / "params.yaml").train.augmentation,
+        augmentation={},
         options={"hidden_sizes": [16]},
         **changes,
     )
@@ -49,15 +47,15 @@ def make_model(path: Path, card: ModelCard | None = None) -> Path:
     return path
 
 
-def image_file(pixels: np.ndarray, form: str = "PNG", **options: Any) -> bytes:
-    """Return an image file of uint8 `[H, W]` or `[H, W, 3]`."""
+def image_file(pixels: np.ndarray, file_format: str = "PNG", **options: Any) -> bytes:
+    """Encode uint8 `[H, W]` or `[H, W, 3]` as an image file."""
     file = io.BytesIO()
-    Image.fromarray(pixels).save(file, form, **options)
+    Image.fromarray(pixels).save(file, file_format, **options)
     return file.getvalue()
 
 
 def digit_files(folder: Path, count: int) -> np.ndarray:
-    """Write white strokes on black as 00000.png and so on; return them, uint8 `[count, 28, 28]`."""
+    """Write white noise on black as 00000.png, 00001.png, ...; return uint8 `[count, 28, 28]`."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
     images = np.zeros((count, 28, 28), np.uint8)
@@ -70,7 +68,7 @@ def digit_files(folder: Path, count: int) -> np.ndarray:
 
 
 def png_of_size(width: int, height: int) -> bytes:
-    """Return a small PNG file that promises so many black pixels."""
+    """Return a small PNG file whose header claims a size of `width` x `height` pixels."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         end = struct.pack(">I", zlib.crc32(kind + data))

@@ -1,4 +1,4 @@
-"""Image files to predictions: in order, in batches, on any number of processes; and the command."""
+"""Prediction of image files, in order and on any number of processes; and the command `predict`."""
 
 import csv
 import io
@@ -14,8 +14,9 @@ import pytest
 from PIL import Image
 
 from image_pipeline.modeling.model_card import OodThresholds
+from image_pipeline.prediction.inputs import ImageInput
 from image_pipeline.prediction.predictor import Predictor
-from image_pipeline.prediction.sources import Source
+from image_pipeline.prediction.preprocessing import Preprocessor
 from image_pipeline.prediction.streaming import Prediction, predict_files
 from prediction.prediction_files import (
     digit_files,
@@ -38,30 +39,30 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarray]:
-    """Return a folder of image files, and what is in them, uint8 `[COUNT, 28, 28]`."""
+    """Return a folder of image files, and their pixels, uint8 `[COUNT, 28, 28]`."""
     folder = tmp_path_factory.mktemp("digits")
     return folder, digit_files(folder, COUNT)
 
 
 @pytest.mark.parametrize("processes", [1, 3])
-def test_files_come_out_as_their_images_do_in_order(
+def test_files_get_the_predictions_of_their_pixels_in_order(
     processes: int, model: Path, digits: tuple[Path, np.ndarray]
 ) -> None:
     folder, images = digits
-    sources = [Source(str(path)) for path in sorted(folder.iterdir())]
-    sources.insert(1000, Source("gone.png"))
-    preparation = Predictor(model).preparation("as-trained")
-    found = list(predict_files(sources, model, preparation, processes))
+    inputs = [ImageInput(str(path)) for path in sorted(folder.iterdir())]
+    inputs.insert(1000, ImageInput("gone.png"))
+    preprocessor = Preprocessor.for_model(make_card(), "as-trained")
+    found = list(predict_files(inputs, model, preprocessor, processes))
     gone = found.pop(1000)
     assert not isinstance(gone, Prediction)
-    assert (gone.source.name, gone.error) == ("gone.png", "No such file or directory")
+    assert (gone.input.name, gone.error) == ("gone.png", "No such file or directory")
 
     expected = Predictor(model).predict(images[:, np.newaxis]).probabilities
-    # Two classes may be equal but for rounding, which here, unpinned, depends on the processor.
+    # Two classes may differ by rounding only, which depends on the processor here (no `pin`).
     best = np.sort(expected, axis=1)[:, :-3:-1]
     for row, one in enumerate(found):
         assert isinstance(one, Prediction)
-        assert one.image.source.name == f"{folder}/{row:05}.png"
+        assert one.image.input.name == f"{folder}/{row:05}.png"
         assert one.class_name != one.runner_up
         for name, probability, wanted in (
             (one.class_name, one.probability, best[row, 0]),
@@ -72,31 +73,31 @@ def test_files_come_out_as_their_images_do_in_order(
     assert len(found) == len(expected)
 
 
-def test_no_more_files_are_begun_than_are_worked_on(model: Path) -> None:
-    """So memory is flat in their number."""
+def test_memory_does_not_grow_with_the_number_of_files(model: Path) -> None:
+    """Only as many inputs are read ahead as the processes work on."""
     begun = 0
 
-    def sources() -> Iterator[Source]:
+    def inputs() -> Iterator[ImageInput]:
         nonlocal begun
         content = image_file(DIGIT)
         while True:
             begun += 1
-            yield Source(str(begun), content)
+            yield ImageInput(str(begun), content)
 
-    for done, _ in enumerate(islice(predict_files(sources(), model, processes=2), 20_000)):
+    for done, _ in enumerate(islice(predict_files(inputs(), model, processes=2), 20_000)):
         assert begun - done < 10_000
 
 
-def test_what_lies_beyond_the_models_limits_is_doubtful(tmp_path: Path) -> None:
+def test_images_beyond_the_ood_thresholds_are_doubtful(tmp_path: Path) -> None:
     images = np.zeros((3, 1, 28, 28), np.uint8)
     images[1] = 255
     path = tmp_path / "model.safetensors"
     assert not Predictor(make_model(path)).predict(images).doubtful.any()
-    for limits, expected in (
+    for thresholds, expected in (
         (OodThresholds(logit=-1e9, distance=100.0), [False, True, False]),
         (OodThresholds(logit=1e9, distance=1e9), [True, True, True]),
     ):
-        predictor = Predictor(make_model(path, make_card(ood=limits)))
+        predictor = Predictor(make_model(path, make_card(ood=thresholds)))
         assert predictor.predict(images).doubtful.tolist() == expected
 
 
@@ -112,8 +113,8 @@ def predict(
     )
 
 
-def hostile_files(folder: Path) -> list[str]:
-    """Write files of all kinds; return their names."""
+def bad_files(folder: Path) -> list[str]:
+    """Write valid, broken and missing files; return their names."""
     rng = np.random.default_rng(0)
     photograph = rng.integers(0, 256, (300, 200, 3), np.uint8)
     whole = image_file(photograph, "JPEG")
@@ -125,7 +126,7 @@ def hostile_files(folder: Path) -> list[str]:
         "good.png": image_file(DIGIT),
         "huge.png": png_of_size(50_000, 50_000),
         "short.jpg": whole[: len(whole) // 2],
-        "text.png": b"This is no image.\n",
+        "text.png": b"This is not an image.\n",
         "empty.png": b"",
         "turned.jpg": image_file(np.rot90(DIGIT), "JPEG", exif=turned.tobytes()),
     }.items():
@@ -137,10 +138,10 @@ def hostile_files(folder: Path) -> list[str]:
     ]
 
 
-def test_hostile_files_are_told_in_a_line_each_and_the_others_predicted(
+def test_bad_files_get_an_error_line_each_and_the_others_are_predicted(
     model: Path, tmp_path: Path
 ) -> None:
-    names = hostile_files(tmp_path)
+    names = bad_files(tmp_path)
     done = predict("--model", model, "--json", "--prepare", "as-trained", *names, folder=tmp_path)
     assert done.returncode == 1
     rows = [json.loads(line) for line in done.stdout.splitlines()]
@@ -148,14 +149,14 @@ def test_hostile_files_are_told_in_a_line_each_and_the_others_predicted(
     assert rows[0] == rows[1] | {"image": "good.png"}  # its first frame
     assert rows[0]["class"] == rows[2]["class"]  # upright
     assert rows[0]["probability"] == pytest.approx(rows[2]["probability"], abs=0.1)
-    *told, last = done.stderr.splitlines()
+    *errors, last = done.stderr.splitlines()
     for line, (name, why) in zip(
-        told,
+        errors,
         {
             "huge.png": "Image size (2500000000 pixels) exceeds limit",
             "short.jpg": "image file is truncated",
             "text.png": "no image of these formats: PNG, JPEG",
-            "moving.gif": "has several frames; this is its first",
+            "moving.gif": "has several frames; the first one is used",
             "empty.png": "no image of these formats: PNG, JPEG",
             "nothing": "no images in this folder",
             "*.bmp": "no file matches this pattern",
@@ -165,18 +166,18 @@ def test_hostile_files_are_told_in_a_line_each_and_the_others_predicted(
     ):
         kind = "note" if name == "moving.gif" else "error"
         assert line.startswith(f"predict: {kind}: {name}: {why}")
-    assert last == f"predict: 3 images by {model} (mlp, of digits); 7 could not be predicted"
+    assert last == f"predict: 3 images by {model} (mlp, digits); 7 could not be predicted"
 
 
-def test_a_table_csv_and_a_picture(model: Path, tmp_path: Path) -> None:
+def test_table_csv_and_figure(model: Path, tmp_path: Path) -> None:
     images = digit_files(tmp_path / "in", 12)
-    picture = tmp_path / "seen.png"
-    table = predict("--model", model, tmp_path / "in", "--show", picture)
+    figure = tmp_path / "seen.png"
+    table = predict("--model", model, tmp_path / "in", "--show", figure)
     assert (table.returncode, table.stderr) == (
         0,
-        f"predict: 12 images by {model} (mlp, of digits); {picture} shows them\n",
+        f"predict: 12 images by {model} (mlp, digits); {figure} shows them\n",
     )
-    with Image.open(picture) as drawn:
+    with Image.open(figure) as drawn:
         assert drawn.width > drawn.height > 300
     listed = "\n".join(f"{tmp_path}/in/{number:05}.png" for number in range(12))
     done = predict("--model", model, "--csv", "--files-from", "-", stdin=listed.encode())
@@ -185,8 +186,8 @@ def test_a_table_csv_and_a_picture(model: Path, tmp_path: Path) -> None:
     header, *lines = table.stdout.splitlines()
     assert header.split() == ["class", "probability", "runner-up", "probability", "image"]
     for line, row in zip(lines, rows, strict=True):
-        name, first, share, second, other, doubtful, prepared = row.values()
-        assert line.split() == [first, f"{float(share):.2%}", second, f"{float(other):.2%}", name]
+        name, first, p1, second, p2, doubtful, prepared = row.values()
+        assert line.split() == [first, f"{float(p1):.2%}", second, f"{float(p2):.2%}", name]
         assert (doubtful, prepared) == ("false", "as-trained")
 
 
@@ -196,12 +197,10 @@ def test_one_image_on_standard_input(model: Path) -> None:
     assert done.returncode == 0
     done = predict("--model", model, "-", stdin=b"a.png\nb.png\n")
     assert "predict: error: -: no image of these formats" in done.stderr
-    assert "names of files go to --files-from -" in done.stderr
+    assert "to give a list of file names, use --files-from -" in done.stderr
 
 
-def test_a_reader_that_leaves_early_is_no_error(
-    model: Path, digits: tuple[Path, np.ndarray]
-) -> None:
+def test_a_closed_output_pipe_is_not_an_error(model: Path, digits: tuple[Path, np.ndarray]) -> None:
     command = f"{sys.executable} -m image_pipeline predict --model {model} --csv {digits[0]}"
     done = subprocess.run(
         ["sh", "-c", f"{command} | head -1"],
@@ -216,7 +215,7 @@ def test_a_reader_that_leaves_early_is_no_error(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "status", "said"),
+    ("arguments", "status", "error"),
     [
         ([], 2, "no IMAGE; name files, folders or patterns, or - for standard input"),
         (["x.png"], 1, "models/model.safetensors: not found; run `dvc pull` or `dvc repro` in "),
@@ -225,12 +224,12 @@ def test_a_reader_that_leaves_early_is_no_error(
         (["x.png", "--show", "x.jpg"], 2, "x.jpg: not a file.png in a folder that exists; give "),
     ],
 )
-def test_what_the_command_refuses(
-    arguments: list[str], status: int, said: str, tmp_path: Path
+def test_arguments_that_are_refused(
+    arguments: list[str], status: int, error: str, tmp_path: Path
 ) -> None:
-    (tmp_path / "text").write_text("no model")
+    (tmp_path / "text").write_text("not a model")
     done = predict(*arguments, folder=tmp_path)
     assert done.returncode == status
-    assert done.stderr.startswith(f"predict: error: {said}")
+    assert done.stderr.startswith(f"predict: error: {error}")
     assert done.stderr.count("\n") == 1
     assert done.stdout == ""

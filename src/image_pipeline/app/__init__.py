@@ -1,1 +1,1 @@
-"""A page to try the model in, on this machine alone: `make app`."""
+"""A web page to try the model on, served to this machine only: `make app`."""

@@ -1,7 +1,7 @@
-"""Try the model in a page: draw a digit, drop image files, look through the test images.
+"""Try the model on a web page: draw a digit, drop image files, look through the test images.
 
-`make app` makes the environment that this needs and runs it. The page is served to this machine
-alone, and asks nothing of any other. Ctrl-C ends it.
+`make app` creates the environment that this needs and runs it. The page is served to this machine
+only and makes no requests to others. Ctrl-C stops it.
 """
 
 import argparse
@@ -16,10 +16,10 @@ from image_pipeline.common import paths
 from image_pipeline.common.errors import PipelineError
 
 HOST, FIRST_PORT = "127.0.0.1", 7860
-# Read when Gradio is imported. What it reads later is given to it as arguments.
-QUIET = {
+# Gradio reads these when it is imported; other settings are passed as arguments.
+GRADIO_ENVIRONMENT = {
     "GRADIO_ANALYTICS_ENABLED": "False",
-    "GRADIO_NUM_PORTS": "100",  # that are tried, one after the other
+    "GRADIO_NUM_PORTS": "100",  # tried one after the other
     "GRADIO_SERVER_PORT": str(FIRST_PORT),
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_HUB_OFFLINE": "1",
@@ -27,23 +27,23 @@ QUIET = {
 
 
 class AppError(PipelineError):
-    """A page that cannot be served."""
+    """The page cannot be served."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Say what the command takes."""
+    """Add the command's arguments to its parser."""
     parser.add_argument(
         "--model",
         metavar="FILE",
         type=Path,
         default=paths.MODEL,
-        help=f"another model than {paths.MODEL}",
+        help=f"model file (default: {paths.MODEL})",
     )
     parser.add_argument(
         "--port",
         metavar="N",
         type=int,
-        help=f"this port and no other, instead of the first free one from {FIRST_PORT} on",
+        help=f"port to serve at (default: the first free one from {FIRST_PORT} on)",
     )
 
 
@@ -52,8 +52,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     Raises:
         AppError: Gradio is not installed, or no port is free.
-        DataError: the model file is missing, or is not what it should be.
-        PreparationError: its images are of a shape that no image file has.
+        DataError: the model file is missing or invalid.
+        PreprocessingError: the model takes images that `predict` does not support.
     """
     if find_spec("gradio") is None:
         raise AppError("Gradio is not in this environment; run `make app`, which makes one with it")
@@ -61,36 +61,36 @@ def run(arguments: argparse.Namespace) -> int:
 
     numerics.pin("portable")
     # After the pin: this imports torch and numpy.
-    from image_pipeline.app.model import Model
-    from image_pipeline.app.run_facts import read_facts
+    from image_pipeline.app.model import AppModel
+    from image_pipeline.app.run_info import read_run_info
 
-    model = Model(arguments.model)
-    facts = read_facts(arguments.model, model.card)
+    model = AppModel(arguments.model)
+    info = read_run_info(arguments.model, model.card)
     with tempfile.TemporaryDirectory(prefix="image_pipeline_app_") as uploads:
-        os.environ.update(QUIET, GRADIO_TEMP_DIR=uploads)
-        _spare_the_proxy()
+        os.environ.update(GRADIO_ENVIRONMENT, GRADIO_TEMP_DIR=uploads)
+        _bypass_proxy()
         from image_pipeline.app.page import build, serve
 
-        page = build(model, facts)
+        page = build(model, info)
         try:
             address = serve(page, HOST, arguments.port)
         except (OSError, OverflowError):
-            any_port = f"a port from {FIRST_PORT} on"
-            which = any_port if arguments.port is None else f"port {arguments.port}"
-            raise AppError(f"{which} cannot be had; give another by --port") from None
+            any_port = f"no port from {FIRST_PORT} on is"
+            which = any_port if arguments.port is None else f"port {arguments.port} is not"
+            raise AppError(f"{which} free; choose another with --port") from None
         try:
             signal.signal(signal.SIGTERM, signal.default_int_handler)
-            print(f"app: {facts.one_line()}; Ctrl-C ends it. Open {address}", flush=True)
+            print(f"app: {info.summary()}; Ctrl-C stops it. Open {address}", flush=True)
             while True:
                 time.sleep(3600)
         except KeyboardInterrupt:
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C adds nothing
             page.close(verbose=False)
-    print("\napp: ended")
+    print("\napp: stopped")
     return 0
 
 
-def _spare_the_proxy() -> None:
-    """Let Gradio reach its own server without the proxy that the user may have set."""
+def _bypass_proxy() -> None:
+    """Let Gradio reach its own server without a proxy that the user may have set."""
     for name in ("NO_PROXY", "no_proxy"):
         os.environ[name] = ",".join(filter(None, [os.environ.get(name), HOST]))

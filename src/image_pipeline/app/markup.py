@@ -1,4 +1,4 @@
-"""HTML of what the page shows beside Gradio's own components; every word in it is escaped."""
+"""HTML for the parts of the page that are not Gradio components; all text in it is escaped."""
 
 import base64
 import io
@@ -6,114 +6,113 @@ from collections.abc import Iterable, Sequence
 from html import escape
 
 import numpy as np
-from PIL import Image as Picture
+from PIL import Image
 
-from image_pipeline.app.model import Answer
+from image_pipeline.app.model import ImagePrediction
 from image_pipeline.app.nearest import Neighbour
-from image_pipeline.app.run_facts import RunFacts
-from image_pipeline.prediction.streaming import Image, Prediction
+from image_pipeline.app.run_info import RunInfo
+from image_pipeline.prediction.streaming import Prediction, ProcessedImage
 
 PREPARED = {
-    "mnist": "Brought to MNIST's form: light on dark, 20 pixels high or wide, centred.",
+    "mnist": "Converted to MNIST's format: light on dark, 20 pixels high or wide, centred.",
     "as-trained": "Prepared as the training images were.",
-    None: "One of the data set's own, as it is.",
+    None: "An image of the data set, unchanged.",
 }
 
 
-def header(facts: RunFacts) -> str:
-    """Return the title, and which run the model is of."""
+def header(info: RunInfo) -> str:
+    """Return the title, and which run the model comes from."""
     rows = {
-        "Data set": facts.dataset,
-        "Classes": facts.classes(),
-        "Network": facts.network,
-        "Test accuracy": facts.accuracy,
-        "Run": facts.commit,
-        "Model file": facts.model_hash,
+        "Data set": info.dataset,
+        "Classes": info.classes(),
+        "Network": info.network,
+        "Test accuracy": info.accuracy,
+        "Run": info.commit,
+        "Model file": info.model_hash,
     }
-    shown = "".join(
+    items = "".join(
         f"<div><dt>{name}</dt><dd>{escape(value)}</dd></div>" for name, value in rows.items()
     )
-    return f'<h1>Try the model</h1><dl class="facts">{shown}</dl>'
+    return f'<h1>Try the model</h1><dl class="run-info">{items}</dl>'
 
 
 def pad(*, light_on_dark: bool) -> str:
-    """Return the drawing pad; pad.js brings it to life."""
+    """Return the drawing pad; pad.js adds its behaviour."""
     paper, ink = ("#000", "#fff") if light_on_dark else ("#fff", "#000")
-    how = "Drawing pad. Arrow keys move the pen, Space puts it down and lifts it."
+    label = "Drawing pad. Arrow keys move the pen, Space puts it down and lifts it."
     return (
         '<div class="pad"><div class="paper">'
-        f'<canvas width="280" height="280" tabindex="0" role="application" aria-label="{how}" '
+        f'<canvas width="280" height="280" tabindex="0" role="application" aria-label="{label}" '
         f'data-paper="{paper}" data-ink="{ink}"></canvas><span class="pen"></span></div>'
         '<div class="below"><button type="button">Clear</button>'
         '<p class="note">Keys: arrows move, Space draws.</p></div></div>'
     )
 
 
-def message(words: str) -> str:
-    """Return a line about what went wrong; nothing if nothing did."""
-    return f'<p class="message" role="alert">{escape(words)}</p>' if words else ""
+def message(text: str) -> str:
+    """Return an error message."""
+    return f'<p class="message" role="alert">{escape(text)}</p>'
 
 
-def seen(answer: Answer, *, tells_doubt: bool, actual: str | None) -> str:
-    """Return what the network saw, and what there is to say of its answer.
+def prediction(result: ImagePrediction, *, detects_ood: bool, label: str | None) -> str:
+    """Return the network's input with the prediction in words.
 
     Args:
-        answer: of the network.
-        tells_doubt: whether the model can tell a doubtful image.
-        actual: the image's class, where it is known.
+        result: of an image.
+        detects_ood: whether the model can tell that an image is out-of-distribution.
+        label: the image's true class, if it is known.
     """
-    best = answer.best
-    lines = [f"The network says <b>{escape(best)}</b>, {answer.probabilities[best]:.1%}."]
-    if actual is not None:
-        judged = "Right" if actual == best else "Wrong"
-        lines.append(f"{judged}: its class is <b>{escape(actual)}</b>.")
-    if answer.doubtful:
-        doubt = "Doubtful: this image is unlike those that it was trained on."
-        lines.append(f'<span class="doubtful">{doubt}</span>')
-    elif tells_doubt:
-        lines.append("Not doubtful: this image is like those that it was trained on.")
-    lines.append(f'<span class="note">{PREPARED[answer.prepared]}</span>')
-    shown = "".join(f"<p>{line}</p>" for line in lines)
-    picture = _picture(answer.pixels, "What the network saw")
-    return f'<div class="seen">{picture}<div role="status">{shown}</div></div>'
+    best = result.class_name
+    lines = [f"Predicted class: <b>{escape(best)}</b>, {result.probabilities[best]:.1%}."]
+    if label is not None:
+        verdict = "Right" if label == best else "Wrong"
+        lines.append(f"{verdict}: its class is <b>{escape(label)}</b>.")
+    if result.doubtful:
+        lines.append('<span class="doubtful">Doubtful: unlike the training images.</span>')
+    elif detects_ood:
+        lines.append("Not doubtful: like the training images.")
+    lines.append(f'<span class="note">{PREPARED[result.prepared]}</span>')
+    text = "".join(f"<p>{line}</p>" for line in lines)
+    image = _image(result.pixels, "Network input")
+    return f'<div class="prediction">{image}<div role="status">{text}</div></div>'
 
 
-def nearest(neighbours: Iterable[Neighbour], note: str) -> str:
+def nearest_images(neighbours: Iterable[Neighbour], note: str) -> str:
     """Return the nearest training images with their classes."""
     figures = "".join(
-        f"<figure>{_picture(one.pixels, f'Training image {one.number}')}"
-        f"<figcaption>{escape(one.class_name)}</figcaption></figure>"
-        for one in neighbours
+        f"<figure>{_image(each.pixels, f'Training image {each.index}')}"
+        f"<figcaption>{escape(each.class_name)}</figcaption></figure>"
+        for each in neighbours
     )
     return f'<p class="note">{escape(note)}</p><div class="nearest">{figures}</div>'
 
 
-def results(predicted: Sequence[Prediction | Image], names: Sequence[str]) -> str:
-    """Return a table with a row for each file; `names` are those the user gave them."""
+def results_table(results: Sequence[Prediction | ProcessedImage], names: Sequence[str]) -> str:
+    """Return a table with a row per file; `names` are the names that the user knows them by."""
     columns = ("File", "Class", "Probability", "Runner-up")
     head = "".join(f'<th scope="col">{name}</th>' for name in columns)
-    rows = "".join(_row(one, name) for one, name in zip(predicted, names, strict=True))
+    rows = "".join(_row(result, name) for result, name in zip(results, names, strict=True))
     return (
         f'<div class="results" tabindex="0" role="region" aria-label="Predictions"><table>'
         f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
     )
 
 
-def _row(one: Prediction | Image, name: str) -> str:
-    if isinstance(one, Image):
-        return f'<tr><td>{escape(name)}</td><td colspan="3">{escape(one.error)}</td></tr>'
-    doubt = '<br><span class="doubtful">doubtful</span>' if one.doubtful else ""
+def _row(result: Prediction | ProcessedImage, name: str) -> str:
+    if isinstance(result, ProcessedImage):
+        return f'<tr><td>{escape(name)}</td><td colspan="3">{escape(result.error)}</td></tr>'
+    mark = '<br><span class="doubtful">doubtful</span>' if result.doubtful else ""
     return (
-        f"<tr><td>{escape(name)}</td><td>{escape(one.class_name)}{doubt}</td>"
-        f"<td>{one.probability:.2%}</td>"
-        f"<td>{escape(one.runner_up)} ({one.runner_up_probability:.2%})</td></tr>"
+        f"<tr><td>{escape(name)}</td><td>{escape(result.class_name)}{mark}</td>"
+        f"<td>{result.probability:.2%}</td>"
+        f"<td>{escape(result.runner_up)} ({result.runner_up_probability:.2%})</td></tr>"
     )
 
 
-def _picture(pixels: np.ndarray, words: str) -> str:
-    """Return an image uint8 `[C, H, W]`, whose pixels the style sheet enlarges."""
-    shown = pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)
+def _image(pixels: np.ndarray, alt: str) -> str:
+    """Return an image, uint8 `[C, H, W]`, as a PNG in the page; the style sheet enlarges it."""
+    array = pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)
     content = io.BytesIO()
-    Picture.fromarray(shown).save(content, "PNG")
+    Image.fromarray(array).save(content, "PNG")
     encoded = base64.b64encode(content.getvalue()).decode()
-    return f'<img class="pixels" alt="{escape(words)}" src="data:image/png;base64,{encoded}">'
+    return f'<img class="pixels" alt="{escape(alt)}" src="data:image/png;base64,{encoded}">'

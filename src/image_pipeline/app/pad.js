@@ -1,12 +1,12 @@
-// The drawing pad. Mouse, finger and pen draw on its canvas; so do the arrow keys, with the pen down.
+// The drawing pad: draw with mouse, finger or pen, or with the arrow keys while the pen is down.
 // Gradio runs this once, with `element` (the pad), `props` and `trigger`.
 const canvas = element.querySelector("canvas");
 const pen = element.querySelector(".pen");
 const context = canvas.getContext("2d");
-const WAIT = 150; // milliseconds between two questions while a stroke goes on
-const STEP = canvas.width / 28; // of an arrow key
+const DELAY = 150; // milliseconds between predictions during a stroke
+const STEP = canvas.width / 28; // how far an arrow key moves the pen
 const ARROWS = {ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1]};
-let last = null; // the stroke's last point
+let last = null; // last point of the current stroke
 let keys = {x: canvas.width / 2, y: canvas.height / 4, down: false}; // the keyboard's pen
 let empty = true;
 let timer = null;
@@ -28,15 +28,15 @@ function draw(from, to) {
     empty = false;
 }
 
-function ask() {
+function submit() {
     clearTimeout(timer);
     timer = null;
     props.value = empty ? "" : canvas.toDataURL("image/png");
     trigger("change");
 }
 
-function askSoon() {
-    timer ??= setTimeout(ask, WAIT);
+function submitSoon() {
+    timer ??= setTimeout(submit, DELAY);
 }
 
 function point(event) {
@@ -58,23 +58,23 @@ canvas.addEventListener("pointerdown", event => {
     canvas.setPointerCapture(event.pointerId);
     last = point(event);
     draw(last, last);
-    askSoon();
+    submitSoon();
 });
 
 canvas.addEventListener("pointermove", event => {
     if (!last) return;
-    const passed = event.getCoalescedEvents?.() ?? [];
-    for (const each of passed.length ? passed : [event]) {
+    const coalesced = event.getCoalescedEvents?.() ?? [];
+    for (const each of coalesced.length ? coalesced : [event]) {
         const next = point(each);
         draw(last, next);
         last = next;
     }
-    askSoon();
+    submitSoon();
 });
 
 for (const name of ["pointerup", "pointercancel"]) {
     canvas.addEventListener(name, () => {
-        if (last) ask();
+        if (last) submit();
         last = null;
     });
 }
@@ -93,12 +93,12 @@ canvas.addEventListener("keydown", event => {
     }
     event.preventDefault();
     movePen();
-    if (keys.down) askSoon();
+    if (keys.down) submitSoon();
 });
 
 element.querySelector("button").addEventListener("click", () => {
     clear();
-    ask();
+    submit();
 });
 
 clear();

@@ -1,7 +1,7 @@
-"""The page: Gradio's components, and what they ask the model.
+"""The web page: Gradio components and their event handlers.
 
-All questions wait for each other: Pillow's limits on images are one process's, and the network has
-all cores it may use at once anyway.
+Requests are handled one at a time: Pillow's limits on images are set for the whole process, and
+the network uses all cores anyway.
 """
 
 import base64
@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+import numpy as np
 
 from image_pipeline.app import markup
-from image_pipeline.app.model import Answer, Model, UnreadableError
-from image_pipeline.app.nearest import searched
-from image_pipeline.app.run_facts import RunFacts
+from image_pipeline.app.model import AppModel, ImagePrediction, UnreadableError
+from image_pipeline.app.nearest import num_searched
+from image_pipeline.app.run_info import RunInfo
 from image_pipeline.common.errors import one_line
-from image_pipeline.prediction.sources import MAX_BYTES
+from image_pipeline.prediction.inputs import MAX_BYTES
 from image_pipeline.tensors.tensor_files import Split
 
 HERE = Path(__file__).parent
@@ -27,52 +28,54 @@ TOP_CLASSES = 5
 ONE_AT_A_TIME = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}
 FONT = ["system-ui", "sans-serif"]
 FIXED_WIDTH = ["ui-monospace", "monospace"]
-DRAWING = "data:image/png;base64,"
+PNG_DATA_URL = "data:image/png;base64,"
 
-Shown = tuple[Any, Any, Any, Any]  # probabilities, what was seen, nearest images, message
+# Values of the output components: probabilities, prediction, nearest images, error message.
+Outputs = tuple[Any, Any, Any, Any]
+NO_OUTPUTS: Outputs = (None, "", "", "")
 
 
-def build(model: Model, facts: RunFacts) -> gr.Blocks:
+def build(model: AppModel, info: RunInfo) -> gr.Blocks:
     """Return the page for a model."""
     handlers = _Handlers(model)
-    with gr.Blocks(title=f"Try {facts.dataset}", analytics_enabled=False) as page:
-        _html(markup.header(facts))
+    with gr.Blocks(title=f"Try {info.dataset}", analytics_enabled=False) as page:
+        _html(markup.header(info))
         with gr.Row():
             with gr.Column(), gr.Tabs():
-                ways = []
-                if model.can_be_drawn:
-                    ways.append(_pad_tab(handlers, light_on_dark=model.is_light_on_dark))
-                ways += [_files_tab(handlers), _test_images_tab(handlers, model.test)]
+                tabs = []
+                if model.is_grey:
+                    tabs.append(_pad_tab(handlers, light_on_dark=model.is_light_on_dark))
+                tabs += [_files_tab(handlers), _test_images_tab(handlers, model.test)]
             with gr.Column():
                 message = _html()
                 label = gr.Label(label="Probability", num_top_classes=TOP_CLASSES, elem_id="label")
-                seen = _html()
+                prediction = _html()
         nearest = _html()
-        answer = [label, seen, nearest, message]
-        for way in ways:
-            # A tab that is opened shows its own answer again.
-            for trigger in (way.tab.select, *way.triggers):
+        outputs = [label, prediction, nearest, message]
+        for tab in tabs:
+            # A tab that is opened shows its own prediction again.
+            for trigger in (tab.tab.select, *tab.triggers):
                 trigger(
-                    way.ask, way.inputs, answer,
+                    tab.handler, tab.inputs, outputs,
                     show_progress="hidden", trigger_mode="always_last", **ONE_AT_A_TIME,
                 )  # fmt: skip
     return page
 
 
 @dataclass(frozen=True)
-class _Way:
-    """A way to ask.
+class _InputTab:
+    """A tab in which an image is chosen.
 
     Attributes:
-        tab: where.
-        triggers: events after which the model is asked.
-        ask: the handler.
-        inputs: what it takes.
+        tab: Gradio's component.
+        triggers: events that start a prediction.
+        handler: makes the prediction; yields values of the output components.
+        inputs: components whose values it takes.
     """
 
     tab: gr.Tab
     triggers: Sequence[Any]
-    ask: Callable[..., Iterator[Shown]]
+    handler: Callable[..., Iterator[Outputs]]
     inputs: list[gr.components.Component]
 
 
@@ -80,26 +83,27 @@ def _html(content: str = "", **settings: Any) -> gr.HTML:
     return gr.HTML(content, apply_default_css=False, padding=True, **settings)
 
 
-def _pad_tab(handlers: "_Handlers", *, light_on_dark: bool) -> _Way:
+def _pad_tab(handlers: "_Handlers", *, light_on_dark: bool) -> _InputTab:
     with gr.Tab("Draw") as tab:
         pad = _html(
             html_template=markup.pad(light_on_dark=light_on_dark),
             js_on_load=(HERE / "pad.js").read_text(encoding="utf-8"),
             elem_id="pad",
         )
-    return _Way(tab, [pad.change], handlers.drawn, [pad])
+    return _InputTab(tab, [pad.change], handlers.on_drawing, [pad])
 
 
-def _files_tab(handlers: "_Handlers") -> _Way:
+def _files_tab(handlers: "_Handlers") -> _InputTab:
     with gr.Tab("Image files") as tab:
         files = gr.File(label="Image files", file_count="multiple", elem_id="files")
         table = _html()
         chosen = gr.Dropdown(label="File that is shown", visible=False, elem_id="chosen")
-    predicted = files.change(handlers.predicted, files, [table, chosen], **ONE_AT_A_TIME)
-    return _Way(tab, [predicted.then, chosen.input], handlers.chosen_file, [files, chosen])
+    predicted = files.change(handlers.on_files, files, [table, chosen], **ONE_AT_A_TIME)
+    triggers = [predicted.then, chosen.input]
+    return _InputTab(tab, triggers, handlers.on_file_chosen, [files, chosen])
 
 
-def _test_images_tab(handlers: "_Handlers", test: Split | str) -> _Way:
+def _test_images_tab(handlers: "_Handlers", test: Split | str) -> _InputTab:
     missing = isinstance(test, str)
     with gr.Tab("Test images") as tab:
         if isinstance(test, str):
@@ -109,20 +113,20 @@ def _test_images_tab(handlers: "_Handlers", test: Split | str) -> _Way:
             label=f"Number of a test image, 0 to {last}",
             value=None, precision=0, visible=not missing, elem_id="number",
         )  # fmt: skip
-    return _Way(tab, [number.change], handlers.test_image, [number])
+    return _InputTab(tab, [number.change], handlers.on_test_image, [number])
 
 
 def serve(page: gr.Blocks, host: str, port: int | None) -> str:
-    """Serve the page, in threads of its own; return its address.
+    """Serve the page in background threads; return its address.
 
     Args:
-        page: to be served.
-        host: the address to listen at.
-        port: this one alone; None for the first free one of the hundred that Gradio tries.
+        page: the page.
+        host: the address to listen on.
+        port: the only port to try; None for the first free one of the hundred that Gradio tries.
 
     Raises:
-        OSError: no such port is free.
-        OverflowError: there are no such ports.
+        OSError: the port is in use, or none is free.
+        OverflowError: the port number is out of range.
     """
     _, address, _ = page.launch(
         server_name=host,
@@ -147,7 +151,7 @@ def serve(page: gr.Blocks, host: str, port: int | None) -> str:
 
 
 def _theme() -> gr.themes.Base:
-    """Return Gradio's own theme in quiet colours, with fonts that every system has."""
+    """Return Gradio's default theme in muted colours, with fonts that every system has."""
     return gr.themes.Default(
         primary_hue="blue", secondary_hue="blue", neutral_hue="gray",
         font=FONT, font_mono=FIXED_WIDTH,
@@ -155,74 +159,76 @@ def _theme() -> gr.themes.Base:
 
 
 class _Handlers:
-    """What the components call; each gives what the components of the answer show."""
+    """Event handlers; those that predict yield values of the output components."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: AppModel) -> None:
         self._model = model
 
-    def drawn(self, value: str | None) -> Iterator[Shown]:
-        """Answer a drawing, a PNG file as a data address; nothing is shown for an empty pad."""
+    def on_drawing(self, value: str | None) -> Iterator[Outputs]:
+        """Predict a drawing, a PNG file as a data URL; an empty pad clears the outputs."""
         if not value:
-            yield None, "", "", ""
+            yield NO_OUTPUTS
             return
 
-        def ask() -> tuple[Answer, None]:
+        def predict() -> tuple[ImagePrediction, None]:
             try:
-                content = base64.b64decode(value.removeprefix(DRAWING), validate=True)
+                content = base64.b64decode(value.removeprefix(PNG_DATA_URL), validate=True)
             except (binascii.Error, ValueError):
-                raise UnreadableError("this drawing is no PNG file") from None
-            return self._model.ask_about_file(content), None
+                raise UnreadableError("this drawing is not a PNG file") from None
+            return self._model.predict_image_file(content), None
 
-        yield from self._shown(ask)
+        yield from self._outputs(predict)
 
-    def predicted(self, files: list[str] | None) -> tuple[Any, Any]:
-        """Predict all files; return their table, and the choice of the one that is shown."""
+    def on_files(self, files: list[str] | None) -> tuple[Any, Any]:
+        """Predict all files; return their table, and the menu to choose the one that is shown."""
         names = [Path(file).name for file in files or []]
         choices = [(f"{number}: {name}", number) for number, name in enumerate(names, 1)]
-        chooser = gr.Dropdown(choices=choices, value=1 if names else None, visible=len(names) > 1)
+        menu = gr.Dropdown(choices=choices, value=1 if names else None, visible=len(names) > 1)
         if not files:
-            return "", chooser
-        return markup.results(self._model.predict(files), names), chooser
+            return "", menu
+        return markup.results_table(self._model.predict_files(files), names), menu
 
-    def chosen_file(self, files: list[str] | None, number: int | None) -> Iterator[Shown]:
-        """Answer the file of a number, from 1 on."""
+    def on_file_chosen(self, files: list[str] | None, number: int | None) -> Iterator[Outputs]:
+        """Predict one of the files; `number` counts from 1."""
         if not files or not number or not 0 < number <= len(files):
-            yield None, "", "", ""
+            yield NO_OUTPUTS
             return
-        path = files[number - 1]
+        path = Path(files[number - 1])
 
-        def ask() -> tuple[Answer, None]:
+        def predict() -> tuple[ImagePrediction, None]:
             try:
-                return self._model.ask_about_file(Path(path).read_bytes()), None
+                return self._model.predict_image_file(path.read_bytes()), None
             except UnreadableError as error:
-                raise UnreadableError(f"{one_line(Path(path).name)}: {error}") from None
+                raise UnreadableError(f"{one_line(path.name)}: {error}") from None
 
-        yield from self._shown(ask)
+        yield from self._outputs(predict)
 
-    def test_image(self, number: int | None) -> Iterator[Shown]:
-        """Answer a test image."""
+    def on_test_image(self, number: int | None) -> Iterator[Outputs]:
+        """Predict a test image."""
         if number is None:
-            yield None, "", "", ""
+            yield NO_OUTPUTS
         else:
-            yield from self._shown(lambda: self._model.ask_about_test_image(int(number)))
+            yield from self._outputs(lambda: self._model.predict_test_image(int(number)))
 
-    def _shown(self, ask: Callable[[], tuple[Answer, str | None]]) -> Iterator[Shown]:
-        """Show an answer at once, and then the training images, which take longer to find."""
+    def _outputs(
+        self, predict: Callable[[], tuple[ImagePrediction, str | None]]
+    ) -> Iterator[Outputs]:
+        """Yield a prediction at once, and then the training images, which take longer to find."""
         try:
-            answer, actual = ask()
+            result, label = predict()
         except UnreadableError as error:
             yield None, "", "", markup.message(str(error))
             return
-        tells_doubt = self._model.card.ood is not None
-        seen = markup.seen(answer, tells_doubt=tells_doubt, actual=actual)
-        yield answer.probabilities, seen, gr.skip(), ""
-        yield gr.skip(), gr.skip(), self._nearest(answer), gr.skip()
+        detects_ood = self._model.card.ood is not None
+        prediction = markup.prediction(result, detects_ood=detects_ood, label=label)
+        yield result.probabilities, prediction, gr.skip(), ""
+        yield gr.skip(), gr.skip(), self._nearest(result.pixels), gr.skip()
 
-    def _nearest(self, answer: Answer) -> str:
+    def _nearest(self, pixels: np.ndarray) -> str:
         train = self._model.train
         if isinstance(train, str):
-            return markup.nearest([], f"The nearest training images are not shown: {train}")
-        count, total = searched(train), len(train.labels)
-        of = f"{total:,} training images" if count == total else f"the first {count:,}"
-        note = f"The nearest of {of}, by distance of pixels"
-        return markup.nearest(self._model.nearest(answer.pixels, NEIGHBOURS), note)
+            return markup.nearest_images([], f"The nearest training images are not shown: {train}")
+        count, total = num_searched(train), len(train.labels)
+        images = f"{total:,} training images" if count == total else f"the first {count:,}"
+        note = f"The nearest of {images}, by pixel distance"
+        return markup.nearest_images(self._model.find_nearest(pixels, NEIGHBOURS), note)

@@ -1,1 +1,1 @@
-"""The project's commands beside DVC's own."""
+"""The project's commands besides DVC's."""

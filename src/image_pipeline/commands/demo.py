@@ -1,8 +1,7 @@
-"""The whole pipeline on data that need no download, in a copy of the project: `make demo`.
+"""`make demo`: run the pipeline on a data set that needs no download, in a copy of the project.
 
-The copy holds what Git would commit now, changes that are not committed included, and is a Git
-repository of its own: whatever happens in it, the checkout stays as it was. It asks for no Git
-identity and no network.
+The copy contains the files that Git tracks or would add, with uncommitted changes, and is a Git
+repository of its own, so the checkout is left untouched. It needs no Git identity and no network.
 """
 
 import json
@@ -16,14 +15,15 @@ from ruamel.yaml import YAML
 from image_pipeline.common import paths
 
 FOLDER = Path("demo")
-# Small data want small batches. Chosen on the validation split: 99.3% after the usual 30 epochs.
+# A small data set needs a small batch size. This one was chosen on the validation split: 99.3%
+# after the default 30 epochs.
 DATASET = "digits"
 BATCH_SIZE = 32
 IDENTITY = ("-c", "user.name=make demo", "-c", "user.email=demo@example.com")
 
 
 def copy_project(folder: Path) -> None:
-    """Copy the files that Git tracks or would track into `folder`, which is made anew."""
+    """Copy the files that Git tracks or would add to `folder`, which is replaced if it exists."""
     if folder.exists():
         shutil.rmtree(folder)
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
@@ -36,7 +36,7 @@ def copy_project(folder: Path) -> None:
 
 
 def set_params(path: Path) -> None:
-    """Set the demo's data set and batch size, and keep everything else, comments included."""
+    """Set the demo's data set and batch size; keep everything else, comments included."""
     yaml = YAML()
     params = yaml.load(path.read_text(encoding="utf-8"))
     params["download"]["dataset"] = DATASET
@@ -46,7 +46,7 @@ def set_params(path: Path) -> None:
 
 
 def main() -> int:
-    """Make the copy, run it, and say what came out; return the exit status of `dvc repro`."""
+    """Make the copy, run it and print the result; return the exit status of `dvc repro`."""
     copy_project(FOLDER)
     set_params(FOLDER / paths.PARAMS)
     for command in (
@@ -65,7 +65,7 @@ def main() -> int:
     print(
         f"\ndemo: final test accuracy {metrics['accuracy']:.2%} "
         f"({metrics['errors']} errors in {metrics['images']} images)\n"
-        f"demo: pictures are in {FOLDER / paths.PLOTS}/, all charts in one page: "
+        f"demo: figures are in {FOLDER / paths.PLOTS}/, all charts on one page: "
         f"{FOLDER / 'dvc_plots' / 'index.html'}"
     )
     return 0

@@ -1,8 +1,8 @@
-"""Make the page of `dvc plots show` draw its charts without the internet.
+"""Make the page of `dvc plots show` work offline.
 
 DVC's own page loads the Vega scripts from a content delivery network.
-`python -m image_pipeline.commands.plots_page`, a part of `make setup`, writes a page template that
-carries those scripts, taken from the installed package vl-convert-python, and names it in
+`python -m image_pipeline.commands.plots_page`, a part of `make setup`, writes an HTML template that
+contains those scripts, taken from the installed package vl-convert-python, and sets its path in
 .dvc/config.local, which Git does not track.
 """
 
@@ -16,7 +16,7 @@ from image_pipeline.common.files import write_bytes
 TEMPLATE = Path(sys.prefix) / "plots_page.html"
 VEGA_LITE = "5"  # the major version of the charts that DVC writes
 
-# DVC fills in {plot_divs} and {refresh_tag}. Without {scripts} it names no network address.
+# DVC replaces {plot_divs} and {refresh_tag}. It adds links to the network only for {scripts}.
 PAGE = """<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -42,10 +42,10 @@ img { max-width: 100%%; }
 
 
 def bundle_scripts() -> str:
-    """Return the Vega scripts as one, with `window.vegaEmbed` set.
+    """Return the Vega scripts as one script that sets `window.vegaEmbed`.
 
     Raises:
-        ImportError: vl-convert-python is missing, or too old to have what is needed.
+        ImportError: vl-convert-python is missing or has no Vega-Lite 5.
     """
     import vl_convert
 
@@ -61,21 +61,21 @@ def bundle_scripts() -> str:
 
 
 def main() -> None:
-    """Write the template and name it in the machine's own DVC configuration.
+    """Write the template and set its path in the local DVC configuration.
 
-    Where the scripts are not to be had, everything else still works: it only says so.
+    Without the scripts it only prints a warning, since everything else still works.
     """
     try:
         scripts = bundle_scripts()
     except ImportError as error:
         print(
-            f"WARNING: the charts of `dvc plots show` will need the internet ({error}); "
-            "`make setup` installs vl-convert-python as requirements.lock has it",
+            f"WARNING: the charts of `dvc plots show` will need internet access ({error}); "
+            "`make setup` installs the version of vl-convert-python in requirements.lock",
             file=sys.stderr,
         )
         return
     write_bytes(TEMPLATE, (PAGE % scripts).encode())
-    template = os.path.relpath(TEMPLATE, ".dvc")  # DVC reads the path from its own folder
+    template = os.path.relpath(TEMPLATE, ".dvc")  # relative to DVC's folder
     command = ["dvc", "config", "--quiet", "--local", "plots.html_template", template]
     subprocess.run(command, check=True)
 

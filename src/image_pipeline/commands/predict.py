@@ -1,13 +1,15 @@
-"""Predict images: the class of each, its probability, the runner-up, and whether to doubt it.
+"""Predict images: the class of each, its probability, the runner-up, and whether it is doubtful.
 
-IMAGE is a file; a folder, of which all images are taken, those of its folders, too; a pattern such
-as 'scans/*.png' (`**` for folders in folders); or - for one image on standard input. PNG, JPEG,
-BMP, GIF, TIFF and WebP, of any size and colour; of several frames the first; turned as EXIF says.
+IMAGE is a file; a folder, for all images in it and its subfolders; a pattern such as 'scans/*.png'
+(`**` matches nested folders); or - for one image on standard input. Formats: PNG, JPEG, BMP, GIF,
+TIFF and WebP, of any size and colour. The EXIF orientation is applied; of several frames the first
+is used.
 
-The model file says how images are prepared. A model of MNIST's digits takes photographs and scans
-of digits, too. An image unlike all that the model was trained on is called doubtful.
+Images are preprocessed as the model file says. Models of MNIST-like digits also accept photographs
+and scans of digits. An image is called doubtful if it is out-of-distribution, that is, unlike the
+training images.
 
-Exit status: 0, or 1 where an image could not be read; a line on standard error says why.
+Exit status: 0; or 1 if an image could not be read, with a line on standard error that says why.
 """
 
 import argparse
@@ -25,78 +27,77 @@ from image_pipeline.experiments.revisions import check_picture
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from image_pipeline.prediction.inputs import ImageInput
     from image_pipeline.prediction.predictor import Predictor
-    from image_pipeline.prediction.preparation import Preparation
-    from image_pipeline.prediction.sources import Source
-    from image_pipeline.prediction.streaming import Image, Prediction
+    from image_pipeline.prediction.preprocessing import Preprocessor
+    from image_pipeline.prediction.streaming import Prediction, ProcessedImage
 
-MAX_SHOWN = 24
-MAX_NAME_LENGTH = 1 << 12
-NO_IMAGE = "no image of these formats"
-SHOWN_PIXELS = 300  # of the longer side of an image in the picture
+MAX_EXAMPLES = 24
+MAX_EXAMPLE_SIDE = 300  # pixels of the longer side of an image in the figure
+NOT_AN_IMAGE = "no image of these formats"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Say what the command takes."""
+    """Add the command's arguments to its parser."""
     parser.add_argument("images", metavar="IMAGE", nargs="*", help="see above")
     parser.add_argument(
         "--files-from",
         metavar="FILE",
-        help="take the names in a file, one a line, besides; - is standard input",
+        help="also predict the files listed in FILE, one per line; - is standard input",
     )
     parser.add_argument(
         "--model",
         metavar="FILE",
         type=Path,
         default=paths.MODEL,
-        help=f"another model than {paths.MODEL}",
+        help=f"model file (default: {paths.MODEL})",
     )
     parser.add_argument(
         "--prepare",
         choices=("auto", "mnist", "as-trained"),
         default="auto",
         help="as-trained: as `tensorize` prepared the training images. mnist: find the digit, dark "
-        "or light, and bring it to MNIST's form; only for models of such digits. auto (default): "
-        "mnist where the model allows it and the image is not in that form already",
+        "or light, and convert it to MNIST's format; only for models of such digits. auto "
+        "(default): mnist if the model allows it and the image is not in that format already",
     )
     parser.add_argument(
-        "--deskew", action="store_true", help="on the way to MNIST's form, set the digit upright"
+        "--deskew", action="store_true", help="with mnist, also shear a slanted digit upright"
     )
-    form = parser.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_true", help="a line of JSON for each image")
-    form.add_argument("--csv", action="store_true", help="a table for programs")
+    output = parser.add_mutually_exclusive_group()
+    output.add_argument("--json", action="store_true", help="print a JSON object per image")
+    output.add_argument("--csv", action="store_true", help="print CSV")
     parser.add_argument(
         "--show",
         metavar="FILE.png",
         type=Path,
-        help=f"draw the first {MAX_SHOWN} images beside what the network saw of them",
+        help=f"draw the first {MAX_EXAMPLES} images beside the network's inputs",
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Predict, and print each image's line as it comes; return the exit status.
+    """Predict, and print each image's line as soon as it is known; return the exit status.
 
     Raises:
-        DataError: the model file is missing, or is not what it should be.
-        ParamsError: no image is named, or the picture cannot be written there.
-        PreparationError: the model's images do not allow the preparation.
+        DataError: the model file is missing or invalid.
+        ParamsError: no image is named, or the figure cannot be written there.
+        PreprocessingError: the mode does not suit the model.
     """
     if not arguments.images and arguments.files_from is None:
         raise ParamsError("no IMAGE; name files, folders or patterns, or - for standard input")
     check_picture(arguments.show)
-    _check_model(arguments.model)
-    # After the arguments are known to be good: this imports torch.
+    _check_model_exists(arguments.model)
+    # After the arguments are checked: this imports torch.
     from image_pipeline import numerics
 
     numerics.pin("portable")
     try:
         return _predict(arguments)
-    except BrokenPipeError:  # as `head` leaves it
+    except BrokenPipeError:  # the reader closed the pipe, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
 
 
-def _check_model(path: Path) -> None:
+def _check_model_exists(path: Path) -> None:
     if path.exists():
         return
     remedy = "name a model file that `train` wrote"
@@ -109,99 +110,94 @@ def _predict(arguments: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from image_pipeline.common.cores import available_cores
-    from image_pipeline.prediction.forms import Form, writer_of
-    from image_pipeline.prediction.predictor import open_predictor
+    from image_pipeline.prediction.formatters import OutputFormat, make_formatter
+    from image_pipeline.prediction.predictor import load_predictor
+    from image_pipeline.prediction.preprocessing import Preprocessor
     from image_pipeline.prediction.streaming import Prediction, predict_files
 
-    predictor = open_predictor(arguments.model)
-    preparation = predictor.preparation(arguments.prepare, deskew=arguments.deskew)
-    sources, count = _sources(arguments)
-    form: Form = "json" if arguments.json else "csv" if arguments.csv else "table"
-    header, line_of = writer_of(form, predictor.class_names)
+    predictor = load_predictor(arguments.model)
+    card = predictor.card
+    preprocessor = Preprocessor.for_model(card, arguments.prepare, deskew=arguments.deskew)
+    inputs, count = _find_inputs(arguments)
+    form: OutputFormat = "json" if arguments.json else "csv" if arguments.csv else "table"
+    header, format_line = make_formatter(form, predictor.class_names)
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     if header:
         print(header)
     predicted = doubtful = failed = 0
-    shown: list[Prediction] = []
+    examples: list[Prediction] = []
     cores = min(available_cores(), count or available_cores())
-    gc.freeze()  # else a collection makes copies of pages that processes share
-    results = predict_files(sources, arguments.model, preparation, cores)
-    hidden = sys.stdout.isatty() or None  # lines that come by say the same
+    gc.freeze()  # else a collection copies pages that processes share
+    results = predict_files(inputs, arguments.model, preprocessor, cores)
+    disable = sys.stdout.isatty() or None  # the printed lines show the progress already
     with tqdm(
-        total=count, desc="predict", unit="image", unit_scale=True, delay=1, disable=hidden
+        total=count, desc="predict", unit="image", unit_scale=True, delay=1, disable=disable
     ) as bar:
         for result in results:
             bar.update()
             if not isinstance(result, Prediction):
                 failed += 1
-                tqdm.write(_failure(result), file=sys.stderr)
+                tqdm.write(_error_line(result), file=sys.stderr)
                 continue
             predicted += 1
             doubtful += result.doubtful
-            print(line_of(result))
+            print(format_line(result))
             if result.image.more_frames:
-                tqdm.write(_note(result.image), file=sys.stderr)
-            if arguments.show and len(shown) < MAX_SHOWN:
-                shown.append(result)
+                name = result.image.input.display_name
+                note = f"predict: note: {name}: has several frames; the first one is used"
+                tqdm.write(note, file=sys.stderr)
+            if arguments.show and len(examples) < MAX_EXAMPLES:
+                examples.append(result)
     sys.stdout.flush()
-    card = predictor.card
-    said = f"{predicted} images by {arguments.model} ({card.network}, of {card.data.dataset})"
+    summary = f"{predicted} images by {arguments.model} ({card.network}, {card.data.dataset})"
     if doubtful:
-        said += f", {doubtful} doubtful"
+        summary += f", {doubtful} doubtful"
     if failed:
-        said += f"; {failed} could not be predicted"
-    if shown:
-        _draw(arguments.show, shown, predictor, preparation)
-        which = "them" if predicted == len(shown) else f"the first {len(shown)}"
-        said += f"; {arguments.show} shows {which}"
-    print(f"predict: {said}", file=sys.stderr)
+        summary += f"; {failed} could not be predicted"
+    if examples:
+        _draw(arguments.show, examples, predictor, preprocessor)
+        which = "them" if predicted == len(examples) else f"the first {len(examples)}"
+        summary += f"; {arguments.show} shows {which}"
+    print(f"predict: {summary}", file=sys.stderr)
     return 1 if failed else 0
 
 
-def _sources(arguments: argparse.Namespace) -> "tuple[Iterator[Source], int | None]":
-    """Return what is asked about, and how many that are, where it can be known beforehand."""
-    from image_pipeline.prediction.sources import STANDARD_INPUT, find_sources, read_list
+def _find_inputs(arguments: argparse.Namespace) -> "tuple[Iterator[ImageInput], int | None]":
+    """Return the inputs, and their number if it can be known in advance."""
+    from image_pipeline.prediction.inputs import STANDARD_INPUT, find_inputs, read_file_list
 
     names = arguments.images
     if arguments.files_from is not None:
-        return find_sources(chain(names, read_list(arguments.files_from))), None
+        return find_inputs(chain(names, read_file_list(arguments.files_from))), None
     if STANDARD_INPUT in names:
-        return find_sources(names), None
-    return find_sources(names), sum(1 for _ in find_sources(names))
+        return find_inputs(names), None
+    return find_inputs(names), sum(1 for _ in find_inputs(names))
 
 
-def _failure(image: "Image") -> str:
-    name, hint = _name(image), ""
-    if image.source.content and image.error.startswith(NO_IMAGE):
-        hint = "; names of files go to --files-from -"
-    return f"predict: error: {name}: {one_line(image.error)}{hint}"
-
-
-def _note(image: "Image") -> str:
-    return f"predict: note: {_name(image)}: has several frames; this is its first"
-
-
-def _name(image: "Image") -> str:
-    return one_line(image.source.name, MAX_NAME_LENGTH)
+def _error_line(image: "ProcessedImage") -> str:
+    hint = ""
+    if image.input.content and image.error.startswith(NOT_AN_IMAGE):
+        hint = "; to give a list of file names, use --files-from -"
+    return f"predict: error: {image.input.display_name}: {one_line(image.error)}{hint}"
 
 
 def _draw(
-    path: Path, shown: "list[Prediction]", predictor: "Predictor", prepare: "Preparation"
+    path: Path, predictions: "list[Prediction]", predictor: "Predictor", prepare: "Preprocessor"
 ) -> None:
-    """Draw images beside what the network saw of them."""
     import numpy as np
 
     from image_pipeline.datasets.image_files.pixels import decode_whole, quiet_but_wary
-    from image_pipeline.prediction.picture import Seen, draw_seen
+    from image_pipeline.prediction.figure import Example, draw_examples
 
-    seen = []
+    examples = []
     with quiet_but_wary():
-        for prediction in shown:
-            content = prediction.image.source.read()
+        for prediction in predictions:
+            content = prediction.image.input.read()
             pixels = np.frombuffer(prepare(content)[0], np.uint8)
-            given = decode_whole(content, SHOWN_PIXELS)
-            seen.append(Seen(prediction, given, pixels.reshape(predictor.card.input_shape)))
+            original = decode_whole(content, MAX_EXAMPLE_SIDE)
+            network_input = pixels.reshape(predictor.card.input_shape)
+            examples.append(Example(prediction, original, network_input))
     try:
-        draw_seen(path, seen, predictor.class_names)
+        draw_examples(path, examples, predictor.class_names)
     except OSError as error:
         raise DataError(f"{path}: cannot be written ({error.strerror})") from None

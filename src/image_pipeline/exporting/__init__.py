@@ -1,1 +1,1 @@
-"""The model for others: one ONNX file, and the page about it."""
+"""Export of a trained model: an ONNX file and its model card (models/README.md)."""

@@ -1,4 +1,4 @@
-"""Does ONNX Runtime say of images what PyTorch says?"""
+"""Compare ONNX Runtime's predictions with PyTorch's."""
 
 from dataclasses import dataclass
 
@@ -13,65 +13,67 @@ from image_pipeline.modeling.inference import max_batch_size, predict
 from image_pipeline.tensors.tensor_files import DatasetInfo, Split
 
 MAX_IMAGES = 1000
-MAX_APART = 1e-3  # of a probability; rounding alone moves it by a thousandth of that
-SERIOUS = 3  # of ONNX Runtime's levels: errors, and no advice
+MAX_DIFFERENCE = 1e-3  # of a probability; rounding alone changes it by a thousandth of that
+LOG_ERRORS = 3  # ONNX Runtime's severity: errors, no warnings
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """What came of holding the two against each other.
+    """How well both agree.
 
     Attributes:
-        images: how many were looked at.
-        same_class: of how many both name the same class.
-        apart: the largest difference of two probabilities.
+        images: number of images compared.
+        same_class: number of them for which both predict the same class.
+        max_difference: largest difference between two probabilities.
     """
 
     images: int
     same_class: int
-    apart: float
+    max_difference: float
 
     def __str__(self) -> str:
         return (
-            f"ONNX Runtime and PyTorch name the same class for {self.same_class} of {self.images} "
-            f"validation images, probabilities at most {self.apart:.1e} apart"
+            f"ONNX Runtime and PyTorch predict the same class for {self.same_class} of "
+            f"{self.images} validation images; probabilities differ by {self.max_difference:.1e} "
+            "at most"
         )
 
 
 def open_session(exported: bytes) -> onnxruntime.InferenceSession:
-    """Load an ONNX file's content for this processor, one thread."""
+    """Load an ONNX file's content on the CPU, with one thread."""
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = SERIOUS
+    options.log_severity_level = LOG_ERRORS
     options.intra_op_num_threads = 1
     return onnxruntime.InferenceSession(exported, options, ["CPUExecutionProvider"])
 
 
 def compare(exported: bytes, model: nn.Module, description: DatasetInfo, split: Split) -> Agreement:
-    """Run both on images spread over a split, some at a time.
+    """Run both on evenly spaced images of a split, in batches.
 
     Args:
         exported: the content of the ONNX file.
-        model: what it was made from, set to inference.
+        model: the network it was made from, in evaluation mode.
         description: the statistics the model was trained with.
-        split: images uint8 `[N, C, H, W]`, of which at most `MAX_IMAGES` are looked at.
+        split: images uint8 `[N, C, H, W]`, of which at most `MAX_IMAGES` are used.
 
     Raises:
-        ExportError: they do not agree.
+        ExportError: a probability differs by more than `MAX_DIFFERENCE`.
     """
     session = open_session(exported)
-    every = -(-len(split.labels) // MAX_IMAGES)
-    some = Split(split.images[::every], split.labels[::every], split.description)
+    step = -(-len(split.labels) // MAX_IMAGES)
+    subset = Split(split.images[::step], split.labels[::step], split.description)
     size = max_batch_size(split.shape, MAX_IMAGES)
-    same, apart = 0, 0.0
-    batches = predict(model, some, description, size)
-    for images, (logits, _) in zip(some.images.split(size), batches, strict=True):
+    same, difference = 0, 0.0
+    batches = predict(model, subset, description, size)
+    for images, (logits, _) in zip(subset.images.split(size), batches, strict=True):
         expected = torch.softmax(logits, dim=1).numpy()
         [found] = session.run([OUTPUT], {INPUT: np.ascontiguousarray(images.numpy())})
         same += int((expected.argmax(1) == found.argmax(1)).sum())
-        apart = max(apart, float(np.abs(expected - found).max()))
-    if not apart <= MAX_APART:
+        difference = max(difference, float(np.abs(expected - found).max()))
+    if not difference <= MAX_DIFFERENCE:
         raise ExportError(
-            f"ONNX Runtime's probabilities are up to {apart:.1g} from PyTorch's: the ONNX file is "
-            "not this network"
+            f"ONNX Runtime's probabilities differ from PyTorch's by up to {difference:.1g}: the "
+            "ONNX file does not compute this network; set export.onnx to false in params.yaml, "
+            "then run `dvc repro`"
         )
-    return Agreement(len(some.labels), same, apart)
+    return Agreement(len(subset.labels), same, difference)

@@ -1,11 +1,12 @@
-"""The trained network as one ONNX file that needs none of this code.
+"""Export a trained network as one ONNX file that needs none of this code.
 
-In its graph are the normalisation, the network and the softmax: uint8 images in, probabilities out.
+The graph contains the normalisation, the network and the softmax: uint8 images in, probabilities
+out.
 
-PyTorch has two exporters. This is the older one, which follows one call of the network and writes
-down its operations, in a tenth of a second; the newer one takes ten seconds and more, even for the
-perceptron, and writes as much. What a call cannot show, a way through the network that depends on
-the pixels, is looked for; and what comes out is held against PyTorch (see `check`).
+PyTorch has two exporters. This is the older one, which traces one forward pass in a tenth of a
+second; the newer one takes ten seconds and more, even for the MLP, and writes the same. A trace
+cannot show control flow that depends on pixel values, so that is checked for separately, and the
+file's output is compared with PyTorch's (see `check`).
 """
 
 import io
@@ -26,19 +27,19 @@ from torch.jit._trace import TracerWarning
 from torch.onnx._internal.torchscript_exporter import utils as exporter
 
 from image_pipeline.common.errors import ExportError, one_line
-from image_pipeline.exporting.sources import Source, images_in_words
+from image_pipeline.exporting.provenance import DatasetProvenance, describe_pixels
 from image_pipeline.modeling import networks
 from image_pipeline.modeling.model_card import ModelCard
 from image_pipeline.tensors.tensor_files import DatasetInfo
 
 INPUT, OUTPUT, BATCH = "images", "probabilities", "batch"
-OPSET = 20  # of ONNX's operators, the newest this exporter has; ONNX Runtime has it since 1.17
-EXAMPLES = 3  # images of the call that is followed
-OPERATOR = re.compile(r"operator '([\w:]+)'")  # in the words of the exporter's errors
+OPSET = 20  # the newest that this exporter supports; ONNX Runtime has it since 1.17
+TRACE_BATCH = 3  # images of the traced forward pass
+OPERATOR = re.compile(r"operator '([\w:]+)'")  # in the exporter's error messages
 
 
-class Deployed(nn.Module):
-    """A network with its preprocessing before it and the softmax after it.
+class DeployedModel(nn.Module):
+    """A network with normalisation before it and softmax after it.
 
     Args:
         network: maps normalised images to logits.
@@ -52,8 +53,8 @@ class Deployed(nn.Module):
         super().__init__()
         self.network = network
         for name in ("mean", "std"):
-            of_channels = np.float32(255) * np.array(getattr(description, name), np.float32)
-            self.register_buffer(name, torch.from_numpy(of_channels)[:, None, None])  # [C, 1, 1]
+            per_channel = np.float32(255) * np.array(getattr(description, name), np.float32)
+            self.register_buffer(name, torch.from_numpy(per_channel)[:, None, None])  # [C, 1, 1]
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images uint8 `[B, C, H, W]` to probabilities float32 `[B, classes]`."""
@@ -61,24 +62,24 @@ class Deployed(nn.Module):
         return torch.softmax(self.network(pixels), dim=1)
 
 
-def describe(card: ModelCard, source: Source, license_: str, sha256: str) -> dict[str, str]:
-    """Return what the ONNX file says of itself.
+def build_metadata(
+    card: ModelCard, source: DatasetProvenance, license_: str, sha256: str
+) -> dict[str, str]:
+    """Return the metadata of the ONNX file.
 
     Args:
-        card: the model's own.
-        source: the data set.
-        license_: of the model, as the Hub names it.
-        sha256: of the model's file, which says which run it is.
+        card: metadata of the model file.
+        source: the data set's provenance.
+        license_: of the model, the Hub's identifier.
+        sha256: of the model file, which identifies the run.
     """
     names = card.data.class_names
-    shape = ", ".join(map(str, card.input_shape))
+    shape, pixels = ", ".join(map(str, card.input_shape)), describe_pixels(card.input_shape)
     return {
         "class_names": json.dumps(names, ensure_ascii=False),
         "dataset": source.title,
         "dataset_homepage": source.homepage,
-        "input": (
-            f"{INPUT}: uint8 [{BATCH}, {shape}], {images_in_words(card.input_shape)}; {source.form}"
-        ),
+        "input": f"{INPUT}: uint8 [{BATCH}, {shape}], {pixels}; {source.image_format}",
         "license": license_,
         "model_sha256": sha256,
         "network": card.network,
@@ -87,21 +88,21 @@ def describe(card: ModelCard, source: Source, license_: str, sha256: str) -> dic
 
 
 def to_onnx(model: nn.Module, card: ModelCard, metadata: Mapping[str, str]) -> bytes:
-    """Return the content of the ONNX file, the same on every machine and in every run.
+    """Return the content of the ONNX file, the same bytes on every machine and in every run.
 
     Args:
-        model: set to inference.
-        card: its shape, classes and statistics.
-        metadata: what else the file is to say.
+        model: the network, in evaluation mode.
+        card: its input shape and statistics.
+        metadata: key-value pairs to store in the file.
 
     Raises:
-        ExportError: ONNX has no words for an operation of the network.
+        ExportError: ONNX has no counterpart of an operation, or the control flow depends on pixels.
     """
-    deployed = Deployed(model, card.data).eval()
-    example = torch.zeros(EXAMPLES, *card.input_shape, dtype=torch.uint8)
+    deployed = DeployedModel(model, card.data).eval()
+    example = torch.zeros(TRACE_BATCH, *card.input_shape, dtype=torch.uint8)
     file = io.BytesIO()
     try:
-        with torch.no_grad(), _silent(), warnings.catch_warnings(record=True) as caught:
+        with torch.no_grad(), _quiet_exporter(), warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             torch.onnx.export(
                 deployed,
@@ -116,16 +117,16 @@ def to_onnx(model: nn.Module, card: ModelCard, metadata: Mapping[str, str]) -> b
             )
         if _may_depend_on_values(caught):
             _run_without_values(model, card)
-    except Exception as error:  # it calls the network's own code, which may raise anything
+    except Exception as error:  # the network's own code may raise anything
         if networks.NO_MEMORY in str(error):
             raise
-        raise ExportError(_why_not(card.network, error)) from error
-    return _plain(onnx.load_model_from_string(file.getvalue()), metadata)
+        raise ExportError(_explain_failure(card.network, error)) from error
+    return _serialise(onnx.load_model_from_string(file.getvalue()), metadata)
 
 
 @contextmanager
-def _silent() -> Iterator[None]:
-    """Keep the exporter from printing the whole graph where it gives up."""
+def _quiet_exporter() -> Iterator[None]:
+    """Keep the exporter from printing the whole graph when it fails."""
     verbose = exporter.setup_onnx_logging
     exporter.setup_onnx_logging = nullcontext  # type: ignore[assignment]
     try:
@@ -135,7 +136,7 @@ def _silent() -> Iterator[None]:
 
 
 def _may_depend_on_values(caught: Sequence[warnings.WarningMessage]) -> bool:
-    """Say whether code that is not torch's own took a tensor for a number or a truth."""
+    """Tell whether code outside torch converted a tensor to a Python number or bool."""
     return any(
         issubclass(each.category, TracerWarning)
         and not Path(each.filename).is_relative_to(Path(torch.__file__).parent)
@@ -144,17 +145,17 @@ def _may_depend_on_values(caught: Sequence[warnings.WarningMessage]) -> bool:
 
 
 def _run_without_values(model: nn.Module, card: ModelCard) -> None:
-    """Run a network on images that have a shape and no values, so that nothing can depend on them.
+    """Run the network on the meta device, where tensors have a shape but no values.
 
     Raises:
-        Exception: of any kind, where the network asks for a value.
+        Exception: of any type, if the network reads a value.
     """
     with torch.no_grad(), torch.device("meta"):
-        deepcopy(model).to("meta")(torch.zeros(EXAMPLES, *card.input_shape))
+        deepcopy(model).to("meta")(torch.zeros(TRACE_BATCH, *card.input_shape))
 
 
-def _plain(proto: onnx.ModelProto, metadata: Mapping[str, str]) -> bytes:
-    """Return a model's bytes without what differs between machines: versions, paths, traces."""
+def _serialise(proto: onnx.ModelProto, metadata: Mapping[str, str]) -> bytes:
+    """Serialise without fields that differ between machines: versions, paths, stack traces."""
     for node in proto.graph.node:
         node.ClearField("metadata_props")
         node.ClearField("doc_string")
@@ -172,8 +173,8 @@ def _plain(proto: onnx.ModelProto, metadata: Mapping[str, str]) -> bytes:
     return content
 
 
-def _why_not(network: str, error: BaseException) -> str:
-    """Say what ended the export, where in the network's file, and what can be done about it."""
+def _explain_failure(network: str, error: BaseException) -> str:
+    """Return a message with the line of the network's file, the reason and the remedy."""
     path = networks.FOLDER / f"{network}.py"
     frames = traceback.extract_tb(error.__traceback__)
     lines = [frame.lineno for frame in frames if frame.filename == str(path)]
@@ -182,10 +183,10 @@ def _why_not(network: str, error: BaseException) -> str:
     if operator:
         what = f"ONNX has no operation for PyTorch's `{operator[1]}`"
     elif "meta" in str(error):
-        what = "which way it takes depends on the pixels, and an ONNX file has one way for all"
+        what = "its control flow depends on pixel values, which an ONNX graph cannot express"
     else:
-        what = f"it cannot be written as an ONNX file ({one_line(error)})"
+        what = f"it cannot be exported to ONNX ({one_line(error)})"
     return (
         f"{where}: {what}; rewrite that part, or set export.onnx to false in params.yaml (no other "
-        "stage needs the file), then run `dvc repro`"
+        "stage needs the ONNX file), then run `dvc repro`"
     )

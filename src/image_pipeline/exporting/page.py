@@ -1,6 +1,6 @@
-"""The page about the model in the form of Hugging Face's model cards: metadata, then Markdown.
+"""The model card in the format of the Hugging Face Hub: YAML metadata, then Markdown.
 
-Its metadata are written by `huggingface_hub`, as its text is by page.md, a template.
+`huggingface_hub` writes the metadata; the text is the template page.md.
 """
 
 import json
@@ -10,15 +10,15 @@ from pathlib import Path
 from huggingface_hub.repocard_data import EvalResult, ModelCardData
 from jinja2 import Environment, StrictUndefined
 
-from image_pipeline.exporting.figures import Figures
-from image_pipeline.exporting.sources import Source, images_in_words
+from image_pipeline.exporting.provenance import DatasetProvenance, describe_pixels
+from image_pipeline.exporting.run_metrics import RunMetrics
 from image_pipeline.modeling.model_card import ModelCard
 
 TEMPLATE = Path(__file__).with_name("page.md")
-SPECIAL = re.compile(r"([\\`*_{}\[\]<>()#+!|~$&-])")  # to Markdown
-MODES = {1: "L", 3: "RGB"}  # channels, for Pillow
+MARKDOWN_SPECIAL = re.compile(r"([\\`*_{}\[\]<>()#+!|~$&-])")
+PILLOW_MODES = {1: "L", 3: "RGB"}  # by number of channels
 
-# Of metrics/test.json: its key, the Hub's name of the metric, and its title.
+# Keys of metrics/test.json, with the Hub's identifier of the metric and its title.
 METRICS = (
     ("accuracy", "accuracy", "Accuracy"),
     ("macro_f1", "f1", "Macro F1"),
@@ -27,46 +27,10 @@ METRICS = (
 )
 
 
-def metadata(
-    card: ModelCard, source: Source, figures: Figures, license_: str, *, onnx: bool
-) -> ModelCardData:
-    """Return the metadata at the head of the page.
-
-    Args:
-        card: the model's own.
-        source: the data set.
-        figures: the run's.
-        license_: of the model, as the Hub names it.
-        onnx: whether there is an ONNX file.
-    """
-    return ModelCardData(
-        model_name=f"{card.network}-{card.data.dataset}",
-        license=license_,
-        library_name="pytorch",
-        pipeline_tag="image-classification",
-        tags=["image-classification", *(["onnx"] if onnx else []), "pytorch", "safetensors"],
-        datasets=[source.hub] if source.hub else None,
-        metrics=["accuracy", "f1"],
-        eval_results=[
-            EvalResult(
-                task_type="image-classification",
-                task_name="Image Classification",
-                dataset_type=source.hub or card.data.dataset,
-                dataset_name=source.title,
-                dataset_split="test",
-                metric_type=kind,
-                metric_name=title,
-                metric_value=getattr(figures.test, key),
-            )
-            for key, kind, title in METRICS
-        ],
-    )
-
-
 def render(
     card: ModelCard,
-    source: Source,
-    figures: Figures,
+    source: DatasetProvenance,
+    metrics: RunMetrics,
     license_: str,
     weights: int,
     sha256: str,
@@ -76,22 +40,21 @@ def render(
     """Return the whole page.
 
     Args:
-        card: the model's own.
-        source: the data set.
-        figures: the run's.
-        license_: of the model, as the Hub names it.
-        weights: how many numbers the network has learned.
-        sha256: of the model's file.
+        card: metadata of the model file.
+        source: the data set's provenance.
+        metrics: the run's.
+        license_: of the model, the Hub's identifier.
+        weights: number of trainable parameters.
+        sha256: of the model file.
         onnx: whether there is an ONNX file.
-
     """
-    by_f1 = sorted(figures.classes, key=lambda row: float(row["f1"]))
-    # Markdown, not HTML; what comes from a file goes through the filter `text`.
+    by_f1 = sorted(metrics.classes, key=lambda row: float(row["f1"]))
+    # Markdown, not HTML: values that come from files are escaped by the filter `text`.
     environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True)  # noqa: S701
-    environment.filters |= {"text": _text, "json": json.dumps}
+    environment.filters |= {"text": _escape_markdown, "json": json.dumps}
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     return template.render(
-        metadata=metadata(card, source, figures, license_, onnx=onnx).to_yaml(line_break="\n"),
+        metadata=_hub_metadata(card, source, metrics, license_, onnx=onnx).to_yaml(line_break="\n"),
         source=source,
         network=card.network,
         options=card.options,
@@ -101,18 +64,44 @@ def render(
             if key != "images_per_draw" and value not in (0, "none")
         },
         shape=card.input_shape,
-        images=images_in_words(card.input_shape),
-        mode=MODES.get(card.input_shape[0], "L"),
+        pixels=describe_pixels(card.input_shape),
+        mode=PILLOW_MODES.get(card.input_shape[0], "L"),
         weights=weights,
         sha256=sha256,
         license=license_,
         onnx=onnx,
-        weakest=by_f1[0],
+        worst=by_f1[0],
         best=by_f1[-1],
-        **vars(figures),
+        **vars(metrics),
     )
 
 
-def _text(value: str) -> str:
-    """Return words so that Markdown shows them as they are."""
-    return SPECIAL.sub(r"\\\1", value)
+def _hub_metadata(
+    card: ModelCard, source: DatasetProvenance, metrics: RunMetrics, license_: str, *, onnx: bool
+) -> ModelCardData:
+    return ModelCardData(
+        model_name=f"{card.network}-{card.data.dataset}",
+        license=license_,
+        library_name="pytorch",
+        pipeline_tag="image-classification",
+        tags=["image-classification", *(["onnx"] if onnx else []), "pytorch", "safetensors"],
+        datasets=[source.hub_id] if source.hub_id else None,
+        metrics=["accuracy", "f1"],
+        eval_results=[
+            EvalResult(
+                task_type="image-classification",
+                task_name="Image Classification",
+                dataset_type=source.hub_id or card.data.dataset,
+                dataset_name=source.title,
+                dataset_split="test",
+                metric_type=kind,
+                metric_name=title,
+                metric_value=getattr(metrics.test, key),
+            )
+            for key, kind, title in METRICS
+        ],
+    )
+
+
+def _escape_markdown(value: str) -> str:
+    return MARKDOWN_SPECIAL.sub(r"\\\1", value)

@@ -10,7 +10,7 @@ LICENSE = r"^[a-z0-9][a-z0-9.-]{0,63}$"
 
 
 class ExportParams(Block):
-    """What is written for others."""
+    """Whether to write an ONNX file, and the model's licence."""
 
     onnx: bool
     license: Annotated[str, Field(pattern=LICENSE)]

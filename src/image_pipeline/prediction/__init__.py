@@ -1,1 +1,1 @@
-"""Using a model: images of any kind in, classes and probabilities out."""
+"""Inference: image files in, classes and probabilities out."""

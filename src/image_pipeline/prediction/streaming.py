@@ -1,8 +1,8 @@
-"""Image files to predictions, some at a time, on all cores.
+"""Predict image files in batches, on all cores.
 
-Processes decode and prepare files, the same processes ask the network about batches. A batch is
-made of the images in their order, and one that cannot be read is a black one there: so the number
-of processes changes no bit, and the test images come out as `evaluate` has them.
+The same worker processes first decode and preprocess files, then run the network on batches. A
+batch holds consecutive inputs, and one that cannot be read is all zeros in it. So the bits do not
+depend on the number of processes, and test images give the probabilities that `evaluate` gives.
 """
 
 import multiprocessing
@@ -17,47 +17,47 @@ import torch
 from image_pipeline.common.cores import available_cores
 from image_pipeline.common.processes import Processes
 from image_pipeline.datasets.image_files.pixels import cause, has_more_frames, quiet_but_wary
-from image_pipeline.prediction.predictor import Predictions, Predictor, open_predictor
-from image_pipeline.prediction.preparation import Preparation, Prepared
-from image_pipeline.prediction.sources import Source
+from image_pipeline.prediction.inputs import ImageInput
+from image_pipeline.prediction.predictor import Predictions, Predictor, load_predictor
+from image_pipeline.prediction.preprocessing import AppliedMode, Preprocessor
 
-TASK_IMAGES = 250
-TASK_BYTES = 1 << 22  # of image files
+CHUNK_IMAGES = 250  # preprocessed as one task
+CHUNK_BYTES = 1 << 22  # of image files
 
-Made = tuple[Prepared, bool, str]  # the attributes of an `Image`, without its source
+Outcome = tuple[AppliedMode, bool, str]  # the attributes of a `ProcessedImage`, without its input
 
 
 @dataclass(frozen=True, slots=True)
-class Image:
-    """What became of an image file.
+class ProcessedImage:
+    """An input after preprocessing.
 
     Attributes:
-        source: the file.
-        prepared: what was done to it.
-        more_frames: whether the file has more frames than the first, which was taken.
-        error: why it could not be read; empty where it could.
+        input: the file.
+        prepared: the preprocessing mode that was applied.
+        more_frames: whether the file has more frames than the first, which is used.
+        error: why the file could not be read; empty on success.
     """
 
-    source: Source
-    prepared: Prepared = "as-trained"
+    input: ImageInput
+    prepared: AppliedMode = "as-trained"
     more_frames: bool = False
     error: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What the model says of an image file that could be read.
+    """The prediction for an image file that could be read.
 
     Attributes:
         image: the file.
         class_name: the most probable class.
-        probability: of it, 0 to 1.
-        runner_up: the next one.
-        runner_up_probability: of that.
-        doubtful: whether the image is unlike those that the model was trained on.
+        probability: of that class, 0 to 1.
+        runner_up: the second most probable class.
+        runner_up_probability: of that class.
+        doubtful: whether the image is out-of-distribution.
     """
 
-    image: Image
+    image: ProcessedImage
     class_name: str
     probability: float
     runner_up: str
@@ -66,98 +66,100 @@ class Prediction:
 
 
 def predict_files(
-    sources: Iterable[Source],
+    inputs: Iterable[ImageInput],
     model: Path,
-    preparation: Preparation | None = None,
+    preprocessor: Preprocessor | None = None,
     processes: int | None = None,
-) -> Iterator[Prediction | Image]:
-    """Predict image files as they come, in their order; memory does not grow with their number.
+) -> Iterator[Prediction | ProcessedImage]:
+    """Predict image files in order; memory does not grow with their number.
 
     Args:
-        sources: the files.
-        model: the model file; `open_predictor` reads it once.
-        preparation: of the files; the model's own, `auto`, where it is None.
-        processes: how many work; as many as there are cores, where it is None.
+        inputs: the files.
+        model: path of the model file; `load_predictor` reads it once.
+        preprocessor: None for the model's own, in the mode `auto`.
+        processes: number of worker processes; None for one per core.
 
     Yields:
-        A prediction of each file; of one that cannot be read the image alone, with the error.
+        A prediction for each file; a `ProcessedImage` with an error for one that cannot be read.
 
     Raises:
-        DataError: the model file is missing, or is not what it should be.
-        PreparationError: the model takes images that no file has.
-        PipelineError: a process ended before its work.
+        DataError: the model file is missing or invalid.
+        PreprocessingError: the model takes images that `predict` does not support.
+        PipelineError: a worker process died.
     """
-    predictor = open_predictor(model)
-    preparation = preparation or predictor.preparation()
-    number = processes or available_cores()
-    with Processes(number, "predicts images", "run the command again") as workers:
-        batches = _batches(_prepared(sources, preparation, workers), predictor)
-        waiting: deque[list[Image]] = deque()  # of which a process has the pixels
+    predictor = load_predictor(model)
+    preprocessor = preprocessor or Preprocessor.for_model(predictor.card)
+    count = processes or available_cores()
+    with Processes(count, "predicts images", "run the command again") as workers:
+        batches = _batches(_preprocess_all(inputs, preprocessor, workers), predictor)
+        pending: deque[list[ProcessedImage]] = deque()  # batches that workers predict now
 
-        def pixels() -> Iterator[tuple[Path, np.ndarray]]:
-            for images, content in batches:
-                waiting.append(images)
-                yield model, content
+        def tasks() -> Iterator[tuple[Path, np.ndarray]]:
+            for images, pixels in batches:
+                pending.append(images)
+                yield model, pixels
 
-        for predictions in workers.map(_ask, pixels()):
-            yield from _told(waiting.popleft(), predictions, predictor.class_names)
-
-
-def _prepared(
-    sources: Iterable[Source], preparation: Preparation, workers: Processes
-) -> Iterator[tuple[list[Image], np.ndarray]]:
-    """Yield files in parts, with their pixels uint8 `[n, C, H, W]`."""
-    waiting: deque[list[Source]] = deque()
-
-    def tasks() -> Iterator[tuple[list[Source], Preparation]]:
-        for part in _parts(sources):
-            waiting.append(part)
-            yield part, preparation
-
-    for outcomes, pixels in workers.map(_prepare, tasks()):
-        part = waiting.popleft()
-        yield [Image(source, *made) for source, made in zip(part, outcomes, strict=True)], pixels
+        for predictions in workers.map(_predict_batch, tasks()):
+            yield from _label(pending.popleft(), predictions, predictor.class_names)
 
 
-def _parts(sources: Iterable[Source]) -> Iterator[list[Source]]:
-    """Cut the files into tasks."""
-    part: list[Source] = []
-    content = 0
-    for source in sources:
-        size = source.bytes()
-        if part and (len(part) == TASK_IMAGES or content + size > TASK_BYTES):
-            yield part
-            part, content = [], 0
-        part.append(source)
-        content += size
-    if part:
-        yield part
+def _preprocess_all(
+    inputs: Iterable[ImageInput], preprocessor: Preprocessor, workers: Processes
+) -> Iterator[tuple[list[ProcessedImage], np.ndarray]]:
+    """Yield chunks of inputs with their pixels, uint8 `[n, C, H, W]`."""
+    pending: deque[list[ImageInput]] = deque()
+
+    def tasks() -> Iterator[tuple[list[ImageInput], Preprocessor]]:
+        for chunk in _chunks(inputs):
+            pending.append(chunk)
+            yield chunk, preprocessor
+
+    for outcomes, pixels in workers.map(_preprocess_chunk, tasks()):
+        pairs = zip(pending.popleft(), outcomes, strict=True)
+        yield [ProcessedImage(each, *outcome) for each, outcome in pairs], pixels
 
 
-def _prepare(sources: list[Source], preparation: Preparation) -> tuple[list[Made], np.ndarray]:
-    """Return what became of files, and their pixels, uint8 `[n, C, H, W]`."""
-    pixels = np.zeros((len(sources), preparation.pixels.bytes_per_image), np.uint8)
-    outcomes: list[Made] = []
+def _chunks(inputs: Iterable[ImageInput]) -> Iterator[list[ImageInput]]:
+    """Split the inputs into tasks, bounded in number and in bytes."""
+    chunk: list[ImageInput] = []
+    total = 0
+    for each in inputs:
+        size = each.size()
+        if chunk and (len(chunk) == CHUNK_IMAGES or total + size > CHUNK_BYTES):
+            yield chunk
+            chunk, total = [], 0
+        chunk.append(each)
+        total += size
+    if chunk:
+        yield chunk
+
+
+def _preprocess_chunk(
+    inputs: list[ImageInput], preprocessor: Preprocessor
+) -> tuple[list[Outcome], np.ndarray]:
+    """Return each input's outcome, and the pixels of all, uint8 `[n, C, H, W]`."""
+    pixels = np.zeros((len(inputs), preprocessor.pixels.bytes_per_image), np.uint8)
+    outcomes: list[Outcome] = []
     with quiet_but_wary():
-        for row, source in zip(pixels, sources, strict=True):
+        for row, each in zip(pixels, inputs, strict=True):
             try:
-                content = source.read()
-                made, prepared = preparation(content)
-                row[:] = np.frombuffer(made, np.uint8)
-                outcomes.append((prepared, has_more_frames(content), ""))
+                content = each.read()
+                processed, mode = preprocessor(content)
+                row[:] = np.frombuffer(processed, np.uint8)
+                outcomes.append((mode, has_more_frames(content), ""))
             except Exception as error:  # Pillow's decoders raise whatever they trip over
                 outcomes.append(("as-trained", False, cause(error)))
-    return outcomes, pixels.reshape(-1, *preparation.pixels.shape)
+    return outcomes, pixels.reshape(-1, *preprocessor.pixels.shape)
 
 
 def _batches(
-    prepared: Iterable[tuple[list[Image], np.ndarray]], predictor: Predictor
-) -> Iterator[tuple[list[Image], np.ndarray]]:
-    """Make batches of what comes in parts."""
+    chunks: Iterable[tuple[list[ProcessedImage], np.ndarray]], predictor: Predictor
+) -> Iterator[tuple[list[ProcessedImage], np.ndarray]]:
+    """Regroup chunks of any length into full batches; the last one may be smaller."""
     size = predictor.max_batch_size
-    images: list[Image] = []
+    images: list[ProcessedImage] = []
     pixels = np.empty((0, *predictor.card.input_shape), np.uint8)
-    for more_images, more_pixels in prepared:
+    for more_images, more_pixels in chunks:
         images += more_images
         pixels = np.concatenate([pixels, more_pixels])
         while len(images) >= size:
@@ -167,25 +169,23 @@ def _batches(
         yield images, pixels
 
 
-def _ask(model: Path, pixels: np.ndarray) -> Predictions:
-    if multiprocessing.parent_process():  # whose threads did not survive the fork
+def _predict_batch(model: Path, pixels: np.ndarray) -> Predictions:
+    if multiprocessing.parent_process():  # the parent's thread pool did not survive the fork
         torch.set_num_threads(1)
-    return open_predictor(model).predict(pixels)
+    return load_predictor(model).predict(pixels)
 
 
-def _told(
-    images: list[Image], predictions: Predictions, class_names: tuple[str, ...]
-) -> Iterator[Prediction | Image]:
-    """Yield the predictions of a batch, and the images that could not be read."""
-    best = np.argsort(-predictions.probabilities, axis=1, kind="stable")[:, :2]
-    probabilities = np.take_along_axis(predictions.probabilities, best, axis=1)
+def _label(
+    images: list[ProcessedImage], predictions: Predictions, class_names: tuple[str, ...]
+) -> Iterator[Prediction | ProcessedImage]:
+    """Yield a batch's predictions with class names, and the images that could not be read."""
+    top2 = np.argsort(-predictions.probabilities, axis=1, kind="stable")[:, :2]
+    probabilities = np.take_along_axis(predictions.probabilities, top2, axis=1)
     rows = zip(
-        images, best.tolist(), probabilities.tolist(), predictions.doubtful.tolist(), strict=True
+        images, top2.tolist(), probabilities.tolist(), predictions.doubtful.tolist(), strict=True
     )
-    for image, (first, second), (probability, of_second), doubtful in rows:
+    for image, (first, second), (p1, p2), doubtful in rows:
         if image.error:
             yield image
         else:
-            yield Prediction(
-                image, class_names[first], probability, class_names[second], of_second, doubtful
-            )
+            yield Prediction(image, class_names[first], p1, class_names[second], p2, doubtful)

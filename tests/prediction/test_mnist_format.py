@@ -1,4 +1,4 @@
-"""MNIST's own digits as ink on paper of many kinds, and photographs that others took."""
+"""Conversion to MNIST's format: MNIST's digits drawn on synthetic paper, and real photographs."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,43 +12,42 @@ from image_pipeline.common.errors import DataError
 from image_pipeline.datasets.idx import iterate_idx
 from image_pipeline.modeling.inference import normalise
 from image_pipeline.modeling.model_file import read_model
-from image_pipeline.prediction.mnist_form import is_in_mnist_form, to_mnist
-from image_pipeline.prediction.predictor import Predictor
-from image_pipeline.prediction.preparation import Prepare
-from image_pipeline.prediction.sources import Source
+from image_pipeline.prediction.inputs import ImageInput
+from image_pipeline.prediction.mnist_format import is_mnist_format, to_mnist_format
+from image_pipeline.prediction.preprocessing import Mode, Preprocessor
 from image_pipeline.prediction.streaming import Prediction, predict_files
 from project import SHARED_MNIST, Project, require
 
-# Photographs and scans that others made; SOURCES.md says where they are from. The preparation was
-# made with other images.
+# Photographs and scans by others, listed in SOURCES.md; the conversion was developed on different
+# images.
 PHOTOGRAPHS = Path(__file__).with_name("photographs")
 FILES = sorted(PHOTOGRAPHS.glob("*/[0-9]/*"))
 
 
 def paper(height: int, width: int, ink: np.ndarray, row: int, column: int) -> np.ndarray:
-    """Return a white sheet with ink, values 0 to 1, put on it; float64 `[H, W]`, 0 to 255."""
+    """Return a light sheet with ink (0 to 1) at a position; float64 `[H, W]`, 0 to 255."""
     sheet = np.full((height, width), 225.0)
     sheet[row : row + ink.shape[0], column : column + ink.shape[1]] -= 170 * ink
     return sheet
 
 
 def enlarged(digit: np.ndarray, size: int) -> np.ndarray:
-    """Return a digit of MNIST as ink, 0 to 1, with edges as sharp as a pen's."""
+    """Enlarge an MNIST digit; return ink, 0 to 1, with sharp edges."""
     large = Image.fromarray(digit).resize((size, size), Image.Resampling.BICUBIC)
     ink: np.ndarray = np.clip(np.asarray(large) / 128 - 0.5, 0, 1)
     return ink
 
 
 def shade(sheet: np.ndarray) -> np.ndarray:
-    """Let the light fall from the upper left: the lower right gets a third of it."""
+    """Light the sheet from the upper left; the lower right gets a third of the light."""
     rows, columns = (np.linspace(0, 1, side) for side in sheet.shape)
     shaded: np.ndarray = sheet * (1 - 0.33 * rows[:, None] - 0.33 * columns)
     return shaded
 
 
 def photograph(sheet: np.ndarray) -> np.ndarray:
-    seen: np.ndarray = np.clip(sheet, 0, 255)
-    return seen.astype(np.uint8)
+    clipped: np.ndarray = np.clip(sheet, 0, 255)
+    return clipped.astype(np.uint8)
 
 
 SEVEN = np.zeros((28, 28), np.uint8)
@@ -59,35 +58,33 @@ def strokes(image: np.ndarray) -> np.ndarray:
     return image > 127
 
 
-def alike(one: np.ndarray, other: np.ndarray) -> bool:
-    """Tell whether nine of ten pixels that are white in either image are white in both."""
+def similar(one: np.ndarray, other: np.ndarray) -> bool:
+    """Tell whether the strokes' intersection over union is at least 0.9."""
     both, either = strokes(one) & strokes(other), strokes(one) | strokes(other)
     return bool(10 * both.sum() >= 9 * either.sum())
 
 
-def plain(size: int = 140) -> np.ndarray:
-    return to_mnist(photograph(paper(300, 400, enlarged(SEVEN, size), 80, 150)))
+def reference(size: int = 140) -> np.ndarray:
+    return to_mnist_format(photograph(paper(300, 400, enlarged(SEVEN, size), 80, 150)))
 
 
-def test_the_box_is_twenty_long_and_its_centre_of_mass_in_the_middle() -> None:
-    found = plain()
+def test_the_digit_is_20_pixels_long_with_its_centre_of_mass_at_the_centre() -> None:
+    found = reference()
     rows, columns = np.nonzero(found)
     assert found.shape == (28, 28)
     assert found.dtype == np.uint8
-    assert [int(np.ptp(found)) + 1 for found in (rows, columns)] == [
-        20,
-        15,
-    ]  # 19 x 14 pixels of a seven
+    # The seven has 19 x 14 pixels.
+    assert [int(np.ptp(each)) + 1 for each in (rows, columns)] == [20, 15]
     weights = found[rows, columns].astype(int)
     for positions in (rows, columns):
         assert abs((positions * weights).sum() / weights.sum() - 13.5) <= 0.5
-    assert is_in_mnist_form(found)
+    assert is_mnist_format(found)
 
 
 @pytest.mark.parametrize(("size", "row", "column"), [(60, 0, 0), (100, 195, 290), (299, 0, 100)])
 def test_any_size_and_place(size: int, row: int, column: int) -> None:
     sheet = paper(300, 400, enlarged(SEVEN, size), row, column)
-    assert alike(to_mnist(photograph(sheet)), plain())
+    assert similar(to_mnist_format(photograph(sheet)), reference())
 
 
 def spotted(sheet: np.ndarray) -> np.ndarray:
@@ -111,25 +108,27 @@ def framed(sheet: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("change", [shade, spotted, ruled, framed, lambda sheet: 255 - sheet])
-def test_what_else_is_on_a_photograph(change: Callable[[np.ndarray], np.ndarray]) -> None:
+def test_shading_specks_lines_frames_and_inversion_change_nothing(
+    change: Callable[[np.ndarray], np.ndarray],
+) -> None:
     sheet = change(paper(300, 400, enlarged(SEVEN, 140), 80, 150))
-    assert alike(to_mnist(photograph(sheet)), plain())
+    assert similar(to_mnist_format(photograph(sheet)), reference())
 
 
 def test_coloured_ink() -> None:
     light = photograph(paper(300, 400, enlarged(SEVEN, 140), 80, 150))
     red = np.stack([np.full_like(light, 225), light, light], axis=2)
-    assert alike(to_mnist(red), plain())
+    assert similar(to_mnist_format(red), reference())
 
 
 def test_a_thin_pen_is_widened() -> None:
     sheet = np.full((400, 400), 230, np.uint8)
     sheet[100:300, 199:202] = 20  # 1.5% of its length; of MNIST's, 95% are wider than 8%
-    widths = strokes(to_mnist(sheet)).sum(1)
+    widths = strokes(to_mnist_format(sheet)).sum(1)
     assert set(widths[widths > 0]) == {2}
 
 
-def test_a_slanted_stroke_is_set_upright_on_demand() -> None:
+def test_deskewing_makes_a_slanted_stroke_vertical() -> None:
     sheet = np.full((200, 200), 230, np.uint8)
     for row in range(40, 160):
         sheet[row, 130 - row // 2 : 142 - row // 2] = 20
@@ -137,8 +136,8 @@ def test_a_slanted_stroke_is_set_upright_on_demand() -> None:
     def width(image: np.ndarray) -> int:
         return int(np.ptp(np.nonzero(strokes(image))[1])) + 1
 
-    assert width(to_mnist(sheet)) >= 9
-    assert width(to_mnist(sheet, deskew=True)) <= 3
+    assert width(to_mnist_format(sheet)) >= 9
+    assert width(to_mnist_format(sheet, deskew=True)) <= 3
 
 
 @pytest.mark.parametrize(
@@ -152,9 +151,9 @@ def test_a_slanted_stroke_is_set_upright_on_demand() -> None:
         photograph(225 + np.random.default_rng(0).normal(0, 2, (200, 300))),
     ],
 )
-def test_a_blank_sheet(image: np.ndarray) -> None:
+def test_blank_images_are_refused(image: np.ndarray) -> None:
     with pytest.raises(DataError, match=r"^no strokes found: a photograph or scan of one digit"):
-        to_mnist(image)
+        to_mnist_format(image)
 
 
 def mnist(name: str, rank: int, rows: int) -> np.ndarray:
@@ -164,71 +163,72 @@ def mnist(name: str, rank: int, rows: int) -> np.ndarray:
     return first
 
 
-def test_mnists_test_images_are_in_its_form_already() -> None:
-    assert all(is_in_mnist_form(image) for image in mnist("t10k-images-idx3", 3, 10_000))
+def test_mnists_test_images_have_its_format_already() -> None:
+    assert all(is_mnist_format(image) for image in mnist("t10k-images-idx3", 3, 10_000))
 
 
 @pytest.mark.parametrize(
     "image",
     [
-        255 - plain(),
-        np.roll(plain(), 6, axis=1),
-        np.pad(plain()[8:20, 8:20], 8),
-        np.pad(plain(), 1),
+        255 - reference(),
+        np.roll(reference(), 6, axis=1),
+        np.pad(reference()[8:20, 8:20], 8),
+        np.pad(reference(), 1),
         np.zeros((28, 28), np.uint8),
-        np.stack([plain(), 255 - plain(), plain()], axis=2),
+        np.stack([reference(), 255 - reference(), reference()], axis=2),
     ],
 )
-def test_what_is_not_in_mnists_form(image: np.ndarray) -> None:
-    assert is_in_mnist_form(plain())
-    assert not is_in_mnist_form(image)
+def test_other_images_do_not_have_mnists_format(image: np.ndarray) -> None:
+    assert is_mnist_format(reference())
+    assert not is_mnist_format(image)
 
 
 @pytest.fixture(scope="module")
-def answers(mnist_run: tuple[Project, str, str]) -> Callable[[list[np.ndarray]], np.ndarray]:
-    """Return a function that asks the committed pipeline's model about images of MNIST's form."""
+def classify(mnist_run: tuple[Project, str, str]) -> Callable[[list[np.ndarray]], np.ndarray]:
+    """Return a function that classifies images in MNIST's format with the trained model."""
     model, card = read_model(mnist_run[0].root / "models" / "model.safetensors")
 
-    def ask(images: list[np.ndarray]) -> np.ndarray:
+    def predict(images: list[np.ndarray]) -> np.ndarray:
         with torch.no_grad():
             pixels = normalise(np.stack(images)[:, None], card.data)
-            answered: np.ndarray = model(torch.from_numpy(pixels)).argmax(1).numpy()
-            return answered
+            classes: np.ndarray = model(torch.from_numpy(pixels)).argmax(1).numpy()
+            return classes
 
-    return ask
+    return predict
 
 
 @pytest.mark.slow
-def test_nine_of_ten_photographs_are_told(mnist_run: tuple[Project, str, str]) -> None:
-    """By the committed pipeline's model; beside it, what it makes of them by resizing alone."""
+def test_nine_of_ten_photographs_are_classified_right(mnist_run: tuple[Project, str, str]) -> None:
+    """With the trained model; compared with resizing alone."""
     model = mnist_run[0].root / "models" / "model.safetensors"
     digits = [path.parent.name for path in FILES]
 
-    def right(how: Prepare) -> float:
-        preparation = Predictor(model).preparation(how)
-        found = list(predict_files([Source(str(path)) for path in FILES], model, preparation))
-        names = [one.class_name if isinstance(one, Prediction) else "" for one in found]
+    def accuracy(mode: Mode) -> float:
+        preprocessor = Preprocessor.for_model(read_model(model)[1], mode)
+        inputs = [ImageInput(str(path)) for path in FILES]
+        found = list(predict_files(inputs, model, preprocessor))
+        names = [each.class_name if isinstance(each, Prediction) else "" for each in found]
         return float(np.mean([name == digit for name, digit in zip(names, digits, strict=True)]))
 
-    prepared, resized = right("auto"), right("as-trained")
-    print(f"{len(FILES)} photographs: {prepared:.1%}, by resizing alone {resized:.1%}")
+    converted, resized = accuracy("auto"), accuracy("as-trained")
+    print(f"{len(FILES)} photographs: {converted:.1%}, by resizing alone {resized:.1%}")
     assert len(FILES) >= 200
-    assert prepared >= 0.9 > resized
+    assert converted >= 0.9 > resized
 
 
 @pytest.mark.slow
-def test_mnists_digits_on_shaded_ruled_paper_are_told(
-    answers: Callable[[list[np.ndarray]], np.ndarray],
+def test_mnists_digits_on_shaded_ruled_paper_are_classified_right(
+    classify: Callable[[list[np.ndarray]], np.ndarray],
 ) -> None:
-    count, chance = 200, np.random.default_rng(0)
+    count, rng = 200, np.random.default_rng(0)
     digits = mnist("t10k-labels-idx1", 1, count).astype(int)
     sheets = []
     for image in mnist("t10k-images-idx3", 3, count):
-        size = int(chance.integers(60, 250))
-        row, column = (int(chance.integers(0, side - size)) for side in (300, 400))
+        size = int(rng.integers(60, 250))
+        row, column = (int(rng.integers(0, side - size)) for side in (300, 400))
         sheet = shade(ruled(paper(300, 400, enlarged(image, size), row, column)))
-        sheets.append(photograph(sheet + chance.normal(0, 4, sheet.shape)))
-    prepared = answers([to_mnist(sheet) for sheet in sheets]) == digits
-    resized = answers([np.asarray(Image.fromarray(s).resize((28, 28))) for s in sheets]) == digits
-    assert prepared.mean() >= 0.9
+        sheets.append(photograph(sheet + rng.normal(0, 4, sheet.shape)))
+    converted = classify([to_mnist_format(sheet) for sheet in sheets]) == digits
+    resized = classify([np.asarray(Image.fromarray(s).resize((28, 28))) for s in sheets]) == digits
+    assert converted.mean() >= 0.9
     assert resized.mean() < 0.5

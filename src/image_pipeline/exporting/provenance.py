@@ -1,56 +1,56 @@
-"""Where the training images come from, and what their authors allow, for the page on the model.
+"""Where the data sets come from, and under which licences, for the model card.
 
-A licence is the identifier that Hugging Face's Hub knows it by; `unknown` where the authors state
-none. Looked up in October 2026 on each data set's own page, except where `stated_by` says else.
+Licences are identifiers of the Hugging Face Hub; `unknown` if the authors state none. Looked up in
+October 2026 on each data set's own page, unless `license_source` names another.
 """
 
 from dataclasses import dataclass
 
-IN_A_BOX = (
-    "One digit, light on black, fitted into 20 x 20 pixels with its proportions kept, with its "
-    "centre of mass in the middle of the image."
+MNIST_FORMAT = (
+    "One digit, light on black, scaled to fit 20 x 20 pixels with its proportions kept, its centre "
+    "of mass in the middle of the image."
 )
 
 
 @dataclass(frozen=True)
-class Source:
-    """What there is to say of a data set.
+class DatasetProvenance:
+    """Authors, licence and content of a data set.
 
     Attributes:
         title: its name, as its authors write it.
-        what: the images, in a few words.
+        subject: what the images show, in a few words.
         authors: who made it.
-        homepage: its address; empty if it has none.
+        homepage: URL; empty if there is none.
         license: the Hub's identifier.
-        stated_by: who says so, where it is not the authors' page; empty where it is.
-        form: how an image looks that the model has a chance with, in whole sentences.
-        hub: its name among the Hub's data sets, where it is there under its authors' name.
+        license_source: who states the licence; empty if the authors' own page does.
+        image_format: what an image must look like for the model to work, in whole sentences.
+        hub_id: identifier of the authors' own copy on the Hub; empty if there is none.
     """
 
     title: str
-    what: str
+    subject: str
     authors: str
     homepage: str
     license: str
-    stated_by: str
-    form: str
-    hub: str = ""
+    license_source: str
+    image_format: str
+    hub_id: str = ""
 
 
-COLOURS = {1: "grey", 3: "red, green and blue"}  # channels in words
+CHANNELS = {1: "grey", 3: "red, green and blue"}
 
-SOURCES = {
-    "mnist": Source(
+PROVENANCE = {
+    "mnist": DatasetProvenance(
         "MNIST",
         "handwritten digits",
         "Yann LeCun, Corinna Cortes and Christopher J. C. Burges",
         "http://yann.lecun.com/exdb/mnist/",
         "cc-by-sa-3.0",
         "Keras's documentation",
-        IN_A_BOX,
+        MNIST_FORMAT,
         "ylecun/mnist",
     ),
-    "fashion_mnist": Source(
+    "fashion_mnist": DatasetProvenance(
         "Fashion-MNIST",
         "photographs of clothes",
         "Han Xiao, Kashif Rasul and Roland Vollgraf (Zalando)",
@@ -60,7 +60,7 @@ SOURCES = {
         "One piece of clothing, light on black, its longer side 28 pixels.",
         "zalando-datasets/fashion_mnist",
     ),
-    "kmnist": Source(
+    "kmnist": DatasetProvenance(
         "Kuzushiji-MNIST",
         "cursive Japanese characters",
         "CODH, adapted from the Kuzushiji Dataset of NIJL and others",
@@ -69,7 +69,7 @@ SOURCES = {
         "",
         "One character, light on black.",
     ),
-    "emnist": Source(
+    "emnist": DatasetProvenance(
         "EMNIST",
         "handwritten letters and digits",
         "Gregory Cohen, Saeed Afshar, Jonathan Tapson and Andre van Schaik",
@@ -78,66 +78,66 @@ SOURCES = {
         "",
         "One letter or digit, upright, light on black, in the middle, with a border of two pixels.",
     ),
-    "qmnist": Source(
+    "qmnist": DatasetProvenance(
         "QMNIST",
         "handwritten digits",
         "Chhavi Yadav and Leon Bottou",
         "https://github.com/facebookresearch/qmnist",
         "bsd-3-clause",
         "",
-        IN_A_BOX,
+        MNIST_FORMAT,
     ),
-    "usps": Source(
+    "usps": DatasetProvenance(
         "USPS",
         "handwritten digits from envelopes",
         "Jonathan J. Hull",
         "https://www.csie.ntu.edu.tw/~cjlin/libsvmtools/datasets/multiclass.html",
         "unknown",
         "",
-        "One digit, light on black, that fills the image.",
+        "One digit, light on black, filling the image.",
     ),
-    "cifar10": Source(
+    "cifar10": DatasetProvenance(
         "CIFAR-10",
         "photographs of animals and vehicles",
         "Alex Krizhevsky, Vinod Nair and Geoffrey Hinton",
         "https://www.cs.toronto.edu/~kriz/cifar.html",
         "unknown",
         "",
-        "A photograph whose main thing fills it.",
+        "A photograph whose main object fills the image.",
         "uoft-cs/cifar10",
     ),
-    "cifar100": Source(
+    "cifar100": DatasetProvenance(
         "CIFAR-100",
-        "photographs of many things",
+        "photographs of objects, animals, plants and people",
         "Alex Krizhevsky, Vinod Nair and Geoffrey Hinton",
         "https://www.cs.toronto.edu/~kriz/cifar.html",
         "unknown",
         "",
-        "A photograph whose main thing fills it.",
+        "A photograph whose main object fills the image.",
         "uoft-cs/cifar100",
     ),
-    "digits": Source(
+    "digits": DatasetProvenance(
         "Optical Recognition of Handwritten Digits",
-        "handwritten digits, once 8 x 8 pixels",
+        "handwritten digits, originally 8 x 8 pixels",
         "Ethem Alpaydin and Cenk Kaynak",
         "https://archive.ics.uci.edu/dataset/80/optical+recognition+of+handwritten+digits",
         "cc-by-4.0",
         "the UCI Machine Learning Repository",
-        IN_A_BOX,
+        MNIST_FORMAT,
     ),
 }
 
 
-def source_of(dataset: str) -> Source:
-    """Return what there is to say of a data set; of one that is not known, what holds of any."""
-    own = "images of one's own" if dataset == "folder" else dataset
-    return SOURCES.get(dataset) or Source(
-        own, own, "not stated", "", "other", "", "An image like those it was trained on."
+def get_provenance(dataset: str) -> DatasetProvenance:
+    """Return a data set's provenance; for an unknown one, what holds for any."""
+    title = "custom images" if dataset == "folder" else dataset
+    return PROVENANCE.get(dataset) or DatasetProvenance(
+        title, title, "not stated", "", "other", "", "An image like the training images."
     )
 
 
-def images_in_words(shape: tuple[int, int, int]) -> str:
-    """Say what an image of a shape (channels, height, width) is."""
+def describe_pixels(shape: tuple[int, int, int]) -> str:
+    """Describe images of a shape (channels, height, width) in words."""
     channels, height, width = shape
-    colours = COLOURS.get(channels, f"{channels} channels")
+    colours = CHANNELS.get(channels, f"{channels} channels")
     return f"{colours}, {height} pixels high and {width} wide, 0 (black) to 255"

@@ -1,10 +1,10 @@
-"""What becomes of an image file before a network sees it: what the model's card says."""
+"""Preprocessing of an image file in the way that the model card describes."""
 
 import numpy as np
 import pytest
 
 from image_pipeline.datasets.image_files.pixels import PixelSettings, decode, decode_whole
-from image_pipeline.prediction.preparation import Preparation, PreparationError
+from image_pipeline.prediction.preprocessing import PreprocessingError, Preprocessor
 from prediction.prediction_files import image_file, make_card
 
 RNG = np.random.default_rng(0)
@@ -14,49 +14,51 @@ CLOTHES = ("shirt", "shoe")
 
 @pytest.mark.parametrize("fit", ["pad", "crop"])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_as_trained_is_what_tensorize_does_to_a_folders_images(fit: str, channels: int) -> None:
+def test_as_trained_processes_images_as_tensorize_does(fit: str, channels: int) -> None:
     card = make_card("folder", (channels, 32, 32), CLOTHES, fit=fit)
-    pixels, prepared = Preparation.of_model(card)(PHOTOGRAPH)
+    pixels, mode = Preprocessor.for_model(card)(PHOTOGRAPH)
     assert pixels == decode(PHOTOGRAPH, PixelSettings(channels, 32, fit))  # type: ignore[arg-type]
-    assert prepared == "as-trained"
+    assert mode == "as-trained"
 
 
-def test_mnists_form_is_for_digits_alone() -> None:
+def test_mode_mnist_is_for_models_of_digits_only() -> None:
     for card in (
         make_card("fashion_mnist", class_names=tuple("abcdefghij")),
         make_card("folder"),
         make_card("usps", (1, 16, 16)),
         make_card("emnist", class_names=tuple("0123456789abc")),
     ):
-        with pytest.raises(PreparationError, match=r"^--prepare mnist: the model was trained on "):
-            Preparation.of_model(card, "mnist")
-        assert Preparation.of_model(card, "auto").how == "as-trained"
+        with pytest.raises(
+            PreprocessingError, match=r"^--prepare mnist: the model was trained on "
+        ):
+            Preprocessor.for_model(card, "mnist")
+        assert Preprocessor.for_model(card, "auto").mode == "as-trained"
     for dataset in ("mnist", "qmnist", "emnist", "digits"):
-        assert Preparation.of_model(make_card(dataset), "mnist").how == "mnist"
+        assert Preprocessor.for_model(make_card(dataset), "mnist").mode == "mnist"
 
 
 @pytest.mark.parametrize("shape", [(2, 28, 28), (1, 28, 14)])
-def test_images_that_no_file_has(shape: tuple[int, int, int]) -> None:
-    with pytest.raises(PreparationError, match=r"the model takes images of shape \("):
-        Preparation.of_model(make_card("folder", shape))
+def test_unsupported_image_shapes_are_refused(shape: tuple[int, int, int]) -> None:
+    with pytest.raises(PreprocessingError, match=r"the model takes images of shape \("):
+        Preprocessor.for_model(make_card("folder", shape))
 
 
-def test_auto_leaves_alone_what_is_in_mnists_form() -> None:
+def test_auto_keeps_images_in_mnists_format() -> None:
     digit = np.zeros((28, 28), np.uint8)
     digit[4:24, 12:16] = 250
     digit[20:24, 8:20] = 250
-    auto = Preparation.of_model(make_card())
+    auto = Preprocessor.for_model(make_card())
     for content in (image_file(digit), image_file(np.stack([digit] * 3, axis=-1))):
         assert auto(content) == (digit.tobytes(), "as-trained")
     dark_on_light = image_file(np.kron(255 - digit, np.ones((9, 9), np.uint8)))
-    pixels, prepared = auto(dark_on_light)
-    assert prepared == "mnist"
-    seen = np.frombuffer(pixels, np.uint8).reshape(28, 28)
-    assert seen[0].max() < 50 < 200 < seen.max()  # light on dark now
-    assert Preparation.of_model(make_card(), "as-trained")(dark_on_light)[1] == "as-trained"
+    pixels, mode = auto(dark_on_light)
+    assert mode == "mnist"
+    converted = np.frombuffer(pixels, np.uint8).reshape(28, 28)
+    assert converted[0].max() < 50 < 200 < converted.max()  # light on dark
+    assert Preprocessor.for_model(make_card(), "as-trained")(dark_on_light)[1] == "as-trained"
 
 
-def test_a_whole_image_keeps_its_proportions_and_its_colour() -> None:
+def test_decode_whole_keeps_proportions_and_colour() -> None:
     grey = np.repeat(np.arange(200, dtype=np.uint8)[:, np.newaxis], 50, axis=1)
     assert np.array_equal(decode_whole(image_file(grey), 300), grey)
     assert decode_whole(image_file(grey), 100).shape == (100, 25)

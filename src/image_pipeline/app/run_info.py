@@ -1,0 +1,97 @@
+"""Which run a model file comes from, with its test accuracy and commit."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml.error import YAMLError
+
+from image_pipeline.common import paths
+from image_pipeline.experiments.outputs import read_stages
+from image_pipeline.experiments.results import LOCK
+from image_pipeline.experiments.revisions import git
+from image_pipeline.modeling.model_card import ModelCard
+
+SHORT_HASH = 8  # digits of the model file's hash
+MAX_NAMES = 12  # class names that are listed
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """What the head of the page says about the model.
+
+    Attributes:
+        dataset: name of the data set.
+        network: name of the network.
+        class_names: one per class.
+        accuracy: on the test images, as text; says so if it is unknown.
+        commit: the last one that changed dvc.lock; says so if there is none.
+        model_hash: first digits of the model file's MD5, as in dvc.lock.
+    """
+
+    dataset: str
+    network: str
+    class_names: tuple[str, ...]
+    accuracy: str
+    commit: str
+    model_hash: str
+
+    def classes(self) -> str:
+        """Return the class names as text, the first `MAX_NAMES` of them if there are more."""
+        listed = ", ".join(self.class_names[:MAX_NAMES])
+        more = len(self.class_names) - MAX_NAMES
+        return f"{listed} and {more} more" if more > 0 else listed
+
+    def summary(self) -> str:
+        """Return one line for a terminal."""
+        return f"{self.dataset}, {self.network}, test accuracy {self.accuracy}"
+
+
+def read_run_info(path: Path, card: ModelCard) -> RunInfo:
+    """Collect the information about the model file at `path`; run in the project's root.
+
+    metrics/test.json gives the accuracy only if dvc.lock says that it was measured with this very
+    file: the file may be the model of another run, or a run may be in progress.
+    """
+    digest = hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
+    evaluated = _is_evaluated(digest)
+    return RunInfo(
+        dataset=card.data.dataset,
+        network=card.network,
+        class_names=card.data.class_names,
+        accuracy=_accuracy() if evaluated else "unknown: dvc.lock does not name this model",
+        commit=_commit() if evaluated else "not committed",
+        model_hash=digest[:SHORT_HASH],
+    )
+
+
+def _is_evaluated(model_hash: str) -> bool:
+    """Tell whether dvc.lock says that metrics/test.json was measured with this model."""
+    try:
+        evaluate = read_stages(LOCK).get("evaluate", {})
+        metrics = hashlib.md5(paths.TEST_METRICS.read_bytes(), usedforsecurity=False).hexdigest()
+    except (OSError, YAMLError):
+        return False
+    return (
+        _locked_hash(paths.MODEL, evaluate, "deps") == model_hash
+        and _locked_hash(paths.TEST_METRICS, evaluate, "outs") == metrics
+    )
+
+
+def _locked_hash(path: Path, stage: Mapping[str, Any], kind: str) -> str | None:
+    return {entry["path"]: entry.get("md5") for entry in stage.get(kind, [])}.get(path.as_posix())
+
+
+def _accuracy() -> str:
+    metrics = json.loads(paths.TEST_METRICS.read_text(encoding="utf-8"))
+    errors, images = metrics["errors"], metrics["images"]
+    return f"{metrics['accuracy']:.2%} ({errors:,} errors in {images:,} images)"
+
+
+def _commit() -> str:
+    changed = git("status", "--porcelain", "--", str(LOCK))
+    commit = git("log", "-1", "--format=%h", "--", str(LOCK))
+    return commit if commit and not changed else "not committed"

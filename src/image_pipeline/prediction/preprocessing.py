@@ -1,0 +1,94 @@
+"""From an image file to the network's input, in the way that the model card describes.
+
+Models of MNIST-like digits also accept photographs and scans of a digit, which are converted to
+MNIST's format first.
+"""
+
+import string
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from image_pipeline.common.errors import PipelineError
+from image_pipeline.datasets.image_files.pixels import PixelSettings, decode, decode_whole
+from image_pipeline.modeling.model_card import ModelCard
+from image_pipeline.prediction.mnist_format import is_mnist_format, to_mnist_format
+
+Mode = Literal["auto", "mnist", "as-trained"]
+AppliedMode = Literal["mnist", "as-trained"]
+
+DIGIT_DATA_SETS = frozenset({"mnist", "qmnist", "emnist", "digits"})  # all in MNIST's format
+DIGITS = tuple(string.digits)
+MNIST_SHAPE = (1, 28, 28)
+MAX_SIDE = 1024  # pixels; larger photographs are reduced first
+
+
+class PreprocessingError(PipelineError):
+    """A preprocessing mode that does not suit the model."""
+
+    exit_code = 2
+
+
+@dataclass(frozen=True)
+class Preprocessor:
+    """Turns an image file into the pixels that a model takes.
+
+    Attributes:
+        pixels: shape of the model's images, and how images of another shape are fitted to it.
+        mode: `as-trained` processes an image as `tensorize` processes the images of a folder;
+            `mnist` converts a digit, dark or light, of any size and position, to MNIST's format;
+            `auto` does that unless the image is in that format already.
+        deskew: whether `mnist` also shears a slanted digit upright.
+    """
+
+    pixels: PixelSettings
+    mode: Mode
+    deskew: bool = False
+
+    @classmethod
+    def for_model(
+        cls, card: ModelCard, mode: Mode = "auto", *, deskew: bool = False
+    ) -> "Preprocessor":
+        """Return the preprocessor for a model; `auto` means `as-trained` if it is not of digits.
+
+        Raises:
+            PreprocessingError: the mode is `mnist` but the model was not trained on such digits; or
+                the model's images are not square, or not of 1 or 3 channels.
+        """
+        channels, height, width = card.input_shape
+        if channels not in (1, 3) or height != width:
+            raise PreprocessingError(
+                f"the model takes images of shape {card.input_shape}; predict supports square "
+                "images with 1 or 3 channels only"
+            )
+        if not is_digit_model(card):
+            if mode == "mnist":
+                raise PreprocessingError(
+                    f"--prepare mnist: the model was trained on {card.data.dataset}, not on digits "
+                    "in MNIST's format; leave --prepare out"
+                )
+            mode = "as-trained"
+        return cls(PixelSettings(channels, height, card.data.fit), mode, deskew)
+
+    def __call__(self, content: bytes) -> tuple[bytes, AppliedMode]:
+        """Return an image file's pixels, uint8 `[C, H, W]` as bytes, and the mode that was applied.
+
+        To be called in a `quiet_but_wary` block.
+
+        Raises:
+            Exception: as `decode` does.
+        """
+        if self.mode == "as-trained":
+            return decode(content, self.pixels), "as-trained"
+        image = decode_whole(content, MAX_SIDE)
+        if self.mode == "auto" and is_mnist_format(image):
+            return image.tobytes(), "as-trained"
+        digit = to_mnist_format(image, deskew=self.deskew)
+        return np.ascontiguousarray(digit).tobytes(), "mnist"
+
+
+def is_digit_model(card: ModelCard) -> bool:
+    """Tell whether a model was trained on digits in MNIST's format."""
+    has_digits = card.data.dataset in DIGIT_DATA_SETS and card.data.class_names == DIGITS
+    return has_digits and card.input_shape == MNIST_SHAPE
