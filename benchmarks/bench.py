@@ -1,10 +1,10 @@
-"""Measure this project beside its peers, on the same data, in turn, and print one table.
+"""Benchmark this project and its peers on the same data, interleaved, and print one table.
 
     python benchmarks/bench.py [--quick] [PART ...]
 
-Works on data/tensors as `dvc repro` leaves them. Writes benchmarks/results.json and the README's
-table. Ratios are medians of ratios pair by pair; peers that are not installed are left out
-(`make bench` installs them).
+Uses data/tensors as `dvc repro` leaves them. Writes benchmarks/results.json and the README's table.
+A ratio is the median of pairwise ratios. Peers that are not installed are skipped (`make bench`
+installs them).
 """
 
 import argparse
@@ -40,7 +40,7 @@ PEER_EPOCHS = 15
 STAGES = ("download", "tensorize", "train", "evaluate", "plot", "export")
 BEST_SEEDS = 5
 SPLITS = (paths.TRAIN_TENSORS, paths.VALIDATION_TENSORS, paths.TEST_TENSORS)
-PHOTOGRAPHS = 9_216  # enough to tell how many there are in a second
+PHOTOGRAPHS = 9_216  # enough to measure images per second
 
 
 def worker(script: str, *arguments: str, **environment: str) -> list[Any]:
@@ -54,19 +54,19 @@ def worker(script: str, *arguments: str, **environment: str) -> list[Any]:
 
 
 def median_ratio(above: Sequence[float], below: Sequence[float]) -> float:
-    """Return the median of the ratios pair by pair."""
+    """Return the median of the pairwise ratios."""
     return statistics.median(a / b for a, b in zip(above, below, strict=True))
 
 
 def measure_epochs(pairs: int) -> Figures:
-    """Measure single epochs: numerics, augmentation, checkpoints, the floor."""
+    """Measure single epochs: numerics, augmentation, checkpoints, and the matmul floor."""
     plain = {"batch_size": 512, "augmented": False}
     augmented = {"augmented": True}
     saving = {"augmented": True, "checkpoint_every": 1}
     plotting = {"augmented": True, "plotted": True}
     rounds: dict[str, dict[str, list[float]]] = {}
     for kernels in ("fast", "portable"):
-        asked = {
+        request = {
             "numerics": kernels,
             "pairs": pairs,
             "settings": {
@@ -76,7 +76,7 @@ def measure_epochs(pairs: int) -> Figures:
                 "plotted": plotting,
             },
         }
-        (rounds[kernels],) = worker("epochs", json.dumps(asked))
+        (rounds[kernels],) = worker("epochs", json.dumps(request))
     fast, portable = rounds["fast"], rounds["portable"]
     figures: Figures = {
         "epoch.portable_over_fast": median_ratio(portable["augmented"], fast["augmented"]),
@@ -98,14 +98,15 @@ def measure_epochs(pairs: int) -> Figures:
 
 
 def measure_time_to_accuracy(seeds: int, peers: list[str]) -> Figures:
-    """Measure the training time to a test accuracy, every learner in turn, seed by seed.
+    """Measure the training time to a test accuracy, all learners interleaved, seed by seed.
 
     This project has a recipe for each target, fixed beforehand on the validation split; a peer has
-    one, and goes on until it has reached the higher target or has had its epochs.
+    one, and runs until it reaches the higher target or its last epoch.
 
-    The time is the expected running time: what all seeds took until they got there or had had their
-    epochs, over the number that got there. Where all do it is the mean. Source: Hansen et al.,
-    "COCO: a platform for comparing continuous optimizers in a black-box setting" (2021).
+    The figure is the expected running time: the total time of all seeds, each until it reached the
+    target or its last epoch, divided by the number of seeds that reached it (the mean, if all did).
+    Source: Hansen et al., "COCO: a platform for comparing continuous optimizers in a black-box
+    setting" (2021).
     """
     own = [f"{kernels}_{label}" for label in TARGETS for kernels in ("fast", "portable")]
     runs: dict[str, list[list[dict[str, float]]]] = {name: [] for name in own + peers}
@@ -116,14 +117,14 @@ def measure_time_to_accuracy(seeds: int, peers: list[str]) -> Figures:
     figures: Figures = {}
     for label, target in TARGETS.items():
         for name in ("fast", "portable", *peers):
-            learnt = runs.get(f"{name}_{label}") or runs[name]
-            reached = sum(any(line["accuracy"] >= target for line in run) for run in learnt)
+            trained = runs.get(f"{name}_{label}") or runs[name]
+            reached = sum(any(line["accuracy"] >= target for line in run) for run in trained)
             spent = sum(
                 next((line for line in run if line["accuracy"] >= target), run[-1])["seconds"]
-                for run in learnt
+                for run in trained
             )
             figures[f"time_to_{label}.{name}_seconds"] = spent / reached if reached else None
-            figures[f"time_to_{label}.{name}_reached"] = reached / len(learnt)
+            figures[f"time_to_{label}.{name}_reached"] = reached / len(trained)
         ours = figures[f"time_to_{label}.fast_seconds"]
         for name in peers:
             peer = figures[f"time_to_{label}.{name}_seconds"]
@@ -139,7 +140,7 @@ def measure_time_to_accuracy(seeds: int, peers: list[str]) -> Figures:
 
 
 def measure_repro(pairs: int) -> Figures:
-    """Measure `dvc repro`: from an empty cache, and with nothing to do beside an empty project."""
+    """Measure `dvc repro` from an empty cache, and a no-op against that of an empty project."""
     figures: Figures = {}
     with tempfile.TemporaryDirectory() as folder:
         clone, empty = Path(folder) / "clone", Path(folder) / "empty"
@@ -171,13 +172,13 @@ def measure_repro(pairs: int) -> Figures:
 
 
 def mirror() -> dict[str, str]:
-    """Return the environment that names MNIST's files where they lie beside the project."""
+    """Return an environment with the mirror of MNIST's files, if they are beside the project."""
     folder = ROOT.parent / "shared" / "data" / "mnist"
     return {"DATASET_MIRROR": str(folder)} if folder.is_dir() else {}
 
 
 def make_empty_project(folder: Path) -> None:
-    """Make a DVC project of five stages that do nothing, and run it once."""
+    """Create a DVC project of five stages that do nothing, and run it once."""
     folder.mkdir()
     for command in (["git", "init", "--quiet"], ["dvc", "init", "--quiet"]):
         subprocess.run(command, cwd=folder, check=True)
@@ -188,9 +189,9 @@ def make_empty_project(folder: Path) -> None:
 
 
 def measure_stages(project: Path, repeats: int) -> Figures:
-    """Measure each stage by itself: seconds and peak of memory on MNIST, and its fixed cost.
+    """Measure each stage alone: seconds and peak memory on MNIST, and its fixed cost.
 
-    That is what it takes for 1,797 digits and one epoch: start-up and imports, mostly.
+    The fixed cost, mostly start-up and imports, is its time on 1,797 digits and one epoch.
     """
     figures: Figures = {}
     for kind, changes in (("", {}), ("fixed_", {"dataset": "digits", "epochs": 1})):
@@ -210,7 +211,7 @@ def measure_stages(project: Path, repeats: int) -> Figures:
 
 
 def measure_best(seeds: int) -> Figures:
-    """Train the best recipe for the same network with several seeds; score it on the test split."""
+    """Train the best recipe of the MLP with several seeds; evaluate it on the test split."""
     runs = [
         worker("learners", "best", "--seed", str(seed))[-1]
         for seed in tqdm(range(seeds), desc="best recipe", unit="seed")
@@ -223,9 +224,9 @@ def measure_best(seeds: int) -> Figures:
 
 
 def measure_decode(count: int, pairs: int) -> Figures:
-    """Measure `tensorize` of a folder of PNG files made of MNIST beside a bare loop of the decoder.
+    """Measure `tensorize` of a folder of PNG files of MNIST against a bare loop of the decoder.
 
-    Whole commands, in turn; a tenth as many files tell whether memory grows with their number.
+    Whole commands, interleaved; a tenth of the files shows whether memory grows with their number.
     """
     tensors = load_file(ROOT / "data" / "tensors" / "train.safetensors")
     images, labels = tensors["images"][:, 0], tensors["labels"]
@@ -257,12 +258,12 @@ def measure_decode(count: int, pairs: int) -> Figures:
 
 
 def measure_predict(count: int, pairs: int) -> Figures:
-    """Measure `predict` of PNG files made of MNIST beside a bare loop of the decoder.
+    """Measure `predict` of PNG files of MNIST against a bare loop of the decoder.
 
-    Whole commands, in turn, start-up included; a tenth as many files tell what they cost beside
-    that, and whether memory grows with their number.
+    Whole commands, interleaved, start-up included; a tenth of the files gives the cost without
+    start-up, and shows whether memory grows with their number.
     """
-    # All of MNIST, none twice: an image that was shifted would be taken for a photograph.
+    # All of MNIST, each image once: a shifted one would be treated as a photograph.
     splits = [load_file(ROOT / path) for path in SPLITS]
     images = np.concatenate([split["images"][:, 0] for split in splits])
     labels = np.concatenate([split["labels"] for split in splits])
@@ -271,10 +272,10 @@ def measure_predict(count: int, pairs: int) -> Figures:
     with tempfile.TemporaryDirectory() as folder:
         for name, number in (("all", count), ("few", count // 10)):
             write_images(Path(folder) / name, images, labels, number)
-        ask = "exec python -m image_pipeline predict --csv {} > {}/predicted.csv"
+        shell = "exec python -m image_pipeline predict --csv {} > {}/predicted.csv"
         for _ in tqdm(range(pairs), desc="predict", unit="round"):
             for name in ("all", "few"):
-                command = ["sh", "-c", ask.format(f"{folder}/{name}", folder)]
+                command = ["sh", "-c", shell.format(f"{folder}/{name}", folder)]
                 measured = measure(command, ROOT)
                 seconds[name].append(measured.seconds)
                 peaks[name].append(measured.peak_mb)
@@ -294,32 +295,34 @@ def measure_predict(count: int, pairs: int) -> Figures:
 
 
 def measure_cnn(quick_seeds: int, best_seeds: int) -> Figures:
-    """Train the convolutional network by its two recipes; score each run on the test split.
+    """Train the convolutional network by its two recipes; evaluate each run on the test split.
 
-    Seconds are those of the slowest run: the limit holds for every one.
+    Seconds are those of the slowest run, as the time limit holds for every run.
     """
     figures: Figures = {}
-    for recipe, seeds, said in (("quick", quick_seeds, "5"), ("best", best_seeds, "3")):
+    for recipe, seeds, full_seeds in (("quick", quick_seeds, "5"), ("best", best_seeds, "3")):
         runs = [
             worker("learners", f"cnn_{recipe}", "--seed", str(seed))[-1]
             for seed in tqdm(range(seeds), desc=f"cnn, {recipe} recipe", unit="seed")
         ]
         accuracies = [run["accuracy"] for run in runs]
         figures[f"cnn.{recipe}_seconds"] = max(run["seconds"] for run in runs)
-        figures[f"cnn.{recipe}_accuracy_mean_of_{said}"] = statistics.mean(accuracies)
+        figures[f"cnn.{recipe}_accuracy_mean_of_{full_seeds}"] = statistics.mean(accuracies)
     return figures
 
 
 def measure_photographs(repeats: int) -> Figures:
-    """Train the residual network on CIFAR-10 once, and measure its speed beside a plain loop.
+    """Train the residual network on CIFAR-10 once, and measure its speed against a plain loop.
 
-    The photographs are those of the folder that CIFAR10_IMAGES names (train/ and test/ above the
-    classes), or of cifar-10-binary.tar.gz in the folder that DATASET_MIRROR names.
+    The photographs are in the folder CIFAR10_IMAGES (train/ and test/ with class folders), or in
+    cifar-10-binary.tar.gz in the folder DATASET_MIRROR.
     """
     folder, mirror_folder = (os.environ.get(name) for name in ("CIFAR10_IMAGES", "DATASET_MIRROR"))
     archive = Path(mirror_folder or "") / "cifar-10-binary.tar.gz"
     if not folder and not archive.is_file():
-        print("bench: no photographs: set CIFAR10_IMAGES, or DATASET_MIRROR to a folder with them")
+        print(
+            "bench: photographs skipped: set CIFAR10_IMAGES or DATASET_MIRROR to a folder with them"
+        )
         return {}
     figures: Figures = {}
     with tempfile.TemporaryDirectory() as temporary:
@@ -335,11 +338,11 @@ def measure_photographs(repeats: int) -> Figures:
         rates: dict[str, list[float]] = {name: [] for name in names}
         for _ in tqdm(range(repeats), desc="photographs", unit="round"):
             for name, values in rates.items():
-                learner, _, beside = name.partition("_with_")
+                learner, _, workers = name.partition("_with_")
                 few = {"TENSORS": tensors, "IMAGES": str(PHOTOGRAPHS)}
                 run = worker(
                     "learners", f"resnet_{learner}", "--epochs", "2", **few,
-                    LOADER_WORKERS="2" if beside else "0",
+                    LOADER_WORKERS="2" if workers else "0",
                 )  # fmt: skip
                 values.append(PHOTOGRAPHS / (run[1]["seconds"] - run[0]["seconds"]))
         best = max(("plain", "plain_with_workers"), key=lambda name: statistics.median(rates[name]))
@@ -354,9 +357,9 @@ def measure_photographs(repeats: int) -> Figures:
 
 
 def measure_machines(rounds: int, epochs: int, images: int) -> Figures:
-    """Measure two hosts beside one, and one beside what it was before there could be two."""
+    """Measure two hosts against one, and one against the commit before training on several."""
     if os.geteuid() or not shutil.which("ip") or (os.cpu_count() or 1) < 2:
-        print("bench: no machines: that needs root, `ip` (Debian's iproute2) and two cores")
+        print("bench: machines skipped: needs root, `ip` (Debian's iproute2) and two cores")
         return {}
     modules = os.pathsep.join(str(ROOT / name) for name in ("tests", "tests/distributed"))
     scaling = worker(
@@ -392,17 +395,22 @@ PARTS: dict[str, Callable[[bool, list[str]], Figures]] = {
 def main() -> None:
     """Measure, print the table, write the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("parts", nargs="*", help=f"of {', '.join(PARTS)}; all of them if none")
-    parser.add_argument("--quick", action="store_true", help="few repeats, one seed, nothing kept")
+    parser.add_argument("parts", nargs="*", help=f"of {', '.join(PARTS)}; default: all")
     parser.add_argument(
-        "--peers", nargs="*", choices=PEER_MODULES, help="in the part time; all that are installed"
+        "--quick", action="store_true", help="few repeats, one seed; results are not saved"
+    )
+    parser.add_argument(
+        "--peers",
+        nargs="*",
+        choices=PEER_MODULES,
+        help="in the part `time`; default: all that are installed",
     )
     arguments = parser.parse_args()
     installed = [name for name, module in PEER_MODULES.items() if importlib.util.find_spec(module)]
     peers = installed if arguments.peers is None else arguments.peers
     unknown = set(arguments.parts) - set(PARTS)
     if unknown:
-        parser.error(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+        parser.error(f"unknown parts: {', '.join(sorted(unknown))}; parts: {', '.join(PARTS)}")
     figures: Figures = {}
     for part in arguments.parts or PARTS:
         figures |= PARTS[part](arguments.quick, peers)

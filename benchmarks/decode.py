@@ -1,8 +1,8 @@
-"""The bare loop that `tensorize` and `predict` of a folder of images are measured beside.
+"""The bare decoding loop that `tensorize` and `predict` of a folder are measured against.
 
     python benchmarks/decode.py FOLDER
 
-opens and decodes every PNG file below FOLDER with Pillow, on all cores, and does nothing with them.
+decodes every PNG file below FOLDER with Pillow, on all cores, and discards the pixels.
 """
 
 import multiprocessing
@@ -17,18 +17,18 @@ BATCH = 500
 
 
 def write_images(folder: Path, images: np.ndarray, labels: np.ndarray, count: int) -> None:
-    """Write `count` PNG files into class folders, made of uint8 images `[N, 28, 28]` in turn."""
+    """Write `count` PNG files to class folders, cycling through uint8 images `[N, 28, 28]`."""
     for label in np.unique(labels):
         (folder / f"digit {label}").mkdir(parents=True, exist_ok=True)
     for number in range(count):
-        turn = number % len(images)
-        pixels = np.roll(images[turn], number // len(images), axis=1)
-        path = folder / f"digit {labels[turn]}" / f"{number:07}.png"
+        index = number % len(images)
+        pixels = np.roll(images[index], number // len(images), axis=1)
+        path = folder / f"digit {labels[index]}" / f"{number:07}.png"
         Image.fromarray(pixels).save(path)
 
 
 def decode_files(paths: list[Path]) -> int:
-    """Decode files and drop their pixels."""
+    """Decode files; return how many."""
     for path in paths:
         with Image.open(path) as image:
             image.load()
@@ -36,7 +36,7 @@ def decode_files(paths: list[Path]) -> int:
 
 
 def batches(paths: list[Path]) -> Iterator[list[Path]]:
-    """Cut a list into pieces for the processes."""
+    """Split a list into chunks for the processes."""
     return (paths[start : start + BATCH] for start in range(0, len(paths), BATCH))
 
 

@@ -1,10 +1,10 @@
-"""Seconds of single epochs under several settings, in turn, in a process of its own.
+"""Seconds of single epochs with several settings, interleaved, in a process of their own.
 
     python benchmarks/epochs.py '{"numerics": "fast", "pairs": 5, "settings": {...}}'
 
 `settings` names the settings of `Trainer`; each round times one epoch of each, A B A B ..., and
-beside them the floor: plain matrix products of the shapes of one epoch. Prints one JSON object with
-the seconds of each, round by round.
+the floor: plain matrix products of the shapes of one epoch. Prints one JSON object with the seconds
+of each, round by round.
 """
 
 import atexit
@@ -26,7 +26,7 @@ IMAGES, INPUTS, CLASSES = 54_000, 784, 10
 
 
 def epoch_timer(settings: dict[str, Any], kernels: str) -> Callable[[], float]:
-    """Return a function that trains one more epoch and returns its seconds, checkpoint included."""
+    """Return a function that trains the next epoch and returns its seconds, checkpoint included."""
     from image_pipeline.training.checkpoint import CheckpointFile
     from image_pipeline.training.live_curves import LiveCurves
 
@@ -58,16 +58,16 @@ def epoch_timer(settings: dict[str, Any], kernels: str) -> Callable[[], float]:
 
 
 def augmentation_timer() -> Callable[[], float]:
-    """Return a function that augments as many images as an epoch has, in blocks, on one thread."""
+    """Return a function that augments the images of an epoch, in chunks, on one thread."""
     import numpy as np
-    from image_pipeline.training.batches import BLOCK_BYTES
 
     from image_pipeline.augmenting.augmentation import augment
     from image_pipeline.common.params import read_params
+    from image_pipeline.training.loader import CHUNK_BYTES
 
     params = read_params().train.augmentation
     rng = np.random.default_rng(0)
-    count = BLOCK_BYTES // (4 * INPUTS)
+    count = CHUNK_BYTES // (4 * INPUTS)
     images = rng.integers(0, 256, (count, 1, 28, 28), dtype=np.uint8)
     space = np.empty(images.shape, np.float32)
 
@@ -81,7 +81,7 @@ def augmentation_timer() -> Callable[[], float]:
 
 
 def progress_bar_timer(batch: int) -> Callable[[], float]:
-    """Return a function that moves a progress bar as often as one epoch does."""
+    """Return a function that updates a progress bar as often as one epoch does."""
     from tqdm import tqdm
 
     bar = tqdm(total=10_000 * IMAGES, unit="image", unit_scale=True)
@@ -96,9 +96,9 @@ def progress_bar_timer(batch: int) -> Callable[[], float]:
 
 
 def floor_timer(batch: int) -> Callable[[], float]:
-    """Return a function that multiplies matrices of the shapes of one epoch, and nothing else.
+    """Return a function that only computes the matrix products of one epoch.
 
-    Whole batches, each product shared by all cores.
+    Of whole batches, with threads on all cores.
     """
     import torch
 
@@ -127,12 +127,12 @@ def floor_timer(batch: int) -> Callable[[], float]:
 
 
 def main() -> None:
-    """Time what the first argument, JSON, asks for."""
-    asked = json.loads(sys.argv[1])
-    numerics.pin(asked["numerics"])
+    """Run the timers that the first argument, JSON, requests."""
+    request = json.loads(sys.argv[1])
+    numerics.pin(request["numerics"])
     timers = {
-        name: epoch_timer(settings, asked["numerics"])
-        for name, settings in asked["settings"].items()
+        name: epoch_timer(settings, request["numerics"])
+        for name, settings in request["settings"].items()
     }
     timers["augmentation"] = augmentation_timer()
     timers["progress_bar"] = progress_bar_timer(256)
@@ -140,7 +140,7 @@ def main() -> None:
     seconds: dict[str, list[float]] = {name: [] for name in timers}
     for name in timers:
         timers[name]()  # warm up
-    for _ in range(asked["pairs"]):
+    for _ in range(request["pairs"]):
         for name, timer in timers.items():
             seconds[name].append(timer())
     print(json.dumps(seconds))

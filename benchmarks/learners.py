@@ -1,12 +1,12 @@
-"""One training run of this project or of a peer, timed epoch by epoch, in a process of its own.
+"""One training run of this project or a peer, timed epoch by epoch, in a process of its own.
 
     python benchmarks/learners.py NAME --seed 0 --epochs 15 [--until 0.98]
 
-Every learner trains the 784-120-84-10 perceptron (those named `cnn_` and `resnet_` the networks of
-that name) on the same training split and prints one JSON line per epoch: the seconds of training so
-far (imports, reading the data and scoring left out) and the accuracy on the test split. `--until`
-ends the run at the first epoch that reaches it. The splits are those of the folder data/tensors, or
-of the one that TENSORS names; with `--images` only so many are learnt from, and none is scored.
+Every learner trains the 784-120-84-10 MLP (`cnn_*` and `resnet_*` those networks) on the same
+training split and prints one JSON line per epoch: seconds of training so far (without imports,
+reading the data and evaluation) and accuracy on the test split. `--until` ends the run at the first
+epoch that reaches this accuracy. Environment: TENSORS is the folder of the splits (default:
+data/tensors); IMAGES limits the training images, and skips evaluation.
 """
 
 import argparse
@@ -23,7 +23,7 @@ os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
 TENSORS = Path(os.environ.get("TENSORS", "data/tensors"))
 RECIPES = Path("recipes")
-IMAGES = int(os.environ.get("IMAGES", "0"))  # to learn from, where only the time counts
+IMAGES = int(os.environ.get("IMAGES", "0"))  # limit of the training images; 0: all
 HIDDEN = (120, 84)
 THREADS = 2
 
@@ -31,9 +31,9 @@ Run = Iterator[tuple[float, float]]
 
 
 def ours(recipe: str, **changes: Any) -> Callable[[int, int], Run]:
-    """Return this project's own training with the settings of recipes/`recipe`.yaml."""
+    """Return this project's training with the params of recipes/`recipe`.yaml."""
 
-    def learn(seed: int, epochs: int) -> Run:
+    def run(seed: int, epochs: int) -> Run:
         from image_pipeline import numerics
 
         settings = read_recipe(recipe) | {"numerics": "portable"} | changes
@@ -45,19 +45,19 @@ def ours(recipe: str, **changes: Any) -> Callable[[int, int], Run]:
 
         test = read_split(TENSORS / "test.safetensors")
         trainer = make_trainer(**settings | {"seed": seed} | ({"epochs": epochs} if IMAGES else {}))
-        nowhere = CheckpointFile(Path("checkpoints"), "benchmark")
+        unused = CheckpointFile(Path("checkpoints"), "benchmark")
         spent, start = 0.0, time.perf_counter()
-        for _ in trainer.train(nowhere):
+        for _ in trainer.train(unused):
             spent += time.perf_counter() - start
             if IMAGES:
                 yield spent, 0.0
             else:
                 batches = predict(trainer.state.model, test, trainer.card.data, 1000)
-                right = sum(int((logits.argmax(1) == labels).sum()) for logits, labels in batches)
-                yield spent, right / len(test.labels)
+                correct = sum(int((logits.argmax(1) == labels).sum()) for logits, labels in batches)
+                yield spent, correct / len(test.labels)
             start = time.perf_counter()
 
-    return learn
+    return run
 
 
 def read_recipe(name: str) -> dict[str, Any]:
@@ -91,7 +91,7 @@ def make_trainer(**changes: Any) -> Any:
 
 
 def public(seed: int, epochs: int) -> Run:
-    """The public recipe: a DataLoader that decodes each image, Adam at 1e-3, batches of 100."""
+    """The public recipe: a DataLoader that decodes every image, Adam at 1e-3, batches of 100."""
     import torch
     from torch import nn
     from torchvision import transforms
@@ -105,28 +105,28 @@ def public(seed: int, epochs: int) -> Run:
         nn.Linear(84, 10),
     )  # fmt: skip
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    loss_of = nn.CrossEntropyLoss()
+    criterion = nn.CrossEntropyLoss()
     images, labels = _arrays("test")
     test = torch.from_numpy(images).reshape(-1, 1, 28, 28) / 255
     spent = 0.0
     for _ in range(epochs):
         start = time.perf_counter()
         for batch, targets in loader:
-            loss = loss_of(model(batch), targets)
+            loss = criterion(model(batch), targets)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
         spent += time.perf_counter() - start
         with torch.no_grad():
-            right = model(test).argmax(1) == torch.from_numpy(labels)
-        yield spent, right.double().mean().item()
+            correct = model(test).argmax(1) == torch.from_numpy(labels)
+        yield spent, correct.double().mean().item()
 
 
 def plain_resnet(seed: int, epochs: int) -> Run:
-    """The same residual network and recipe in a plain loop: DataLoader, torchvision, own kernels.
+    """The same residual network and recipe in a plain loop: DataLoader, torchvision, torch alone.
 
-    Each image is changed by itself, as torchvision does it, by workers beside the loop where that
-    is faster; torch chooses its threads. Scores nothing.
+    Images are augmented one by one, by LOADER_WORKERS processes; torch chooses its number of
+    threads. Nothing is evaluated.
     """
     import torch
     from safetensors.numpy import load_file
@@ -140,11 +140,11 @@ def plain_resnet(seed: int, epochs: int) -> Run:
     tensors = load_file(TENSORS / "train.safetensors")
     images = torch.from_numpy(tensors["images"][: IMAGES or None])
     labels = torch.from_numpy(tensors["labels"][: IMAGES or None])
-    changes = recipe["augmentation"]
+    augmentation = recipe["augmentation"]
     transform = v2.Compose(
         [
-            v2.RandomHorizontalFlip(changes["horizontal_flip"]),
-            v2.RandomCrop(32, padding=changes["crop_padding"]),
+            v2.RandomHorizontalFlip(augmentation["horizontal_flip"]),
+            v2.RandomCrop(32, padding=augmentation["crop_padding"]),
             v2.ToDtype(torch.float32, scale=True),
             v2.Normalize((0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616)),
         ]
@@ -183,7 +183,7 @@ def plain_resnet(seed: int, epochs: int) -> Run:
 
 
 def lightning(seed: int, epochs: int) -> Run:
-    """The same recipe under PyTorch Lightning's Trainer."""
+    """The public recipe with PyTorch Lightning's Trainer."""
     import lightning as pl
     import torch
     from torch import nn
@@ -219,8 +219,8 @@ def lightning(seed: int, epochs: int) -> Run:
         def on_train_epoch_end(self, trainer: Any, module: Any) -> None:  # noqa: ARG002
             self.spent += time.perf_counter() - self.start
             with torch.no_grad():
-                right = module.net(test).argmax(1) == torch.from_numpy(labels)
-            results.append((self.spent, right.double().mean().item()))
+                correct = module.net(test).argmax(1) == torch.from_numpy(labels)
+            results.append((self.spent, correct.double().mean().item()))
 
     dataset = _image_dataset("train", transforms.ToTensor())
     loader = torch.utils.data.DataLoader(dataset, batch_size=100, shuffle=True)
@@ -233,7 +233,7 @@ def lightning(seed: int, epochs: int) -> Run:
 
 
 def sklearn(seed: int, epochs: int) -> Run:
-    """scikit-learn's MLPClassifier with its defaults, epoch by epoch."""
+    """scikit-learn's MLPClassifier with default settings, epoch by epoch."""
     from sklearn.neural_network import MLPClassifier
 
     images, labels = _arrays("train")
@@ -270,7 +270,7 @@ def keras(seed: int, epochs: int) -> Run:
 
 
 def _arrays(split: str) -> tuple[Any, Any]:
-    """Read a split as float32 `[N, 784]` with values 0 to 255, and int64 labels."""
+    """Read a split: images float32 `[N, 784]`, values 0 to 255, and labels int64."""
     import numpy as np
     from safetensors.numpy import load_file
 
@@ -279,7 +279,7 @@ def _arrays(split: str) -> tuple[Any, Any]:
 
 
 def _image_dataset(split: str, transform: Any) -> Any:
-    """Return the split as torchvision's MNIST class gives it: a PIL image made at each access."""
+    """Return the split like torchvision's MNIST class: each access creates a PIL image."""
     from PIL import Image
     from safetensors.numpy import load_file
     from torch.utils.data import Dataset
@@ -316,7 +316,7 @@ LEARNERS: dict[str, Callable[[int, int], Run]] = {
 
 
 def main() -> None:
-    """Run one learner."""
+    """Run a learner."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("name", choices=LEARNERS)
     parser.add_argument("--seed", type=int, default=0)

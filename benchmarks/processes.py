@@ -1,4 +1,4 @@
-"""A clone of the project, and its commands measured from outside: seconds, peak of memory."""
+"""Run commands in a clone of the project; measure their seconds and peak memory from outside."""
 
 import os
 import re
@@ -15,15 +15,14 @@ from report import ROOT
 from ruamel.yaml import YAML
 
 POLL = 0.004  # seconds
-POLLS_PER_LOOK = 50  # for new processes, and at what they share, which costs more
+POLLS_PER_SCAN = 50  # for child processes and shared memory, which takes longer
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Seconds from start to end; the peak of anonymous memory in MB, the page cache left out.
+    """Wall time, and the peak of anonymous memory in MB, without the page cache.
 
-    Memory is that of the process and of those that it started, together. What several of them share
-    counts once.
+    Memory is the sum over the process and its children; shared memory counts once.
     """
 
     seconds: float
@@ -47,7 +46,7 @@ def set_params(folder: Path, **changes: Any) -> None:
 
 
 def use_photographs(folder: Path, images: str) -> None:
-    """Set a clone's params to the photographs in a folder, 32 x 32 pixels in colour."""
+    """Set a clone's params to a folder of photographs, as 32x32 pixels in colour."""
     yaml = YAML()
     path = folder / "params.yaml"
     params = yaml.load(path.read_text())
@@ -59,7 +58,7 @@ def use_photographs(folder: Path, images: str) -> None:
 def measure(
     command: Sequence[str], folder: Path, environment: Mapping[str, str] | None = None
 ) -> Measured:
-    """Run a command in `folder`, with Linux's /proc at hand; end this process where it fails."""
+    """Run a command in `folder`, on Linux; exit if it fails."""
     start, peak = time.perf_counter(), 0
     process = subprocess.Popen(
         command,
@@ -69,13 +68,13 @@ def measure(
         stderr=subprocess.DEVNULL,
         text=True,
     )
-    family, polls = [process.pid], 0
+    processes, polls = [process.pid], 0
     while process.poll() is None:
-        if polls % POLLS_PER_LOOK == POLLS_PER_LOOK - 1:
-            family = [process.pid, *_children(process.pid)]
-            if len(family) > 1:
-                peak = max(peak, sum(map(_share_of_anonymous_kb, family)))
-        if len(family) == 1:
+        if polls % POLLS_PER_SCAN == POLLS_PER_SCAN - 1:
+            processes = [process.pid, *_children(process.pid)]
+            if len(processes) > 1:
+                peak = max(peak, sum(map(_share_of_anonymous_kb, processes)))
+        if len(processes) == 1:
             peak = max(peak, _anonymous_kb(process.pid))
         polls += 1
         time.sleep(POLL)
@@ -89,7 +88,7 @@ def measure(
 def _children(pid: int) -> list[int]:
     found = []
     for path in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):  # it has just ended
+        with suppress(OSError):  # the process has just ended
             if int(path.read_text().rpartition(")")[2].split()[1]) == pid:
                 found.append(int(path.parent.name))
     return found
@@ -100,13 +99,13 @@ def _anonymous_kb(pid: int) -> int:
 
 
 def _share_of_anonymous_kb(pid: int) -> int:
-    """Return the same, what N processes share divided by N."""
+    """Return the same, with memory that N processes share divided by N."""
     return _sum_kb(Path(f"/proc/{pid}/smaps_rollup"), "Pss_Anon|Pss_Shmem")
 
 
 def _sum_kb(path: Path, names: str) -> int:
     try:
         found = re.findall(rf"^(?:{names}):\s+(\d+) kB", path.read_text(), re.MULTILINE)
-    except OSError:  # it has just ended
+    except OSError:  # the process has just ended
         return 0
     return sum(map(int, found))

@@ -1,8 +1,8 @@
-"""What the benchmarks share: the machine's description, results.json, the printed table.
+"""What the benchmarks share: the machine's description, results.json, and the tables.
 
     python benchmarks/report.py
 
-puts the figures of results.json into the README's table.
+updates the README's table from results.json.
 """
 
 import importlib.metadata
@@ -29,7 +29,7 @@ PEERS = {
 
 
 def machine() -> dict[str, Any]:
-    """Describe what is measured on."""
+    """Return the processor, cores and versions of this machine."""
     cpu = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
@@ -41,26 +41,26 @@ def machine() -> dict[str, Any]:
 
 
 def publish(figures: Figures, *, keep: bool) -> None:
-    """Print the figures as one table; with `keep`, write them to results.json among the others."""
-    described = machine()
+    """Print the figures as a table; with `keep`, merge them into results.json and the README."""
+    about = machine()
     width = max(map(len, figures))
     print(f"{'figure':{width}}  value")
     for name, value in sorted(figures.items()):
         print(f"{name:{width}}  {'not reached' if value is None else f'{value:.3f}'}")
-    where = "not kept"
+    where = "not saved"
     if keep:
         before = json.loads(RESULTS.read_text())["figures"] if RESULTS.exists() else {}
         rounded = {name: value and float(f"{value:.4g}") for name, value in figures.items()}
-        results = {"machine": described, "figures": dict(sorted((before | rounded).items()))}
+        results = {"machine": about, "figures": dict(sorted((before | rounded).items()))}
         RESULTS.write_text(json.dumps(results, indent=2) + "\n")
         README.write_text(with_table(README.read_text(), results))
         where = f"in {RESULTS.relative_to(ROOT)} and in the README's table"
-    shown = ", ".join(f"{key} {value}" for key, value in described.items())
+    shown = ", ".join(f"{key} {value}" for key, value in about.items())
     print(f"{len(figures)} figures on {shown}; {where}")
 
 
 def with_table(readme: str, results: dict[str, Any]) -> str:
-    """Return the README's text with the table that `results` make."""
+    """Return the README's text with the table of `results`."""
     return TABLE.sub(lambda marks: f"{marks[1]}{_table(results)}{marks[2]}", readme)
 
 

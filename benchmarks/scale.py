@@ -2,11 +2,10 @@
 
     python benchmarks/scale.py [--largest 6000000]
 
-The images are MNIST's own, shifted by another number of pixels in every copy; there is a test image
-to every six training images. Seconds are the whole process's, start-up and imports among them. So
-that these do not hide a growth, the ratio is also given less the fixed cost, which is what a stage
-takes for 600 images. Medians of 5 runs of each size, of 9 where they are short. Needs about 15 GB
-of disk.
+The images are copies of MNIST's, each shifted by a different number of pixels, with one test image
+per six training images. Seconds are those of the whole process, start-up and imports included. So
+that these do not hide growth, the ratio is also given without the fixed cost, which is the time for
+600 images. Medians of 5 runs of each size, 9 for short ones. Needs about 15 GB of disk.
 """
 
 import argparse
@@ -34,7 +33,7 @@ PREFIXES = {"train": "train", "test": "t10k"}
 
 
 def write_raw(folder: Path, split: str, count: int) -> None:
-    """Write MNIST's two files of a split with `count` images made from the real ones."""
+    """Write MNIST's two files of a split, with `count` images derived from the real ones."""
     tensors = load_file(ROOT / "data" / "tensors" / f"{split}.safetensors")
     images, labels = tensors["images"][:, 0], tensors["labels"].astype(np.uint8)
     folder.mkdir(parents=True, exist_ok=True)
@@ -53,7 +52,7 @@ def write_raw(folder: Path, split: str, count: int) -> None:
 
 
 def run_stages(project: Path, count: int, repeats: int) -> dict[str, list[Measured]]:
-    """Make `count` training images and run every stage on them."""
+    """Create `count` training images and run every stage on them."""
     shutil.rmtree(project / "data", ignore_errors=True)
     for split, number in (("train", count), ("test", max(100, count // TRAIN_PER_TEST))):
         write_raw(project / "data" / "raw", split, number)
@@ -65,7 +64,7 @@ def run_stages(project: Path, count: int, repeats: int) -> dict[str, list[Measur
 
 
 def main() -> None:
-    """Measure, print, keep."""
+    """Run the benchmark, print and save its figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--largest", type=int, default=100 * SMALL, help="images (6000000)")
     arguments = parser.parse_args()

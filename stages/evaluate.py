@@ -49,13 +49,13 @@ def main() -> None:
         with tqdm(total=len(test.labels), desc="evaluate", unit="image", unit_scale=True) as bar:
             for logits, labels in chain([first], batches):
                 probabilities = torch.softmax(logits.double(), dim=1)
-                yield evaluation.add(probabilities.numpy(), labels.numpy())
+                yield evaluation.update(probabilities.numpy(), labels.numpy())
                 bar.update(len(labels))
 
     with atomic_group():
         write_csv_parts(paths.PREDICTIONS, rows())
-        metrics = evaluation.metrics()
-        write_csv(paths.CLASSES, evaluation.by_class())
+        metrics = evaluation.compute()
+        write_csv(paths.CLASSES, evaluation.per_class())
         write_csv(paths.RELIABILITY, evaluation.reliability())
         write_json(paths.TEST_METRICS, metrics)
     print(

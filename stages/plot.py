@@ -1,4 +1,4 @@
-"""Draw what a person wants to see of the model and the data as plots/*.png."""
+"""Plot the results, the model and the data as plots/*.png."""
 
 from image_pipeline.common.stage import run_stage
 
@@ -11,7 +11,7 @@ def main() -> None:
 
     params = read_params()
     drawn = draw_report(params.plot)
-    print(f"plot: {len(drawn)} pictures are in {paths.PLOTS}: {', '.join(drawn)}")
+    print(f"plot: {len(drawn)} plots are in {paths.PLOTS}: {', '.join(drawn)}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Random affine change, against values worked out by hand and against torch's own sampler."""
+"""Augmentation, against values worked out by hand and against torch's own sampler."""
 
 import math
 from pathlib import Path
@@ -12,11 +12,11 @@ from torch.nn import functional
 from image_pipeline import augmentations
 from image_pipeline.augmenting import custom
 from image_pipeline.augmenting.augmentation import (
-    BENDING,
     CONTROL_POINTS,
+    WARPS,
     augment,
     crop,
-    cut_out,
+    cutout,
     draw_affines,
     draw_displacements,
     flip,
@@ -27,13 +27,13 @@ from image_pipeline.common.params import read_params
 from project import ROOT
 
 COMMITTED = read_params(ROOT / "params.yaml").train.augmentation
-NOTHING: dict[str, Any] = {
+DISABLED: dict[str, Any] = {
     **dict.fromkeys(AUGMENTATION_AMOUNTS, 0),
     "images_per_draw": 4,
     "custom": "none",
 }
-EVERYTHING: dict[str, Any] = {
-    **NOTHING,
+ALL_WARPS: dict[str, Any] = {
+    **DISABLED,
     "rotation": 30.0,
     "scale": 0.2,
     "shear": 15.0,
@@ -43,8 +43,8 @@ EVERYTHING: dict[str, Any] = {
 }
 
 
-class GivenDraws(np.random.Generator):
-    """A generator whose uniform draws (turn, tall, wide, lean, down, right) a test has chosen."""
+class FixedDraws(np.random.Generator):
+    """A generator with fixed uniform draws (turn, tall, wide, lean, down, right)."""
 
     def __init__(self, *draws: tuple[float, ...]) -> None:
         super().__init__(np.random.PCG64(0))
@@ -54,8 +54,8 @@ class GivenDraws(np.random.Generator):
         return self._draws
 
 
-def params(**changes: float) -> AugmentationParams:
-    return AugmentationParams.model_validate(NOTHING | changes)
+def params(**amounts: float) -> AugmentationParams:
+    return AugmentationParams.model_validate(DISABLED | amounts)
 
 
 def random_images(*shape: int) -> np.ndarray:
@@ -65,14 +65,14 @@ def random_images(*shape: int) -> np.ndarray:
 IMAGE = np.array([[1, 2, 3], [4, 5, 6], [7, 8, 9]], np.uint8)
 
 
-def change(image: np.ndarray, draw: tuple[float, ...], **changes: float) -> np.ndarray:
-    result = augment(image[np.newaxis, np.newaxis], params(**changes), GivenDraws(draw))
+def warp(image: np.ndarray, draw: tuple[float, ...], **amounts: float) -> np.ndarray:
+    result = augment(image[np.newaxis, np.newaxis], params(**amounts), FixedDraws(draw))
     assert result.dtype == np.float32
-    changed: np.ndarray = result[0, 0]
-    return changed
+    warped: np.ndarray = result[0, 0]
+    return warped
 
 
-def test_no_change_returns_the_image() -> None:
+def test_without_augmentation_the_images_are_returned() -> None:
     images = random_images(5, 1, 28, 28)
     changed = augment(images, params(), np.random.default_rng(0))
     assert changed.dtype == np.float32
@@ -80,42 +80,42 @@ def test_no_change_returns_the_image() -> None:
 
 
 def test_translation_by_whole_pixels() -> None:
-    # An output pixel is read one row further down: the image goes up, and zeros come in.
-    up = change(IMAGE, (0, 0, 0, 0, 1, 0), translation=1 / 3)
+    # An output pixel is read one row further down: the image moves up, and zeros fill the gap.
+    up = warp(IMAGE, (0, 0, 0, 0, 1, 0), translation=1 / 3)
     assert up.tolist() == [[4, 5, 6], [7, 8, 9], [0, 0, 0]]
-    right = change(IMAGE, (0, 0, 0, 0, 0, -1), translation=1 / 3)
+    right = warp(IMAGE, (0, 0, 0, 0, 0, -1), translation=1 / 3)
     assert right.tolist() == [[0, 1, 2], [0, 4, 5], [0, 7, 8]]
 
 
-def test_translation_by_half_a_pixel_is_the_mean_of_two() -> None:
-    up = change(IMAGE, (0, 0, 0, 0, 0.5, 0), translation=1 / 3)
+def test_translation_by_half_a_pixel_averages_two() -> None:
+    up = warp(IMAGE, (0, 0, 0, 0, 0.5, 0), translation=1 / 3)
     assert up == pytest.approx(np.array([[2.5, 3.5, 4.5], [5.5, 6.5, 7.5], [3.5, 4, 4.5]]))
 
 
 def test_rotation_by_90_degrees() -> None:
     # Counter-clockwise: the right column becomes the top row.
-    turned = change(IMAGE, (1, 0, 0, 0, 0, 0), rotation=90.0)
-    assert turned == pytest.approx(np.rot90(IMAGE), abs=1e-4)
-    back = change(IMAGE, (-1, 0, 0, 0, 0, 0), rotation=90.0)
-    assert back == pytest.approx(np.rot90(IMAGE, -1), abs=1e-4)
+    counterclockwise = warp(IMAGE, (1, 0, 0, 0, 0, 0), rotation=90.0)
+    assert counterclockwise == pytest.approx(np.rot90(IMAGE), abs=1e-4)
+    clockwise = warp(IMAGE, (-1, 0, 0, 0, 0, 0), rotation=90.0)
+    assert clockwise == pytest.approx(np.rot90(IMAGE, -1), abs=1e-4)
 
 
 def test_scale_stretches_about_the_centre() -> None:
     # 1 + 0.5 * 1 = 1.5 times as tall: the row at distance 1 is read at 1 / 1.5 = 2/3.
-    tall = change(IMAGE, (0, 1, 0, 0, 0, 0), scale=0.5)
+    tall = warp(IMAGE, (0, 1, 0, 0, 0, 0), scale=0.5)
     assert tall == pytest.approx(np.array([[2, 3, 4], [4, 5, 6], [6, 7, 8]]))
 
 
 def test_shear_by_45_degrees() -> None:
-    # The tangent is 1: a row at distance 1 from the centre is read one column further on.
-    leaning = change(IMAGE, (0, 0, 0, 0.75, 0, 0), shear=60.0)
-    assert leaning == pytest.approx(np.array([[0, 1, 2], [4, 5, 6], [8, 9, 0]]), abs=1e-4)
+    # The tangent is 1: a row at distance 1 from the centre is read one column further.
+    sheared = warp(IMAGE, (0, 0, 0, 0.75, 0, 0), shear=60.0)
+    assert sheared == pytest.approx(np.array([[0, 1, 2], [4, 5, 6], [8, 9, 0]]), abs=1e-4)
 
 
 @pytest.mark.parametrize(("shape", "channels"), [((28, 28), 1), ((20, 33), 3), ((1, 7), 1)])
 def test_agrees_with_torchs_sampler(shape: tuple[int, int], channels: int) -> None:
     height, width = shape
-    count, settings = 6, AugmentationParams.model_validate(EVERYTHING | {"images_per_draw": 1})
+    count, settings = 6, AugmentationParams.model_validate(ALL_WARPS | {"images_per_draw": 1})
     images = random_images(count, channels, height, width)
     changed = augment(images, settings, np.random.default_rng(1))
 
@@ -123,7 +123,7 @@ def test_agrees_with_torchs_sampler(shape: tuple[int, int], channels: int) -> No
     maps = torch.from_numpy(draw_affines(settings, count, shape, rng))
     displacements = draw_displacements(settings, count, shape, rng)
     assert displacements is not None
-    # Torch counts from -1 to 1 over the outer edges, and columns (x) before rows (y).
+    # Torch's coordinates run from -1 to 1 between the outer edges, columns (x) before rows (y).
     half = torch.tensor([height / 2, width / 2], dtype=torch.float64)
     linear = maps[:, :, :2] * half[None, None, :] / half[None, :, None]
     theta = torch.cat([linear, (maps[:, :, 2] / half)[:, :, None]], dim=2)
@@ -140,14 +140,14 @@ def test_agrees_with_torchs_sampler(shape: tuple[int, int], channels: int) -> No
 def test_a_field_with_equal_control_points_is_a_translation() -> None:
     # The B-splines add up to 1 at every pixel. Down by 0.25 of 8 rows, left by 0.125 of 16 columns.
     equal = np.tile(np.array([1, -0.5])[:, None, None], (1, 1, CONTROL_POINTS, CONTROL_POINTS))
-    field = draw_displacements(params(elastic=0.25), 1, (8, 16), GivenDraws(*equal))
+    field = draw_displacements(params(elastic=0.25), 1, (8, 16), FixedDraws(*equal))
     assert field is not None
     assert field.dtype == np.float32
     assert field[0, 0] == pytest.approx(np.full(8 * 16, 2.0))
     assert field[0, 1] == pytest.approx(np.full(8 * 16, -2.0))
 
 
-def test_a_field_is_smooth_and_within_its_bounds() -> None:
+def test_a_displacement_field_is_smooth_and_bounded() -> None:
     field = draw_displacements(params(elastic=0.1), 50, (28, 28), np.random.default_rng(0))
     assert field is not None
     assert field.shape == (50, 2, 28 * 28)
@@ -158,16 +158,16 @@ def test_a_field_is_smooth_and_within_its_bounds() -> None:
     assert max(np.abs(np.diff(image, axis=axis)).max() for axis in (2, 3)) <= 0.8 + 1e-5
 
 
-def test_without_elastic_change_nothing_is_drawn() -> None:
+def test_without_elastic_nothing_is_drawn() -> None:
     rng = np.random.default_rng(0)
     assert draw_displacements(params(), 5, (28, 28), rng) is None
     assert rng.random() == np.random.default_rng(0).random()
 
 
-def test_maps_by_hand() -> None:
-    settings = AugmentationParams.model_validate(EVERYTHING)
+def test_affine_maps_by_hand() -> None:
+    settings = AugmentationParams.model_validate(ALL_WARPS)
     draw = (1.0, 0.5, -0.5, 1.0, 1.0, -0.5)
-    [[rows, columns]] = draw_affines(settings, 1, (10, 20), GivenDraws(draw))
+    [[rows, columns]] = draw_affines(settings, 1, (10, 20), FixedDraws(draw))
     cosine, sine, tangent = math.sqrt(3) / 2, 0.5, math.tan(math.pi / 12)  # 30 and 15 degrees
     assert rows.tolist() == pytest.approx([(cosine + tangent * sine) / 1.1, sine / 1.1, 1.0])
     assert columns.tolist() == pytest.approx([(tangent * cosine - sine) / 0.9, cosine / 0.9, -1.0])
@@ -176,7 +176,7 @@ def test_maps_by_hand() -> None:
 def test_images_of_a_group_share_a_draw() -> None:
     # 10 images in groups of up to 4 make 3 groups; image i belongs to group i modulo 3.
     same = np.repeat(random_images(1, 1, 12, 12), 10, axis=0)
-    changed = augment(same, params(**EVERYTHING), np.random.default_rng(0))
+    changed = augment(same, params(**ALL_WARPS), np.random.default_rng(0))
     for left in range(10):
         for right in range(10):
             alike = np.array_equal(changed[left], changed[right])
@@ -187,50 +187,50 @@ def test_images_of_a_group_share_a_draw() -> None:
     ("count", "images_per_draw", "groups", "elastic"),
     [(8, 4, 2, 0.1), (9, 4, 3, 0.0), (3, 4, 1, 0.1), (5, 1, 5, 0.0)],
 )
-def test_the_generator_advances_by_the_same_numbers_per_group(
+def test_the_number_of_draws_depends_on_the_groups_alone(
     count: int, images_per_draw: int, groups: int, elastic: float
 ) -> None:
     used, expected = np.random.default_rng(3), np.random.default_rng(3)
-    settings = params(**EVERYTHING | {"images_per_draw": images_per_draw, "elastic": elastic})
+    settings = params(**ALL_WARPS | {"images_per_draw": images_per_draw, "elastic": elastic})
     changed = augment(random_images(count, 3, 9, 14), settings, used)
     expected.uniform(size=(6 + (2 * CONTROL_POINTS**2 if elastic else 0)) * groups)
     assert changed.shape == (count, 3, 9, 14)
     assert used.random() == expected.random()
 
 
-def test_each_image_is_changed_by_its_groups_map_whatever_else_is_in_the_block() -> None:
+def test_an_image_is_warped_alike_whatever_else_is_in_the_block() -> None:
     images = random_images(9, 3, 9, 14)
-    changed = augment(images, params(**EVERYTHING), np.random.default_rng(5))  # 3 groups
+    changed = augment(images, params(**ALL_WARPS), np.random.default_rng(5))  # 3 groups
     alone = augment(
-        images[:3], params(**EVERYTHING | {"images_per_draw": 1}), np.random.default_rng(5)
+        images[:3], params(**ALL_WARPS | {"images_per_draw": 1}), np.random.default_rng(5)
     )
     assert np.array_equal(changed[:3], alone)
 
 
-def test_the_same_state_gives_the_same_bits_and_another_gives_others() -> None:
+def test_the_seed_decides_the_result() -> None:
     images = random_images(7, 1, 28, 28)
     results = [
-        augment(images, params(**EVERYTHING), np.random.default_rng(seed)).tobytes()
+        augment(images, params(**ALL_WARPS), np.random.default_rng(seed)).tobytes()
         for seed in (0, 0, 1)
     ]
     assert results[0] == results[1] != results[2]
 
 
-def test_images_are_left_as_they_were() -> None:
+def test_the_input_is_not_modified() -> None:
     images = random_images(5, 1, 28, 28)
     before = images.copy()
-    augment(images, params(**EVERYTHING), np.random.default_rng(0))
+    augment(images, params(**ALL_WARPS), np.random.default_rng(0))
     assert np.array_equal(images, before)
 
 
-def test_values_stay_between_black_and_white() -> None:
+def test_values_stay_within_0_and_255() -> None:
     images = np.full((6, 1, 28, 28), 255, np.uint8)
-    changed = augment(images, params(**EVERYTHING), np.random.default_rng(0))
+    changed = augment(images, params(**ALL_WARPS), np.random.default_rng(0))
     assert changed.min() >= 0
     assert changed.max() <= 255.001
 
 
-def test_flips_are_mirror_images_of_some() -> None:
+def test_flip_mirrors_some_images() -> None:
     images = np.random.default_rng(0).integers(0, 256, (400, 3, 4, 5), np.uint8)
     flipped = flip(images, 0.25, np.random.default_rng(1))
     mirrored = np.array(
@@ -259,22 +259,22 @@ def test_a_crop_is_a_window_of_the_padded_image() -> None:
     assert len(seen) == (2 * padding + 1) ** 2
 
 
-def test_cut_out_fills_a_square_with_the_mean() -> None:
+def test_cutout_fills_a_square_with_the_mean() -> None:
     images = np.full((500, 2, 8, 9), 255, np.uint8)
-    cut = cut_out(images, 3, (0.2, 0.6), np.random.default_rng(0))
+    cut = cutout(images, 3, (0.2, 0.6), np.random.default_rng(0))
     areas = set()
     for image in cut:
         assert set(np.unique(image[0])) == {51, 255}
         rows, columns = np.nonzero(image[0] == 51)
         height, width = np.ptp(rows) + 1, np.ptp(columns) + 1
-        assert len(rows) == height * width  # a whole rectangle: a square, or what is left at edges
+        assert len(rows) == height * width  # a rectangle: a square, clipped at the edges
         assert np.array_equal(image[1] == 153, image[0] == 51)
         areas.add((int(height), int(width)))
     assert areas == {(height, width) for height in (2, 3) for width in (2, 3)}
 
 
-def test_all_changes_follow_from_the_generator_alone() -> None:
-    """Each has its draws; affine and elastic ones come first, so that they are as they were."""
+def test_all_augmentations_draw_from_the_generator() -> None:
+    """Warps draw first, so the others do not change their draws."""
     images = np.random.default_rng(0).integers(0, 256, (20, 3, 8, 8), np.uint8)
     params = COMMITTED.model_copy(
         update={"horizontal_flip": 0.5, "crop_padding": 2, "cutout": 3, "images_per_draw": 4}
@@ -284,7 +284,7 @@ def test_all_changes_follow_from_the_generator_alone() -> None:
     )
     assert np.array_equal(one, same)
     assert not np.array_equal(one, other)
-    flat = params.model_copy(update=dict.fromkeys(BENDING, 0.0) | {"cutout": 0, "crop_padding": 0})
+    flat = params.model_copy(update=dict.fromkeys(WARPS, 0.0) | {"cutout": 0, "crop_padding": 0})
     assert flat.enabled
     none = flat.model_copy(update={"horizontal_flip": 0.0})
     assert not none.enabled
@@ -292,35 +292,35 @@ def test_all_changes_follow_from_the_generator_alone() -> None:
     assert set(np.unique(augment(images, flat, np.random.default_rng(0)))) <= set(range(256))
 
 
-def test_a_crop_or_a_square_may_leave_nothing_of_an_image() -> None:
+def test_crop_and_cutout_may_leave_nothing_of_an_image() -> None:
     images = np.full((5000, 1, 4, 5), 255, np.uint8)
     cropped = crop(images, 7, np.random.default_rng(0))
     kept = {int(np.count_nonzero(image)) for image in cropped}
     assert kept == {rows * columns for rows in range(5) for columns in range(6)}
-    assert not cut_out(images, 10, (0.0,), np.random.default_rng(0)).any()
+    assert not cutout(images, 10, (0.0,), np.random.default_rng(0)).any()
 
 
-def own_change(code: str, folder: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> np.ndarray:
+def apply_custom(code: str, folder: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> np.ndarray:
     (folder / f"{name}.py").write_text(f"import torch\n\n{code}\n")
     monkeypatch.setattr(augmentations, "__path__", [str(folder)])
     images = np.zeros((2, 3, 4, 4), np.float32)
     return custom.apply(custom.load(name), images, (0, 1))
 
 
-def test_a_change_of_ones_own_may_draw_from_either_generator(
+def test_a_custom_augmentation_may_draw_from_either_generator(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     code = "def augment(images, generator):\n    return images + torch.rand(images.shape{})"
     for number, argument in enumerate(("", ", generator=generator")):
         draws = [
-            own_change(code.format(argument), tmp_path, monkeypatch, f"own_draws_{number}")
+            apply_custom(code.format(argument), tmp_path, monkeypatch, f"custom_draws_{number}")
             for _ in range(2)
         ]
         assert np.array_equal(draws[0], draws[1])
         assert len(np.unique(draws[0])) > 90
 
 
-def test_none_changes_nothing() -> None:
+def test_the_template_changes_nothing() -> None:
     images = random_images(2, 3, 4, 4).astype(np.float32)
     assert np.array_equal(custom.apply(custom.load("none"), images, (0,)), images)
 
@@ -328,23 +328,23 @@ def test_none_changes_nothing() -> None:
 MISTAKES = {
     "augment = 3": "has no function `augment`",
     "import not_there_at_all": "cannot be imported: No module named 'not_there_at_all'",
-    "def augment(:": "cannot be imported: invalid syntax (own_mistake_2.py, line 3)",
+    "def augment(:": "cannot be imported: invalid syntax (custom_mistake_2.py, line 3)",
     "def augment(images, generator):\n    return images[9]": "fails: index 9 is out of bounds",
     "def augment(images):\n    return images": "fails: augment() takes 1 positional argument",
-    "def augment(images, generator):\n    return None": "made NoneType of torch.float32",
-    "def augment(images, generator):\n    return images.double()": "made torch.float64 [2, 3, 4",
-    "def augment(images, generator):\n    return images[:, 1:]": "made torch.float32 [2, 2, 4, 4]",
+    "def augment(images, generator):\n    return None": "returned NoneType, not torch.float32",
+    "def augment(images, generator):\n    return images.double()": "returned torch.float64 [2,",
+    "def augment(images, generator):\n    return images[:, 1:]": "returned torch.float32 [2, 2,",
 }
 
 
 @pytest.mark.parametrize(("number", "code"), list(enumerate(MISTAKES)))
-def test_mistakes_in_a_change_of_ones_own(
+def test_mistakes_in_a_custom_augmentation(
     number: int, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(ParamsError) as caught:
-        own_change(code, tmp_path, monkeypatch, f"own_mistake_{number}")
+        apply_custom(code, tmp_path, monkeypatch, f"custom_mistake_{number}")
     message = str(caught.value)
-    place = f"src/image_pipeline/augmentations/own_mistake_{number}.py"
+    place = f"src/image_pipeline/augmentations/custom_mistake_{number}.py"
     assert message.startswith(f"params.yaml: train.augmentation.custom: {place} {MISTAKES[code]}")
     assert "\n" not in message
     assert ("(line 4)" in message) == ("index 9" in message)

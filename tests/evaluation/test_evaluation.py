@@ -10,44 +10,46 @@ import pytest
 from image_pipeline.evaluation.metrics import Calibration, Evaluation
 
 CLASSES = ("cat", "dog", "owl")
-# Predicted: cat, cat, dog, dog, cat. One error: the last, a dog taken for a cat. No owl is found.
+# Predicted: cat, cat, dog, dog, cat. One error: the last, a dog taken for a cat. There is no owl.
 PROBABILITIES = np.array(
     [[0.9, 0.1, 0.0], [0.8, 0.1, 0.1], [0.3, 0.6, 0.1], [0.2, 0.7, 0.1], [0.5, 0.4, 0.1]]
 )
 LABELS = np.array([0, 0, 1, 1, 1])
 
 
-def judge(
+def evaluate(
     probabilities: np.ndarray = PROBABILITIES,
     labels: np.ndarray = LABELS,
     names: tuple[str, ...] = CLASSES,
 ) -> tuple[dict[str, Any], Evaluation, pd.DataFrame]:
-    """Evaluate in batches of two; return the metrics, the rest, and a row per image."""
+    """Evaluate in batches of two; return the metrics, the evaluation, and a row per image."""
     evaluation = Evaluation(names, bins=10)
     rows = [
-        evaluation.add(probabilities[start : start + 2], labels[start : start + 2])
+        evaluation.update(probabilities[start : start + 2], labels[start : start + 2])
         for start in range(0, len(labels), 2)
     ]
-    return evaluation.metrics(), evaluation, pd.concat(rows)
+    return evaluation.compute(), evaluation, pd.concat(rows)
 
 
-def calibration(confidence: np.ndarray, right: np.ndarray, bins: int) -> tuple[pd.DataFrame, float]:
+def calibration(
+    confidence: np.ndarray, correct: np.ndarray, bins: int
+) -> tuple[pd.DataFrame, float]:
     result = Calibration(bins)
-    result.add(confidence[:1], right[:1])
-    result.add(confidence[1:], right[1:])
+    result.update(confidence[:1], correct[:1])
+    result.update(confidence[1:], correct[1:])
     return result.table(), result.error()
 
 
-def test_counts_and_rates_by_hand() -> None:
-    metrics, evaluation, _ = judge()
+def test_metrics_by_hand() -> None:
+    metrics, evaluation, _ = evaluate()
     assert metrics["accuracy"] == 0.8
     assert metrics["errors"] == 1
     assert metrics["images"] == 5
-    reliability = evaluation.reliability()  # confident of 0.9, 0.8, 0.6, 0.7 and wrongly of 0.5
+    reliability = evaluation.reliability()  # confidence 0.9, 0.8, 0.6, 0.7; 0.5 for the error
     assert reliability["confidence"].tolist() == pytest.approx([0.5, 0.6, 0.7, 0.8, 0.9])
     assert reliability["accuracy"].tolist() == [0, 1, 1, 1, 1]
-    # cat: precision 2/3, recall 1, F1 4/5; dog: 1, 2/3, 4/5; owl: never there, never predicted.
-    classes = evaluation.by_class()
+    # cat: precision 2/3, recall 1, F1 4/5; dog: 1, 2/3, 4/5; owl: no images, no predictions.
+    classes = evaluation.per_class()
     assert classes["class"].tolist() == list(CLASSES)
     assert classes["images"].tolist() == [2, 3, 0]
     assert classes["precision"].tolist() == pytest.approx([2 / 3, 1, 0])
@@ -57,7 +59,7 @@ def test_counts_and_rates_by_hand() -> None:
 
 
 def test_log_loss_by_hand() -> None:
-    metrics = judge()[0]
+    metrics = evaluate()[0]
     expected = -sum(math.log(p) for p in (0.9, 0.8, 0.6, 0.7, 0.4)) / 5
     assert metrics["loss"] == pytest.approx(expected)
 
@@ -66,19 +68,19 @@ def test_wilson_interval_of_a_published_example() -> None:
     # 81 of 263: 0.2553 to 0.3662 (Newcombe 1998, table I, method 3).
     probabilities = np.tile([0.9, 0.1], (263, 1))
     labels = np.array([0] * 81 + [1] * 182)
-    low, high = judge(probabilities, labels, ("a", "b"))[0]["accuracy_interval_95"]
+    low, high = evaluate(probabilities, labels, ("a", "b"))[0]["accuracy_interval_95"]
     assert (round(low, 4), round(high, 4)) == (0.2553, 0.3662)
 
 
-@pytest.mark.parametrize(("right", "low", "high"), [(1, 0.2065, 1), (0, 0, 0.7935)])
-def test_wilson_interval_of_one_image(right: int, low: float, high: float) -> None:
+@pytest.mark.parametrize(("correct", "low", "high"), [(1, 0.2065, 1), (0, 0, 0.7935)])
+def test_wilson_interval_of_one_image(correct: int, low: float, high: float) -> None:
     # z^2 = 3.8415: from 1 / (1 + z^2) to 1, and its mirror image.
-    metrics, _, _ = judge(np.array([[0.9, 0.1]]), np.array([1 - right]), ("a", "b"))
+    metrics, _, _ = evaluate(np.array([[0.9, 0.1]]), np.array([1 - correct]), ("a", "b"))
     assert [round(bound, 4) for bound in metrics["accuracy_interval_95"]] == [low, high]
 
 
-def test_a_row_for_each_image() -> None:
-    _, _, rows = judge()
+def test_one_row_per_image() -> None:
+    _, _, rows = evaluate()
     assert rows.to_dict("list") == {
         "actual": ["cat", "cat", "dog", "dog", "dog"],
         "predicted": ["cat", "cat", "dog", "dog", "cat"],
@@ -91,8 +93,8 @@ def test_calibration_by_hand() -> None:
     # Two bins. (0, 0.5]: 0.2 wrong, 0.5 right: mean 0.35, accuracy 0.5, gap 0.15.
     # (0.5, 1]: 0.7 right, 0.9 right, 0.8 wrong: mean 0.8, accuracy 2/3, gap 2/15.
     confidence = np.array([0.2, 0.5, 0.7, 0.9, 0.8])
-    right = np.array([False, True, True, True, False])
-    table, error = calibration(confidence, right, bins=2)
+    correct = np.array([False, True, True, True, False])
+    table, error = calibration(confidence, correct, bins=2)
     assert error == pytest.approx((2 * 0.15 + 3 * 2 / 15) / 5)
     assert table["confidence"].tolist() == pytest.approx([0.35, 0.8])
     assert table["accuracy"].tolist() == pytest.approx([0.5, 2 / 3])
@@ -116,13 +118,13 @@ def test_calibration_in_a_single_bin() -> None:
     assert table["images"].tolist() == [2]
 
 
-def test_perfect_confidence_that_is_right_has_no_error() -> None:
+def test_correct_predictions_of_full_confidence_have_no_error() -> None:
     _, error = calibration(np.ones(3), np.ones(3, bool), bins=15)
     assert error == 0
 
 
-def test_certain_and_wrong_is_finite() -> None:
-    metrics = judge(np.array([[1.0, 0.0]]), np.array([1]), ("a", "b"))[0]
+def test_the_loss_of_a_wrong_certainty_is_finite() -> None:
+    metrics = evaluate(np.array([[1.0, 0.0]]), np.array([1]), ("a", "b"))[0]
     assert math.isfinite(metrics["loss"])
     assert metrics["loss"] > 30
     assert metrics["expected_calibration_error"] == 1

@@ -36,7 +36,7 @@ def test_its_metrics_are_those_of_the_pipeline(images: int) -> None:
         )
         assert values["macro_f1"] == pytest.approx(expected, abs=1e-12)
         calibration = Calibration(15)
-        calibration.add(judged.confidence, judged.predicted == actual)
+        calibration.update(judged.confidence, judged.predicted == actual)
         assert values["expected_calibration_error"] == pytest.approx(calibration.error(), abs=1e-12)
         assert judged.loss is not None
         assert values["loss"] == pytest.approx(judged.loss.mean(), abs=1e-12)

@@ -1,4 +1,4 @@
-"""Networks by name: what comes with the project, one's own, and what is said of a mistake."""
+"""Networks by name: those of the project, new ones, and the errors for invalid ones."""
 
 import sys
 from pathlib import Path
@@ -17,11 +17,11 @@ MNIST = (1, 28, 28)
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a folder of networks that holds the project's own, too."""
+    """Return a temporary folder of networks, with copies of the project's."""
     monkeypatch.setattr(models, "__path__", [str(tmp_path), *models.__path__])
-    shown = networks.names()
+    existing = networks.names()
     monkeypatch.setattr(networks, "FOLDER", tmp_path)
-    for name in shown:
+    for name in existing:
         (tmp_path / f"{name}.py").write_bytes(
             (Path(models.__path__[1]) / f"{name}.py").read_bytes()
         )
@@ -47,7 +47,7 @@ def shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
 
 
-def test_the_flagship_has_105214_weights() -> None:
+def test_the_default_mlp_has_105214_parameters() -> None:
     model = networks.build("mlp", {}, MNIST, 10)
     assert sum(weights.numel() for weights in model.parameters()) == 105_214
     assert model.training
@@ -61,7 +61,7 @@ def test_the_flagship_has_105214_weights() -> None:
     }
 
 
-def test_the_perceptron_by_hand() -> None:
+def test_the_mlp_by_hand() -> None:
     model = networks.build("mlp", {"hidden_sizes": [2]}, (1, 1, 2), 2)
     model.load_state_dict(
         {
@@ -75,7 +75,7 @@ def test_the_perceptron_by_hand() -> None:
     assert model(torch.tensor([[[[3.0, 4.0]]]])).tolist() == [[11.5, -20.0]]
 
 
-def test_a_convolutional_networks_weights() -> None:
+def test_the_shapes_of_the_cnns_parameters() -> None:
     model = networks.build("cnn", {"filters": [16, 64], "hidden_sizes": [48]}, MNIST, 10)
     # 28 pixels become (28 - 5) // 2 + 1 = 12, and these (12 - 5) // 2 + 1 = 4.
     assert shapes(model) == {
@@ -92,7 +92,7 @@ def test_a_convolutional_networks_weights() -> None:
 
 @pytest.mark.parametrize("name", networks.names())
 @pytest.mark.parametrize(("shape", "classes"), [((1, 28, 28), 2), ((3, 97, 64), 100)])
-def test_each_network_takes_images_of_any_size(
+def test_each_network_accepts_images_of_any_size(
     name: str, shape: tuple[int, int, int], classes: int
 ) -> None:
     model = networks.build(name, {}, shape, classes)
@@ -109,7 +109,7 @@ def test_the_residual_networks_first_patterns_are_orthogonal_and_fixed() -> None
     assert torch.allclose(products, products.diag().diag(), atol=1e-5)
     assert products.diag().min() > 0.1
     assert torch.equal(patterns[12:24], -basis)
-    assert torch.equal(patterns[24:], basis[:6])  # anew
+    assert torch.equal(patterns[24:], basis[:6])  # again
     small, large = (networks.build("resnet", {}, (3, side, side), 10) for side in (64, 65))
     frozen = [
         [n for n, w in model.named_parameters() if not w.requires_grad] for model in (small, large)
@@ -121,7 +121,7 @@ def test_a_new_network_is_one_file(folder: Path) -> None:
     name = write(folder, "fresh", "return self.output(self.hidden(images.flatten(1)).relu())")
     assert name in networks.names()
     model = networks.build(name, {"width": 5, "rate": 0.5}, (3, 4, 4), 7)
-    assert shapes(model)["hidden.weight"] == (5, 48)  # the lazy layer has got its shape
+    assert shapes(model)["hidden.weight"] == (5, 48)  # the dry run has initialised the lazy layer
     assert networks.first_layer(model, (3, 4, 4)) == "hidden.weight"
     before = networks.source_hash(name)
     write(folder, name, "return self.output(self.hidden(images.flatten(1)))")
@@ -129,7 +129,7 @@ def test_a_new_network_is_one_file(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"widht": 3}, "train.model.odd.widht: unknown option; the options are width, rate"),
         (
@@ -137,56 +137,59 @@ def test_a_new_network_is_one_file(folder: Path) -> None:
             "train.model.odd.width: 3 is not allowed: input should be a valid integer",
         ),
         ({"width": True}, "train.model.odd.width: True is not allowed: input should be a valid"),
-        ({"width": -3}, "train.model.odd: the network refuses these options for 2 classes and"),
+        ({"width": -3}, "train.model.odd: the network fails with these options for 2 classes and"),
     ],
 )
-def test_options_that_a_network_does_not_take(
-    options: dict[str, object], said: str, folder: Path
-) -> None:
+def test_invalid_options(options: dict[str, object], message: str, folder: Path) -> None:
     write(folder, "odd", "return self.output(self.hidden(images.flatten(1)))")
     with pytest.raises(NetworkError) as caught:
         networks.build("odd", options, (1, 4, 4), 2)
-    assert str(caught.value).startswith(said)
+    assert str(caught.value).startswith(message)
     assert str(caught.value).isprintable()
 
 
-def test_where_a_network_fails_is_said(folder: Path) -> None:
+def test_the_line_that_fails_is_named(folder: Path) -> None:
     write(folder, "failing", "return self.output(images)")
     with pytest.raises(NetworkError, match=r"images of 1x4x4: .* \(src/.*failing.py, line 13\)$"):
         networks.build("failing", {}, (1, 4, 4), 2)
 
 
 @pytest.mark.parametrize(
-    ("body", "said"),
+    ("body", "message"),
     [
-        ("return self.hidden(images.flatten(1))", r"for B = 2 it gave torch.float32 \[2, 3\]$"),
-        ("return [images]", r"\[B, 2\] for images \[B, 1, 4, 4\]; for B = 2 it gave list \[\]$"),
-        ("return self.output(self.hidden(images.flatten(1))).double()", "gave torch.float64"),
+        ("return self.hidden(images.flatten(1))", r"for B = 2 it returned torch.float32 \[2, 3\]$"),
+        (
+            "return [images]",
+            r"\[B, 2\] for images \[B, 1, 4, 4\]; for B = 2 it returned list \[\]$",
+        ),
+        ("return self.output(self.hidden(images.flatten(1))).double()", "returned torch.float64"),
     ],
 )
-def test_what_is_no_logits(body: str, said: str, folder: Path) -> None:
+def test_outputs_that_are_not_logits(body: str, message: str, folder: Path) -> None:
     write(folder, "other", body)
-    with pytest.raises(NetworkError, match=said):
+    with pytest.raises(NetworkError, match=message):
         networks.build("other", {}, (1, 4, 4), 2)
 
 
-def test_a_name_without_a_network(folder: Path) -> None:
+def test_a_name_without_a_file_or_a_model(folder: Path) -> None:
     with pytest.raises(NetworkError) as caught:
         networks.build("resnte", {}, MNIST, 10)
-    assert str(caught.value).startswith("train.model.name: there is no network `resnte` in ")
-    assert str(caught.value).endswith("; there are cnn, mlp, resnet")
+    assert str(caught.value).startswith("train.model.name: no network `resnte` in ")
+    assert str(caught.value).endswith("; the networks are cnn, mlp, resnet")
     (folder / "empty.py").write_text("")
-    with pytest.raises(NetworkError, match=r"empty.py: it has no `class Model\(nn.Module\)`$"):
+    with pytest.raises(
+        NetworkError, match=r"empty.py: no `class Model\(nn.Module\)` in this file$"
+    ):
         networks.build("empty", {}, MNIST, 10)
 
 
-def test_images_too_small_for_the_blocks() -> None:
-    with pytest.raises(NetworkError, match="large enough for 2 blocks only"):
+def test_images_too_small_for_the_cnn() -> None:
+    with pytest.raises(NetworkError, match="too small for more than 2 blocks"):
         networks.build("cnn", {"filters": [8, 8, 8]}, MNIST, 10)
     networks.build("cnn", {"filters": [8, 8, 8]}, (1, 29, 29), 10)
 
 
-def test_what_looks_at_the_pixels_first() -> None:
+def test_first_layers_that_can_be_drawn() -> None:
     assert networks.first_layer(nn.Sequential(nn.Linear(784, 5)), MNIST) == "0.weight"
     assert networks.first_layer(nn.Sequential(nn.Conv2d(1, 5, 3)), MNIST) == "0.weight"
     assert networks.first_layer(nn.Sequential(nn.Linear(16, 5)), MNIST) is None  # of patches

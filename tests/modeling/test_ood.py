@@ -1,4 +1,4 @@
-"""Which images are called doubtful."""
+"""Out-of-distribution detection: statistics, distances, thresholds."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from image_pipeline.modeling.ood import (
 RNG = np.random.default_rng(0)
 
 
-def test_typical_images_are_the_mean_and_deviation_of_each_pixel() -> None:
+def test_statistics_are_the_mean_and_deviation_of_each_pixel() -> None:
     images = RNG.integers(0, 256, (300, 3, 4, 5), np.uint8)
     statistics = TrainingStatistics.of_images([images[:1], images[1:200], images[200:]])
     assert statistics.mean.dtype == statistics.deviation.dtype == np.uint8
@@ -21,7 +21,7 @@ def test_typical_images_are_the_mean_and_deviation_of_each_pixel() -> None:
     assert np.array_equal(statistics.deviation, np.rint(images.std(axis=0)))
 
 
-def test_the_distance_is_in_units_of_each_pixels_variance() -> None:
+def test_the_distance_is_scaled_by_each_pixels_variance() -> None:
     mean, deviation = np.array([[[100, 0, 7]]], np.uint8), np.array([[[40, 20, 0]]], np.uint8)
     statistics = TrainingStatistics(mean, deviation)
     images = np.array([[[[100, 0, 7]]], [[[20, 0, 7]]], [[[100, 0, 37]]]], np.uint8)
@@ -29,10 +29,10 @@ def test_the_distance_is_in_units_of_each_pixels_variance() -> None:
     assert statistics.distances(images) == pytest.approx(expected, rel=1e-3)
 
 
-def test_one_validation_image_in_a_hundred_is_beyond_the_limits() -> None:
+def test_one_validation_image_in_a_hundred_is_out_of_distribution() -> None:
     logits, distances = RNG.normal(size=6000), RNG.normal(size=6000)
-    limits = fit_thresholds(logits, distances)
-    assert (logits < limits.logit).sum() == (distances > limits.distance).sum() == 30
-    assert 55 <= is_out_of_distribution(logits, distances, limits).sum() <= 60
+    thresholds = fit_thresholds(logits, distances)
+    assert (logits < thresholds.logit).sum() == (distances > thresholds.distance).sum() == 30
+    assert 55 <= is_out_of_distribution(logits, distances, thresholds).sum() <= 60
     few = fit_thresholds(logits[:9], distances[:9])
     assert not is_out_of_distribution(logits[:9], distances[:9], few).any()

@@ -1,15 +1,16 @@
-"""What usual networks compute, to compare processors by: the evidence behind `operations.csv`.
+"""What common networks compute, to compare processors: the evidence behind `operations.csv`.
 
     python tests/numerics/cases.py            # prints a line of JSON for each case
-    python tests/numerics/cases.py --write    # writes the list anew from what the cases hold
+    python tests/numerics/cases.py --write    # rewrites operations.csv from the cases
 
-Every case is computed in float32 and, unless it says otherwise, in float64. A line names the case
-and the type, and each operation that took part with the types of its floats and a hash of all that
-it wrote. `pipeline/test_networks.py` demands the same lines of several processors, so take an
-operation onto the list with `--write`, and run that test, which needs `qemu-x86_64`.
+Every case is computed in float32 and, unless it says otherwise, in float64. A line has the case,
+the dtype, and each operation that ran, with the dtypes of its floats and a hash of all that it
+wrote. `pipeline/test_networks.py` requires the same lines from several processors. To verify
+another operation, add a case that uses it, run `--write`, and run that test, which needs
+`qemu-x86_64`.
 
-Two usual operations are not here, because they end the emulator (7.2): `grid_sample`, and an LSTM
-in float32, which is oneDNN's. And `logit`, which takes its logarithm from MKL.
+Two common operations are missing because they crash the emulator (7.2): `grid_sample`, and an LSTM
+in float32, which is oneDNN's. So is `logit`, which takes its logarithm from MKL.
 """
 
 # ruff: noqa: E731
@@ -35,7 +36,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn, optim
 
-from image_pipeline.numerics.portability import NOTHING, OPERATIONS, Operations, floating_types
+from image_pipeline.numerics.portability import NOTHING, OPERATIONS, OpObserver, floating_types
 from image_pipeline.training.optimizer import without_compiler
 
 FLOAT, DOUBLE = "float32", "float64"
@@ -43,25 +44,25 @@ Seen = dict[str, tuple[list[str], str]]  # operation: types of its floats, hash 
 
 # --- What is recorded ---
 
-# What they write may be memory as it was found.
+# What they return may be uninitialized memory.
 UNINITIALIZED = {
     *("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"),
     *("copy_", "resize_", "set_"),
 }
-# Results that only serve the way back, and are partly memory as it was found.
+# Operations some of whose results only serve the backward pass and are partly uninitialized.
 SCRATCH: dict[str, Callable[[Any], Any]] = {
     "_ctc_loss": lambda results: results[0],
 }
 
 
 class Recorder:
-    """Notes every operation, and hashes what each one writes."""
+    """Records every operation, and hashes what each one writes."""
 
     def __init__(self) -> None:
         self._types: dict[str, set[str]] = {}
         self._digests: dict[str, Any] = {}
 
-    def show(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
+    def record(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
         self._types.setdefault(str(func), set()).update(floating_types(args, kwargs, result))
         digest = self._digests.setdefault(str(func), hashlib.sha256())
         name = func.__name__.split(".")[0]
@@ -128,7 +129,7 @@ def classes(count: int, *shape: int) -> Tensor:
 
 
 def learn(compute: Callable[..., Any], *inputs: Tensor) -> Any:
-    """Compute forward and backward, to the inputs and to the parameters of a module."""
+    """Compute forward and backward, with gradients of the inputs and of a module's parameters."""
     inputs = tuple(
         value.clone().requires_grad_() if value.is_floating_point() else value for value in inputs
     )
@@ -139,7 +140,7 @@ def learn(compute: Callable[..., Any], *inputs: Tensor) -> Any:
 
 
 def fill(module: nn.Module) -> nn.Module:
-    """Set every parameter and buffer of floats to values that cost little to draw."""
+    """Set every floating-point parameter and buffer to values that are cheap to draw."""
     with torch.no_grad():
         for tensor in [*module.parameters(), *module.buffers()]:
             if tensor.is_floating_point():
@@ -152,7 +153,7 @@ def fill(module: nn.Module) -> nn.Module:
 
 
 def both_modes(make: Callable[[], nn.Module], *shape: int, channels_last: bool = False) -> None:
-    """Let a module learn, then compute it in evaluation without gradients."""
+    """Run a module forward and backward in both modes, then in evaluation without gradients."""
     module = fill(make())
     x = normal(*shape)
     if channels_last:
@@ -173,7 +174,7 @@ def layer(
     last: bool = False,
     types: tuple[str, ...] = (FLOAT, DOUBLE),
 ) -> None:
-    """Add a case of a module; `last`: and another of it in channels_last."""
+    """Add a case of a module; with `last`, another in channels_last."""
     case(name, lambda: both_modes(make, *shape), types)
     if last:
         name = f"{name}, channels_last"
@@ -181,7 +182,7 @@ def layer(
 
 
 def run(name: str, type_: str) -> dict[str, Any]:
-    """Compute a case, and return its line."""
+    """Compute a case; return its line."""
     global _rng
     compute, _ = CASES[name]
     _rng = np.random.default_rng(list(name.encode()))
@@ -189,7 +190,7 @@ def run(name: str, type_: str) -> dict[str, Any]:
     torch.set_default_dtype(getattr(torch, type_))
     try:
         recorder = Recorder()
-        with Operations(recorder.show), warnings.catch_warnings():
+        with OpObserver(recorder.record), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             compute()
     except Exception as error:
@@ -1262,7 +1263,7 @@ class Indices(nn.Module):
 
 
 class First(nn.Module):
-    """A layer that returns more than one thing, and is given what it needs."""
+    """The first output of a layer that returns several."""
 
     def __init__(self, inner: nn.Module, **options: Any) -> None:
         super().__init__()
@@ -1351,7 +1352,7 @@ def optimize(name: str, options: dict[str, Any]) -> None:
     optimizer.state_dict()
 
 
-# Without options they compute with what other cases hold.
+# Without options they only use operations of other cases.
 OPTIMIZERS: dict[str, list[dict[str, Any]]] = {
     "SGD": [
         {},
@@ -1540,7 +1541,7 @@ OF_ONEDNN = ["convolution", "convolution_backward"]
 
 
 def computed_by(operation: str, types: set[str]) -> str:
-    """Name what computes an operation such as `aten.add.Tensor`."""
+    """Return the library that computes an operation such as `aten.add.Tensor`."""
     namespace, name, overload = operation.split(".")
     func = getattr(getattr(getattr(torch.ops, namespace), name), overload)
     if func.is_view or not types or name in COPIES:
@@ -1553,7 +1554,7 @@ def computed_by(operation: str, types: set[str]) -> str:
 
 
 def to_list(lines: list[dict[str, Any]]) -> str:
-    """Return the list that cases prove, as CSV; of an operation, the case with the most types."""
+    """Return the operations that the cases cover, as CSV, each with the case of the most dtypes."""
     evidence: dict[str, tuple[str, set[str]]] = {}
     by_case: dict[str, dict[str, set[str]]] = {}
     for line in lines:

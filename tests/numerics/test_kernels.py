@@ -1,4 +1,4 @@
-"""The kernels against references in float64, NumPy's own functions and PyTorch's rules."""
+"""The kernels against float64 references, NumPy's functions and PyTorch's semantics."""
 
 import math
 from collections.abc import Callable
@@ -34,7 +34,7 @@ def assert_close(actual: Tensor, expected: Tensor, dtype: torch.dtype = torch.fl
 
 
 def product_in_double(a: Tensor, b: Tensor) -> Tensor:
-    """Without a kernel of products: one by one, then summed."""
+    """Multiply elementwise and sum, without a product kernel."""
     return (a.double().unsqueeze(-1) * b.double().unsqueeze(-3)).sum(-2)
 
 
@@ -49,7 +49,7 @@ def test_products_are_numpys() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
-def test_every_product_against_sums_in_double(dtype: torch.dtype) -> None:
+def test_every_product_against_float64_sums(dtype: torch.dtype) -> None:
     a, b, c = values(9, 17, dtype=dtype), values(17, 5, dtype=dtype), values(9, 5, dtype=dtype)
     batch = product_in_double(a.expand(3, 9, 17), b.expand(3, 17, 5))
     plain, added = product_in_double(a, b), 0.5 * c.double() + 2 * product_in_double(a, b)
@@ -69,7 +69,7 @@ def test_every_product_against_sums_in_double(dtype: torch.dtype) -> None:
     assert_close(torch.vdot(a[2], b[:, 1]), plain[2, 1], dtype)
 
 
-def test_factors_of_any_layout() -> None:
+def test_any_memory_layout() -> None:
     a, b = values(9, 17), values(17, 5)
     wide = values(18, 40)
     for x in (
@@ -82,8 +82,8 @@ def test_factors_of_any_layout() -> None:
         assert_close(torch.mm(x, b), product_in_double(x, b))
     cube = values(17, 9, 3).permute(2, 1, 0)
     assert_close(torch.bmm(cube, b.expand(3, 17, 5)), product_in_double(cube, b.expand(3, 17, 5)))
-    turned = values(3, 5, 17).transpose(1, 2)
-    assert_close(torch.bmm(cube, turned), product_in_double(cube, turned))
+    transposed = values(3, 5, 17).transpose(1, 2)
+    assert_close(torch.bmm(cube, transposed), product_in_double(cube, transposed))
 
 
 def test_empty_products() -> None:
@@ -95,7 +95,7 @@ def test_empty_products() -> None:
     assert torch.mv(values(3, 0), values(0)).equal(torch.zeros(3))
 
 
-def test_beta_of_zero_ignores_what_it_is_added_to() -> None:
+def test_beta_zero_ignores_the_added_tensor() -> None:
     a, b, nan = values(2, 3), values(3, 2), torch.full((2, 2), NAN)
     assert torch.addmm(nan, a, b, beta=0).equal(torch.mm(a, b))
     assert torch.baddbmm(nan, a[None], b[None], beta=0).equal(torch.mm(a, b)[None])
@@ -103,14 +103,14 @@ def test_beta_of_zero_ignores_what_it_is_added_to() -> None:
     assert torch.addmm(nan, a, b, beta=0.5).isnan().all()
 
 
-def test_infinity_and_overflow_are_results_without_a_warning() -> None:
+def test_infinity_and_overflow_do_not_warn() -> None:
     large, infinite = torch.full((2, 2), 3e38), torch.full((2, 2), math.inf)
     assert torch.mm(large, large).equal(infinite)
     assert torch.mm(infinite, torch.zeros(2, 2)).isnan().all()
     assert torch.addmm(-infinite, infinite, torch.ones(2, 2)).isnan().all()
 
 
-def test_out_takes_the_result_and_its_shape() -> None:
+def test_out_receives_the_result_and_its_shape() -> None:
     a, b, c = values(4, 3), values(3, 2), values(4, 2)
     for out in (torch.empty(0), torch.empty(4, 2), torch.empty(2, 4).t()):
         assert torch.mm(a, b, out=out) is out
@@ -151,9 +151,7 @@ def test_in_place() -> None:
         (lambda: torch.addmv(values(2), values(2, 3), values(2)), "size mismatch|mat"),
     ],
 )
-def test_what_does_not_fit_is_refused_in_pytorchs_words(
-    wrong: Callable[[], Tensor], message: str
-) -> None:
+def test_mismatches_raise_pytorchs_own_errors(wrong: Callable[[], Tensor], message: str) -> None:
     with pytest.raises(RuntimeError, match=message):
         wrong()
 
@@ -164,7 +162,7 @@ def test_integers_and_complex_numbers() -> None:
     a = torch.complex(values(3, 3), values(3, 3))
     expected = a.numpy() @ a.conj().resolve_conj().numpy().T
     assert np.allclose((a @ a.mH).numpy(), expected, atol=1e-5)
-    negated = a.conj().imag  # marked as negated, but not written so
+    negated = a.conj().imag  # a lazily negated view
     assert torch.mm(negated, values(3, 3)).equal(torch.mm(-a.imag, values(3, 3)))
 
 
@@ -191,7 +189,7 @@ def test_derivatives() -> None:
 # --- Square roots ---
 
 
-def test_square_roots_are_the_nearest_floats() -> None:
+def test_square_roots_are_correctly_rounded() -> None:
     x = values(5003).abs()
     expected = torch.from_numpy(np.sqrt(x.double().numpy()).astype(np.float32))
     assert torch.sqrt(x).equal(expected)
@@ -203,7 +201,7 @@ def test_square_roots_are_the_nearest_floats() -> None:
     assert torch._foreach_sqrt([x])[0].equal(expected)
 
 
-def test_square_roots_at_the_edges() -> None:
+def test_square_roots_of_special_values() -> None:
     x = torch.tensor([0.0, -0.0, math.inf, -1.0, NAN, 1e-45])
     root = torch.sqrt(x)
     assert root[:3].tolist() == [0.0, 0.0, math.inf]
@@ -212,7 +210,7 @@ def test_square_roots_at_the_edges() -> None:
     assert root[5].item() == pytest.approx(math.sqrt(1.401298464324817e-45))
 
 
-def test_square_roots_keep_pytorchs_types() -> None:
+def test_square_roots_follow_pytorchs_type_promotion() -> None:
     assert torch.sqrt(torch.tensor([4, 9])).equal(torch.tensor([2.0, 3.0]))
     assert (torch.tensor([4, 9]) ** 0.5).equal(torch.tensor([2.0, 3.0]))
     assert torch.sqrt(torch.tensor(True)).equal(torch.tensor(1.0))
@@ -229,12 +227,12 @@ def test_square_roots_keep_pytorchs_types() -> None:
         torch.sqrt(torch.tensor([4.0]), out=torch.empty(1, dtype=torch.int64))
 
 
-def test_square_roots_keep_the_layout() -> None:
+def test_square_roots_keep_the_memory_format() -> None:
     x = values(2, 3, 4, 5).abs().to(memory_format=torch.channels_last)
     assert torch.sqrt(x).is_contiguous(memory_format=torch.channels_last)
 
 
-def test_other_powers_are_pytorchs() -> None:
+def test_other_powers_fall_back_to_pytorch() -> None:
     x = torch.tensor([1.0, 2.0, 3.0])
     assert (x**2).tolist() == [1, 4, 9]
     assert x.clone().pow_(3).tolist() == [1, 8, 27]
@@ -261,20 +259,20 @@ def test_bernoulli_draws(dtype: torch.dtype) -> None:
     assert not draws.equal(torch.empty_like(draws).bernoulli_(0.3, generator=generator(4)))
 
 
-def test_bernoulli_draws_come_from_uniform_ones() -> None:
+def test_bernoulli_draws_are_thresholded_uniforms() -> None:
     torch.manual_seed(5)
     drawn = torch.empty(1000).bernoulli_(0.3)
     torch.manual_seed(5)
     assert drawn.equal((torch.rand(1000) < 0.3).float())
 
 
-def test_bernoulli_at_the_ends() -> None:
+def test_bernoulli_with_p_of_0_and_1() -> None:
     assert torch.empty(1000).bernoulli_(0).equal(torch.zeros(1000))
     assert torch.empty(1000).bernoulli_(1).equal(torch.ones(1000))
     with pytest.raises(RuntimeError, match="p to be in"):
         torch.empty(3).bernoulli_(1.1)
-    turned = torch.zeros(4, 6).t()[:, ::2]
-    assert turned.bernoulli_(1.0).equal(torch.ones(6, 2))
+    transposed = torch.zeros(4, 6).t()[:, ::2]
+    assert transposed.bernoulli_(1.0).equal(torch.ones(6, 2))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
@@ -288,15 +286,15 @@ def test_exponential_draws(dtype: torch.dtype) -> None:
 
 
 def test_exponential_draws_are_never_zero() -> None:
-    least = torch.finfo(torch.float32).eps / 2
+    smallest = torch.finfo(torch.float32).eps / 2
     torch.manual_seed(5)
     draws = torch.empty(1 << 22).exponential_()
-    assert draws.min() >= least
+    assert draws.min() >= smallest
     with pytest.raises(RuntimeError, match="lambda"):
         torch.empty(3).exponential_(0)
 
 
-def test_draws_of_others_are_made_of_these() -> None:
+def test_dropout_and_multinomial_use_these_draws() -> None:
     torch.manual_seed(5)
     dropped = torch.nn.functional.dropout(torch.ones(1000), 0.3)
     torch.manual_seed(5)
@@ -307,7 +305,7 @@ def test_draws_of_others_are_made_of_these() -> None:
     assert drawn.equal(torch.empty(10).exponential_().argsort())
 
 
-# --- Functions that PyTorch would take from MKL ---
+# --- Elementwise functions that PyTorch would take from MKL ---
 
 FUNCTIONS: dict[str, tuple[Callable[[np.ndarray], np.ndarray], float, float]] = {
     "exp": (np.exp, -80, 80),
@@ -329,7 +327,7 @@ EDGES = torch.tensor([0.0, -0.0, math.inf, -math.inf, NAN, 1, -1, 2, -2, 1e-30, 
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_functions_within_a_few_units_of_the_last_place(name: str) -> None:
+def test_functions_are_accurate_to_a_few_ulps(name: str) -> None:
     reference, low, high = FUNCTIONS[name]
     x = np.random.default_rng(0).uniform(low, high, 20_001)
     x[1::2] *= np.random.default_rng(1).uniform(0, 1, 10_000) ** 8  # many near zero
@@ -342,14 +340,14 @@ def test_functions_within_a_few_units_of_the_last_place(name: str) -> None:
             np.abs(exact).max().astype(type_)
         )
         assert (np.abs(computed - exact) / np.spacing(np.abs(exact.astype(type_)))).max() < units
-    expected = kernels._torchs_own(name, EDGES)  # MKL's
+    expected = kernels._fall_back(name, EDGES)  # MKL's
     torch.testing.assert_close(getattr(torch, name)(EDGES), expected, equal_nan=True)
     assert (
         getattr(EDGES.clone(), f"{name}_")().signbit().equal(getattr(torch, name)(EDGES).signbit())
     )
 
 
-def test_functions_keep_pytorchs_rules() -> None:
+def test_functions_follow_pytorchs_semantics() -> None:
     whole = torch.tensor([0, 1])
     assert torch.exp(whole).equal(torch.exp(whole.float()))
     assert torch.cos(whole.bool()).dtype is torch.float32
@@ -360,6 +358,6 @@ def test_functions_keep_pytorchs_rules() -> None:
     assert out.equal(torch.log(values(5).abs()))
     with pytest.raises(RuntimeError, match="can't be cast"):
         whole.exp_()
-    turned = values(4, 6).t()[::2]
-    assert torch.sin(turned).equal(torch.sin(turned.contiguous()))
+    transposed = values(4, 6).t()[::2]
+    assert torch.sin(transposed).equal(torch.sin(transposed.contiguous()))
     assert torch.exp(torch.tensor([1j])).dtype is torch.complex64

@@ -1,6 +1,6 @@
-"""The list of operations with the same bits is what the cases show.
+"""`operations.csv` lists what the cases verify.
 
-That other processors compute them alike is shown in pipeline/test_networks.py.
+pipeline/test_networks.py tests that other processors compute the cases to the same bits.
 """
 
 import json
@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 
-from image_pipeline.numerics.portability import NOTHING, OPERATIONS, read_operations
+from image_pipeline.numerics.portability import NOTHING, OPERATIONS, read_verified_ops
 from numerics import cases
 from project import ROOT
 
 
 @pytest.fixture(scope="module")
 def native() -> list[dict[str, Any]]:
-    """Return the lines that the cases print, computed by a process of their own: it is pinned."""
+    """Return the lines that the cases print, computed by a pinned process of their own."""
     script = Path(__file__).with_name("cases.py")
     done = subprocess.run(
         [sys.executable, str(script)],
@@ -32,18 +32,18 @@ def native() -> list[dict[str, Any]]:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def test_every_entry_is_seen_by_its_evidence(native: list[dict[str, Any]]) -> None:
+def test_every_row_is_covered_by_its_evidence(native: list[dict[str, Any]]) -> None:
     seen: dict[str, dict[str, set[str]]] = {}
     for line in native:
         for operation, (types, _) in line["operations"].items():
             seen.setdefault(line["case"], {}).setdefault(operation, set()).update(types)
-    for operation, proof in read_operations().items():
-        assert operation in seen[proof.evidence], operation
-        assert set(proof.types) <= seen[proof.evidence][operation], operation
-        assert bool(proof.types) != (proof.computed_by == NOTHING), operation
+    for operation, verified in read_verified_ops().items():
+        assert operation in seen[verified.evidence], operation
+        assert set(verified.types) <= seen[verified.evidence][operation], operation
+        assert bool(verified.types) != (verified.computed_by == NOTHING), operation
 
 
-def test_the_list_is_what_the_cases_show(native: list[dict[str, Any]]) -> None:
+def test_the_list_is_what_the_cases_cover(native: list[dict[str, Any]]) -> None:
     assert OPERATIONS.read_text(encoding="utf-8") == cases.to_list(native)
 
 

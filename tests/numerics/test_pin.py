@@ -1,4 +1,4 @@
-"""The pin, mostly in processes of their own: it must come before numpy and torch are imported."""
+"""The pin, mostly in new processes: it must precede the imports of numpy and torch."""
 
 import os
 import platform
@@ -49,26 +49,31 @@ def pin(numerics: str = "portable") -> str:
 
 REPLACED = """
 from image_pipeline.numerics import facts, kernels
-print("mm" in kernels._torchs, "sqrt" in kernels._torchs, torch.backends.mha.get_fastpath_enabled())
+print(*(name in kernels._replaced for name in ("mm", "sqrt")))
+print(torch.backends.mha.get_fastpath_enabled())
 print(sorted(facts()))
 """
 
 
 def test_portable_fixes_kernels_and_threads() -> None:
     require(platform.machine() == "x86_64", "an x86-64 processor")
-    scipys_own = "import scipy.linalg" + FACTS
-    done = run_python(pin() + FACTS + scipys_own + pin() + REPLACED)  # a second pin is quiet
+    scipy_blas = "import scipy.linalg" + FACTS
+    done = run_python(
+        pin() + FACTS + scipy_blas + pin() + REPLACED
+    )  # the second pin prints nothing
     fixed = ["AVX2 1", "[('Haswell', 1)]", "COMPATIBLE True"]
-    *first, speed, blas, rest, replaced, names = done.stdout.splitlines()
+    *first, speed, blas, rest, replaced, fast_path, names = done.stdout.splitlines()
     assert first == fixed
     assert [speed, rest] == [fixed[0], fixed[2]]
     assert blas.count("'Haswell'") == 2
-    assert replaced == "True True False"
-    assert names == "['kernels', 'machine', 'numpy', 'scipy', 'torch']"  # of a checkpoint
+    assert (replaced, fast_path) == ("True True", "False")
+    assert (
+        names == "['kernels', 'machine', 'numpy', 'scipy', 'torch']"
+    )  # compared when a checkpoint is resumed
     assert done.stderr == ""
 
 
-def test_portable_overrules_the_users_own_choice() -> None:
+def test_portable_overrides_the_users_environment() -> None:
     env = {
         "OPENBLAS_CORETYPE": "Prescott",
         "ATEN_CPU_CAPABILITY": "default",
@@ -82,8 +87,6 @@ def test_portable_overrules_the_users_own_choice() -> None:
 
 
 ZEN4 = "processor\t: 0\nvendor_id\t: AuthenticAMD\ncpu family\t: 25\nflags\t\t: avx2 avx512f\n"
-
-
 INTEL = ZEN4.replace("AuthenticAMD", "GenuineIntel")
 
 
@@ -98,12 +101,12 @@ INTEL = ZEN4.replace("AuthenticAMD", "GenuineIntel")
         ("", False),
     ],
 )
-def test_a_zen_4_is_known(
+def test_zen_4_is_recognized(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processor: str, expected: bool
 ) -> None:
     (tmp_path / "cpuinfo").write_text(processor)
-    monkeypatch.setattr(numerics, "CPU_FACTS", tmp_path / "cpuinfo")
-    assert numerics._halves_avx512(numerics._processor()) is expected
+    monkeypatch.setattr(numerics, "CPU_INFO", tmp_path / "cpuinfo")
+    assert numerics._splits_avx512(numerics._cpu_info()) is expected
 
 
 @pytest.mark.parametrize(
@@ -113,15 +116,15 @@ def test_a_zen_4_is_known(
         (INTEL, {"OPENBLAS_CORETYPE": "Zen"}, False),
     ],
 )
-def test_fast_corrects_two_choices_of_the_libraries(
+def test_fast_corrects_two_library_choices(
     tmp_path: Path, processor: str, environment: dict[str, str], products: bool
 ) -> None:
-    """Not the user's own; matrix products on AMD's processors alone, which MKL neglects."""
+    """Not those the user made; matrix products only on AMD's processors, which MKL neglects."""
     (tmp_path / "cpuinfo").write_text(processor)
     script = f"""
 from pathlib import Path
 from image_pipeline import numerics
-numerics.CPU_FACTS = Path({str(tmp_path / "cpuinfo")!r})
+numerics.CPU_INFO = Path({str(tmp_path / "cpuinfo")!r})
 numerics.pin("fast")
 import os, torch
 names = ("OPENBLAS_CORETYPE", "ATEN_CPU_CAPABILITY", "MKL_CBWR")
@@ -129,15 +132,16 @@ print({{name: os.environ[name] for name in names if name in os.environ}})
 print(torch.get_num_threads(), torch.are_deterministic_algorithms_enabled())
 """
     done = run_python(script + REPLACED, {"OPENBLAS_CORETYPE": "Zen"})
-    assert done.stdout.splitlines()[:3] == [str(environment), "1 False", f"{products} False True"]
+    expected = [str(environment), "1 False", f"{products} False", "True"]
+    assert done.stdout.splitlines()[:4] == expected
     assert done.stderr == ""
 
 
-def test_onednn_computes_with_its_avx2_kernels() -> None:
+def test_onednn_uses_its_avx2_kernels() -> None:
     require(platform.machine() == "x86_64", "an x86-64 processor")
     script = pin() + "import torch; torch.nn.Conv2d(3, 8, 3)(torch.rand(4, 3, 9, 9))"
-    told = run_python(script, {"ONEDNN_VERBOSE": "1", "ONEDNN_MAX_CPU_ISA": "ALL"}).stdout
-    assert "isa:Intel AVX2\n" in told
+    log = run_python(script, {"ONEDNN_VERBOSE": "1", "ONEDNN_MAX_CPU_ISA": "ALL"}).stdout
+    assert "isa:Intel AVX2\n" in log
 
 
 def test_libraries_imported_too_early_are_named() -> None:
@@ -147,16 +151,16 @@ def test_libraries_imported_too_early_are_named() -> None:
     assert done.stderr.count("\n") == 1
 
 
-def test_a_processor_without_avx2(tmp_path: Path) -> None:
-    """It computes with what it has: the kernels of the pin would end the process."""
+def test_a_processor_without_avx2_runs_unpinned(tmp_path: Path) -> None:
+    """The pinned kernels would crash the process."""
     require(shutil.which("qemu-x86_64"), "qemu-x86_64")
-    # The emulator shows its host's file, whatever it emulates.
+    # Emulated processes still read the host's /proc/cpuinfo.
     facts = tmp_path / "cpuinfo"
     facts.write_text("processor\t: 0\nflags\t\t: fpu sse sse2 ssse3 sse4_1 sse4_2 popcnt\n")
     script = f"""
 from pathlib import Path
 from image_pipeline import numerics
-numerics.CPU_FACTS = Path({str(facts)!r})
+numerics.CPU_INFO = Path({str(facts)!r})
 numerics.pin("portable")
 import torch
 print(torch.mm(torch.eye(2), torch.ones(2, 2)).tolist())
@@ -174,16 +178,16 @@ print(torch.mm(torch.eye(2), torch.ones(2, 2)).tolist())
     [
         ("processor\t: 0\nflags\t\t: fpu avx avx2 fma\n", True),
         ("processor\t: 0\nflags\t\t: fpu avx avx2_of_another_name fma\n", False),
-        ("processor\t: 0\nFeatures\t: fp asimd\n", True),  # an ARM processor's; told elsewhere
+        ("processor\t: 0\nFeatures\t: fp asimd\n", True),  # ARM: reported by why_not_portable
         (None, True),
     ],
 )
-def test_avx2_is_read_from_the_systems_file(
+def test_avx2_is_read_from_proc_cpuinfo(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str | None, expected: bool
 ) -> None:
     if text is not None:
         (tmp_path / "cpuinfo").write_text(text)
-    monkeypatch.setattr(numerics, "CPU_FACTS", tmp_path / "cpuinfo")
+    monkeypatch.setattr(numerics, "CPU_INFO", tmp_path / "cpuinfo")
     assert numerics.has_avx2() is expected
 
 
@@ -193,12 +197,12 @@ OPENBLAS = {
     "architecture": "Haswell",
     "num_threads": 1,
 }
-SCIPYS = {**OPENBLAS, "filepath": "/site-packages/scipy.libs/libscipy_openblas.so"}
+SCIPY_OPENBLAS = {**OPENBLAS, "filepath": "/site-packages/scipy.libs/libscipy_openblas.so"}
 
 
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """Return the facts of a machine on which the pin takes effect, for a test to change."""
+    """Fake a machine on which the pin takes effect; tests change what it returns."""
     import numpy as np
     import threadpoolctl
     import torch
@@ -231,25 +235,25 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         ({"libraries": []}, ["NumPy's matrix products do not come from OpenBLAS"]),
         # SciPy's copy says nothing about what NumPy computes with.
         (
-            {"name": "mkl-sdl", "libraries": [SCIPYS]},
+            {"name": "mkl-sdl", "libraries": [SCIPY_OPENBLAS]},
             ["NumPy's matrix products do not come from OpenBLAS"],
         ),
-        ({"libraries": [{**SCIPYS, "architecture": "Zen"}, OPENBLAS]}, []),
+        ({"libraries": [{**SCIPY_OPENBLAS, "architecture": "Zen"}, OPENBLAS]}, []),
         (
-            {"libraries": [SCIPYS, {**OPENBLAS, "architecture": "SkylakeX"}]},
+            {"libraries": [SCIPY_OPENBLAS, {**OPENBLAS, "architecture": "SkylakeX"}]},
             ["OpenBLAS's kernels are SkylakeX, not Haswell"],
         ),
         ({"libraries": [{**OPENBLAS, "num_threads": 2}]}, ["OpenBLAS has 2 threads, not 1"]),
     ],
 )
-def test_what_stands_between_a_machine_and_portable_bits(
+def test_reasons_why_results_are_not_portable(
     machine: SimpleNamespace, change: dict[str, Any], reasons: list[str]
 ) -> None:
     machine.__dict__.update(change)
-    assert numerics.why_not_portable([]) == reasons
+    assert numerics.why_not_portable() == reasons
 
 
-def test_several_reasons_are_all_told(machine: SimpleNamespace) -> None:
+def test_all_reasons_are_listed(machine: SimpleNamespace) -> None:
     machine.capability = "AVX512"
     assert numerics.why_not_portable(["numpy"]) == [
         "numpy was imported before the pin",

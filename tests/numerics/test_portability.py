@@ -1,4 +1,4 @@
-"""What the check of a step tells of operations that are not on the list."""
+"""What the portability check of a step reports about operations that are not verified."""
 
 import copy
 from collections.abc import Callable
@@ -12,14 +12,14 @@ from torch.optim import optimizer as optimizers
 from image_pipeline.numerics import portability
 from image_pipeline.numerics.portability import PortabilityCheck
 
-WORDS = (
-    "is not on the list of those whose bits are the same on every processor "
-    "(src/image_pipeline/numerics/operations.csv): the model counts as not portable."
+WARNING = (
+    "is not verified to give the same bits on every processor "
+    "(src/image_pipeline/numerics/operations.csv): the model is not portable."
 )
 
 
 class Logit(nn.Module):
-    """Computes with an operation that is not on the list, and neither is its derivative."""
+    """Uses an operation that is not verified; nor is its derivative."""
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.logit(x.sigmoid())
@@ -47,83 +47,83 @@ def step(network: nn.Module) -> None:
 def test_a_usual_step_is_portable() -> None:
     with PortabilityCheck() as check:
         step(Network(nn.GELU()))
-    assert check.unproved == {}
+    assert check.unverified_ops == {}
     assert check.warnings() == []
 
 
-def test_an_unproved_operation_and_its_derivative_are_named_with_their_layer() -> None:
+def test_an_unverified_operation_and_its_derivative_are_named_with_their_layer() -> None:
     with PortabilityCheck() as check:
         step(Network(Logit()))
-    assert set(check.unproved) == {
+    assert set(check.unverified_ops) == {
         "aten.logit.default",
         "aten.logit_backward.default",
     }
-    assert set(check.unproved.values()) == {"blocks.2"}
+    assert set(check.unverified_ops.values()) == {"blocks.2"}
     assert check.warnings()[0] == (
-        "WARNING: the operation aten.logit.default in the layer `blocks.2` " + WORDS
+        "WARNING: the operation aten.logit.default in the layer `blocks.2` " + WARNING
     )
 
 
 @pytest.fixture
-def emptied(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Take an operation off the list."""
+def without_op(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Return a function that takes an operation off the list of verified ones."""
 
-    def take_off(name: str) -> None:
-        proofs = portability.read_operations()
-        del proofs[name]
-        monkeypatch.setattr(portability, "read_operations", lambda: proofs)
+    def remove(name: str) -> None:
+        verified = portability.read_verified_ops()
+        del verified[name]
+        monkeypatch.setattr(portability, "read_verified_ops", lambda: verified)
 
-    return take_off
+    return remove
 
 
 @pytest.mark.parametrize(
-    ("operation", "where", "in_words"),
+    ("operation", "scope", "in_scope"),
     [
         ("aten.addmm.default", "blocks.0", "in the layer `blocks.0` "),
-        ("aten.mm.default", "head", "in the layer `head` "),  # the way back begins at the end
+        ("aten.mm.default", "head", "in the layer `head` "),  # the backward pass begins at the end
         ("aten.nll_loss_forward.default", "the loss", "in the loss "),
         ("aten.nll_loss_backward.default", "the loss", "in the loss "),
         ("aten.addcdiv_.default", "the optimizer", "in the optimizer "),
         ("aten.rand.default", "", ""),
     ],
 )
-def test_every_part_of_a_step_is_watched(
-    emptied: Callable[[str], None], operation: str, where: str, in_words: str
+def test_every_part_of_a_step_is_checked(
+    without_op: Callable[[str], None], operation: str, scope: str, in_scope: str
 ) -> None:
-    emptied(operation)
+    without_op(operation)
     with PortabilityCheck() as check:
         step(Network(nn.ReLU()))
-    assert check.unproved == {operation: where}
-    assert check.warnings() == [f"WARNING: the operation {operation} {in_words}{WORDS}"]
+    assert check.unverified_ops == {operation: scope}
+    assert check.warnings() == [f"WARNING: the operation {operation} {in_scope}{WARNING}"]
 
 
-def test_a_network_without_layers_is_named_by_its_class(emptied: Callable[[str], None]) -> None:
-    emptied("aten.relu.default")
+def test_a_network_without_layers_is_named_by_its_class(without_op: Callable[[str], None]) -> None:
+    without_op("aten.relu.default")
     with PortabilityCheck() as check:
         nn.ReLU()(torch.ones(3))
-    assert check.unproved == {"aten.relu.default": "ReLU"}
+    assert check.unverified_ops == {"aten.relu.default": "ReLU"}
 
 
-def test_other_types_of_floats_were_not_proved() -> None:
+def test_an_operation_is_verified_for_its_dtypes_only() -> None:
     with PortabilityCheck() as check:
         nn.Linear(3, 2).to(torch.bfloat16)(torch.ones(1, 3, dtype=torch.bfloat16))
-    assert check.unproved == {"aten.addmm.default (bfloat16)": "Linear"}
+    assert check.unverified_ops == {"aten.addmm.default (bfloat16)": "Linear"}
 
 
-def test_what_is_made_of_others_is_taken_apart() -> None:
-    """As it comes without autograd: `linear` and `batch_norm` are not on the list."""
+def test_composite_operations_are_decomposed() -> None:
+    """They arrive whole without autograd: `linear` and `batch_norm` are not in the list."""
     with PortabilityCheck() as check, torch.inference_mode():
         Network(Logit()).eval()(torch.rand(8, 4))
-    assert check.unproved == {"aten.logit.default": "blocks.2"}
+    assert check.unverified_ops == {"aten.logit.default": "blocks.2"}
 
 
-def test_the_step_computes_as_it_would_have() -> None:
+def test_the_check_changes_no_result() -> None:
     plain = Network(nn.Sequential(nn.Dropout(0.3), nn.GELU()))
-    watched = copy.deepcopy(plain)
+    checked = copy.deepcopy(plain)
     step(plain)
     with PortabilityCheck():
-        step(watched)
-    for one, other in zip(plain.parameters(), watched.parameters(), strict=True):
+        step(checked)
+    for one, other in zip(plain.parameters(), checked.parameters(), strict=True):
         assert one.equal(other)
         assert one.grad is not None
         assert other.grad is not None
@@ -131,7 +131,7 @@ def test_the_step_computes_as_it_would_have() -> None:
 
 
 class Unusual(nn.Module):
-    """Takes and gives what layers may: named arguments, None, lists, dictionaries, views."""
+    """Takes and returns what layers may: keyword arguments, None, lists, dictionaries, views."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -145,15 +145,15 @@ class Unusual(nn.Module):
 def test_unusual_layers() -> None:
     network = Unusual()
     with PortabilityCheck() as check:
-        given = network(images=torch.rand(3, 4))
-        (given["logits"].sum() + given["views"][0].sum()).backward()
+        outputs = network(images=torch.rand(3, 4))
+        (outputs["logits"].sum() + outputs["views"][0].sum()).backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-    assert check.unproved == {}
-    assert given["none"] is None
+    assert check.unverified_ops == {}
+    assert outputs["none"] is None
     assert network.inner["unused"].weight.grad is None
 
 
-def test_nothing_is_left_behind() -> None:
+def test_no_hooks_are_left_behind() -> None:
     class Fails(nn.Module):
         def forward(self, _: Tensor) -> Tensor:
             raise ValueError("it failed")
@@ -162,7 +162,7 @@ def test_nothing_is_left_behind() -> None:
     with pytest.raises(ValueError, match="it failed"), check:
         Network(Fails())(torch.rand(8, 4))
     step(Network(Logit()))
-    assert check.unproved == {}
+    assert check.unverified_ops == {}
     assert not layers._global_forward_hooks
     assert not layers._global_forward_pre_hooks
     assert not optimizers._global_optimizer_pre_hooks

@@ -1,4 +1,4 @@
-"""Tables, models and tensors that the plot stage must refuse."""
+"""The plot stage: what it draws, and invalid tables, models and tensors that it rejects."""
 
 import re
 from pathlib import Path
@@ -26,7 +26,7 @@ from refusals import refusal, valid_or_refused
 quick = settings(derandomize=True, deadline=None, max_examples=150, database=None)
 REMEDY = "; run `dvc repro --force evaluate` to make it anew"
 DATA = DatasetInfo("toy", ("cat", "dog", "fox"), (0.5,), (0.25,))
-AUGMENTATION = read_params(ROOT / "params.yaml").train.augmentation
+AUGMENTATION = read_params(ROOT / "params.yaml").train.augmentation.model_dump()
 PARAMS = PlotParams(dpi=50, mistakes=2, samples=2, seed=0)
 PREDICTIONS = "actual,predicted,confidence\ncat,cat,0.9\nfox,dog,0.8\ndog,dog,0.7\nfox,fox,0.6\n"
 CLASSES = "class,images,precision,recall,f1\ncat,1,1,1,1.0\ndog,1,0.5,1,0.7\nfox,2,1,0.5,0.7\n"
@@ -35,6 +35,7 @@ BALANCE = "class,split,images\n" + "".join(
     f"{name},{split},{n}\n" for name in DATA.class_names for n, split in enumerate(SPLITS)
 )
 SPLIT_TABLE = "split,images,leaked,in_test\ntrain,4,0,1\nvalidation,3,1,0\ntest,4,1,\n"
+HISTORY = "epoch,train_loss,validation_loss,train_accuracy,validation_accuracy\n1,0.9,0.8,0.7,0.6\n"
 COLUMNS = report.TABLES[paths.PREDICTIONS]
 
 
@@ -44,8 +45,9 @@ def write_inputs(
     network: str = "mlp",
     options: dict[str, Any] | None = None,
     shape: tuple[int, int, int] = (1, 2, 3),
+    augmentation: dict[str, Any] = AUGMENTATION,
 ) -> None:
-    """Write what the stage reads, into the current folder."""
+    """Write the stage's inputs to the current folder."""
     options = {"hidden_sizes": [4]} if options is None else options
     model = networks.build(network, options, shape, len(DATA.class_names))
     card = ModelCard(
@@ -53,7 +55,7 @@ def write_inputs(
         source=networks.source_hash(network),
         input_shape=shape,
         data=DATA,
-        augmentation=AUGMENTATION,
+        augmentation=augmentation,
         options=options,
         first_layer=networks.first_layer(model, shape),
     )
@@ -71,6 +73,7 @@ def write_inputs(
         (paths.RELIABILITY, RELIABILITY),
         (paths.CLASS_BALANCE, BALANCE),
         (paths.DATA_TABLE, SPLIT_TABLE),
+        (paths.HISTORY, HISTORY),
     ):
         path.parent.mkdir(exist_ok=True)
         path.write_text(text)
@@ -87,18 +90,18 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("tables") / "table.csv"
 
 
-def refused(path: Path) -> str:
-    """Return what is said of the file at `path`; no picture may have been drawn."""
+def error_of(path: Path) -> str:
+    """Return the error about the file at `path`; no plot may have been drawn."""
     message = refusal(path, lambda _: draw_report(PARAMS))
     assert not list(paths.PLOTS.glob("*.png"))
     return message
 
 
-def test_right_inputs_become_eight_pictures(folder: Path) -> None:
+def test_valid_inputs_become_nine_plots(folder: Path) -> None:
     write_inputs()
     drawn = draw_report(PARAMS)
     assert sorted(path.name for path in (folder / "plots").glob("*.png")) == sorted(drawn)
-    assert len(drawn) == 8
+    assert len(drawn) == 9
 
 
 @pytest.mark.parametrize(
@@ -109,7 +112,7 @@ def test_right_inputs_become_eight_pictures(folder: Path) -> None:
         ("cnn", {"filters": [5, 2], "hidden_sizes": []}, (5, 1, 5, 5)),
     ],
 )
-def test_what_sees_the_images_first_is_drawn(
+def test_the_first_layer_is_drawn(
     network: str,
     options: dict[str, Any],
     shape: tuple[int, ...],
@@ -126,7 +129,7 @@ def test_what_sees_the_images_first_is_drawn(
     assert np.array_equal(drawn[0].ravel(), first.detach().contiguous().numpy().ravel())
 
 
-def test_where_nothing_sees_the_images_first_the_picture_says_so(
+def test_without_a_first_layer_the_plot_is_a_note(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(networks, "first_layer", lambda *_: None)
@@ -144,7 +147,7 @@ BAD_TABLES: dict[str, tuple[Path, str | bytes, str]] = {
     ),
     "no confidence": (
         paths.PREDICTIONS,
-        PREDICTIONS.replace("confidence", "doubt"),
+        PREDICTIONS.replace("confidence", "certainty"),
         "columns expected but not found: ['confidence'])",
     ),
     "nothing known": (paths.CLASSES, "a\n1\n", "not a table of class, f1 (Usecols do not match"),
@@ -164,9 +167,9 @@ BAD_TABLES: dict[str, tuple[Path, str | bytes, str]] = {
     "negative images": (
         paths.RELIABILITY,
         RELIABILITY.replace(",4", ",-4"),
-        "images must be numbers from 0 to 1e+15 throughout",
+        "images must be numbers from 0 to 1e+15",
     ),
-    "no images": (paths.RELIABILITY, RELIABILITY.replace(",4", ",0"), "it counts no images"),
+    "no images": (paths.RELIABILITY, RELIABILITY.replace(",4", ",0"), "no images in any bin"),
     "a score above 1": (paths.CLASSES, CLASSES.replace("1.0", "7"), "f1 must be numbers from 0"),
     "long rows": (
         paths.PREDICTIONS,
@@ -200,12 +203,12 @@ BAD_TABLES: dict[str, tuple[Path, str | bytes, str]] = {
     "a class missing": (
         paths.CLASSES,
         CLASSES.replace("dog,1,0.5,1,0.7\n", ""),
-        "its rows are not the classes of models/model.safetensors",
+        "its rows do not match the classes of models/model.safetensors",
     ),
     "a split missing": (
         paths.CLASS_BALANCE,
         BALANCE.replace("dog,test,2\n", ""),
-        "its rows are not the classes of models/model.safetensors, or not the splits",
+        "its rows do not match the classes of models/model.safetensors and the splits",
     ),
     "a balance without numbers": (
         paths.CLASS_BALANCE,
@@ -215,7 +218,7 @@ BAD_TABLES: dict[str, tuple[Path, str | bytes, str]] = {
     "another order of splits": (
         paths.DATA_TABLE,
         SPLIT_TABLE.replace("train", "t").replace("test,4", "train,4").replace("t,4", "test,4"),
-        "its rows are not the classes of models/model.safetensors, or not the splits",
+        "its rows do not match the classes of models/model.safetensors and the splits",
     ),
     "no leaks counted": (
         paths.DATA_TABLE,
@@ -225,50 +228,59 @@ BAD_TABLES: dict[str, tuple[Path, str | bytes, str]] = {
 }
 
 
+STAGES = {
+    paths.CLASS_BALANCE: "tensorize",
+    paths.DATA_TABLE: "tensorize",
+    paths.HISTORY: "train",
+}
+
+
 @pytest.mark.parametrize("name", BAD_TABLES)
-def test_tables_that_are_something_else(name: str, folder: Path) -> None:
+def test_invalid_tables(name: str, folder: Path) -> None:
     write_inputs()
     path, content, cause = BAD_TABLES[name]
     (folder / path).write_bytes(content if isinstance(content, bytes) else content.encode())
-    message = refused(path)
+    message = error_of(path)
     assert cause in message
-    stage = "tensorize" if path in (paths.CLASS_BALANCE, paths.DATA_TABLE) else "evaluate"
+    stage = STAGES.get(path, "evaluate")
     assert message.endswith(REMEDY.replace("evaluate", stage))
 
 
 @pytest.mark.parametrize("path", report.TABLES)
-def test_what_is_not_a_file(path: Path, folder: Path) -> None:
+def test_a_missing_table_and_a_folder(path: Path, folder: Path) -> None:
     write_inputs()
     (folder / path).unlink()
-    stage = "tensorize" if path in (paths.CLASS_BALANCE, paths.DATA_TABLE) else "evaluate"
-    assert refused(path) == f"not found; run `dvc repro {stage}`"
+    stage = STAGES.get(path, "evaluate")
+    assert error_of(path) == f"not found; run `dvc repro {stage}`"
     (folder / path).mkdir()
     columns = ", ".join(report.TABLES[path])
     remedy = REMEDY.replace("evaluate", stage)
-    assert refused(path) == f"not a table of {columns} (Is a directory){remedy}"
+    assert error_of(path) == f"not a table of {columns} (Is a directory){remedy}"
 
 
-def test_tensors_that_do_not_fit_the_model(folder: Path) -> None:
+def test_tensors_of_another_shape(folder: Path) -> None:
     write_inputs(images=(4, 1, 3, 2))
-    assert "images of shape (1, 3, 2), the model takes (1, 2, 3)" in refused(paths.TEST_TENSORS)
+    assert "images of shape (1, 3, 2), but the model expects (1, 2, 3)" in error_of(
+        paths.TEST_TENSORS
+    )
     assert (folder / paths.TEST_TENSORS).is_file()
 
 
-def test_other_classes_than_the_models(folder: Path) -> None:
+def test_tensors_of_other_classes(folder: Path) -> None:
     assert folder == Path.cwd()
     write_inputs(data=DatasetInfo("toy", ("cat", "dog", "cow"), (0.5,), (0.25,)))
-    assert refused(paths.TEST_TENSORS).startswith("other classes than the model's; run `dvc repro`")
+    assert error_of(paths.TEST_TENSORS).startswith("its classes differ from the model's; run `dvc")
 
 
 @pytest.mark.parametrize(
     ("weights", "cause"),
     [
-        (torch.full((4, 6), torch.nan), "its first layer is not float32 and finite throughout"),
-        (torch.zeros(4, 6, dtype=torch.float64), "its first layer is not float32 and finite"),
-        # NumPy knows this type where some library has told it.
-        (torch.zeros(4, 6, dtype=torch.bfloat16), "a value in it is unusable|is not float32 and"),
-        (torch.zeros(4, 7), "its first layer does not fit its card"),
-        (torch.zeros(6), "its first layer does not fit its card"),
+        (torch.full((4, 6), torch.nan), "its first layer must be float32 and finite"),
+        (torch.zeros(4, 6, dtype=torch.float64), "its first layer must be float32 and"),
+        # NumPy only knows this dtype if some library has registered it.
+        (torch.zeros(4, 6, dtype=torch.bfloat16), "a value in it is unusable|must be float32 and"),
+        (torch.zeros(4, 7), "its first layer does not match its metadata"),
+        (torch.zeros(6), "its first layer does not match its metadata"),
     ],
 )
 def test_weights_that_cannot_be_drawn(weights: torch.Tensor, cause: str, folder: Path) -> None:
@@ -281,9 +293,15 @@ def test_weights_that_cannot_be_drawn(weights: torch.Tensor, cause: str, folder:
     with safe_open(path, framework="pt") as opened:
         metadata = opened.metadata()
     save_file(load_file(path) | {"hidden.0.weight": weights}, path, metadata)
-    message = refused(paths.MODEL)
+    message = error_of(paths.MODEL)
     assert re.search(cause, message)
     assert message.endswith("; run `dvc repro --force train` to make it anew")
+
+
+def test_an_invalid_augmentation_in_the_model_file(folder: Path) -> None:
+    assert folder == Path.cwd()
+    write_inputs(augmentation=AUGMENTATION | {"rotation": -1})
+    assert error_of(paths.MODEL).startswith("invalid augmentation (Input should be greater than")
 
 
 @quick
@@ -297,9 +315,9 @@ def test_any_bytes(content: bytes, header: bool, file: Path) -> None:
 @given(
     start=st.integers(0, len(PREDICTIONS)),
     length=st.integers(0, 20),
-    put=st.text(alphabet='01.-einfa,"\n\r\0 ', max_size=8) | st.text(max_size=4),
+    inserted=st.text(alphabet='01.-einfa,"\n\r\0 ', max_size=8) | st.text(max_size=4),
 )
-def test_any_damage(start: int, length: int, put: str, file: Path) -> None:
-    content = PREDICTIONS[:start] + put + PREDICTIONS[start + length :]
+def test_any_damage(start: int, length: int, inserted: str, file: Path) -> None:
+    content = PREDICTIONS[:start] + inserted + PREDICTIONS[start + length :]
     file.write_bytes(content.encode("utf-8", "surrogatepass"))
     valid_or_refused(file, lambda: _read_table(file, COLUMNS))

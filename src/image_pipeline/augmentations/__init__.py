@@ -1,1 +1,1 @@
-"""Changes of training images of one's own: a file each, named by `train.augmentation.custom`."""
+"""Custom augmentations: one file each, chosen by `train.augmentation.custom`."""

@@ -1,7 +1,7 @@
-"""No change: what a change of one's own looks like.
+"""No custom augmentation; a template for one.
 
-A copy of this file under another name, `train.augmentation.custom: <name>` in params.yaml, and its
-`augment` is applied to the training images after the changes that params.yaml knows.
+Copy this file and set `train.augmentation.custom` in params.yaml to the copy's name (without
+`.py`). Its `augment` runs on the training images after the built-in augmentations.
 """
 
 import torch
@@ -9,5 +9,5 @@ from torch import Tensor
 
 
 def augment(images: Tensor, generator: torch.Generator) -> Tensor:  # noqa: ARG001
-    """Return images float32 `[B, C, H, W]`, values 0 to 255, changed by draws of the generator."""
+    """Return augmented images, float32 `[B, C, H, W]` of the same shape, values 0 to 255."""
     return images

@@ -1,16 +1,16 @@
-"""Random affine and elastic change of whole batches of images, as one sparse matrix product.
+"""Augmentation of whole batches: random warps (affine and elastic), flips, crops and cutout.
 
 Bilinear sampling is linear in the pixels: an output pixel is the weighted sum of four input pixels.
-One draw of rotation, scale, shear, translation and elastic displacement is shared by a small group
-of images, which makes it a sparse matrix (four values per row) times a dense one (a column per
-image). The groups of a block are strewn over its batches, so a batch still sees many draws.
+A small group of images shares one draw of rotation, scale, shear, translation and elastic
+displacement, so warping a group is the product of a sparse matrix (four values per row) and a dense
+one (a column per image). The images of a group are spread over the block: a batch mixes draws.
 
 Elastic displacement: Simard, Steinkraus and Platt, "Best Practices for Convolutional Neural
 Networks Applied to Visual Document Analysis" (2003), with a random B-spline for smoothed noise.
 
-Why not `torch.nn.functional.grid_sample`: it computes the four weights for every image anew, takes
-several times as long, and its masked gathers cannot be run under QEMU, where the promise of the
-same bits is checked. SciPy's product is compiled for the x86-64 baseline and adds in a fixed order.
+Why not `torch.nn.functional.grid_sample`: it recomputes the four weights for every image, takes
+several times as long, and its masked gathers cannot run under QEMU, where bit-identity is tested.
+SciPy's product is compiled for the x86-64 baseline and adds in a fixed order.
 """
 
 import math
@@ -21,18 +21,18 @@ from scipy.sparse import csr_array
 
 from image_pipeline.augmenting.params import AugmentationParams
 
-BENDING = ("rotation", "scale", "shear", "translation", "elastic")
-CONTROL_POINTS = 7  # of the elastic field, each way: one bend or so per quarter of the image
+WARPS = ("rotation", "scale", "shear", "translation", "elastic")
+CONTROL_POINTS = 7  # of the elastic field, per axis: about one bend per quarter of the image
 TAPS = ((0, 0), (0, 1), (1, 0), (1, 1))  # row and column offsets of the four neighbours
 
 
 def draw_affines(
     params: AugmentationParams, count: int, size: tuple[int, int], rng: np.random.Generator
 ) -> np.ndarray:
-    """Draw `count` maps from output to input pixels.
+    """Draw `count` affine maps from output to input pixel coordinates.
 
     Args:
-        params: the largest change of each kind.
+        params: the largest amount of each.
         count: how many maps.
         size: height and width in pixels.
         rng: advanced by six numbers per map.
@@ -67,7 +67,7 @@ def draw_affines(
 def draw_displacements(
     params: AugmentationParams, count: int, size: tuple[int, int], rng: np.random.Generator
 ) -> np.ndarray | None:
-    """Draw `count` smooth fields of displacements: random cubic B-splines.
+    """Draw `count` smooth displacement fields: random cubic B-splines.
 
     Args:
         params: the largest displacement.
@@ -76,14 +76,14 @@ def draw_displacements(
         rng: advanced by two numbers per control point and field.
 
     Returns:
-        float32 `[count, 2, H*W]`, in pixels, down and to the right; None without elastic change.
+        float32 `[count, 2, H*W]`, pixels down and to the right; None if `elastic` is 0.
     """
     if not params.elastic:
         return None
     control = rng.uniform(-1, 1, (count, 2, CONTROL_POINTS, CONTROL_POINTS)).astype(np.float32)
     control *= np.array([params.elastic * side for side in size], np.float32)[:, None, None]
     down, right = (_spline_weights(side) for side in size)
-    # Sums in a fixed order, not matrix products: those depend on the processor where not pinned.
+    # Sums in a fixed order: matrix products depend on the processor unless they are pinned.
     height, width = size
     rows = np.zeros((height, count, 2, CONTROL_POINTS), np.float32)
     fields = np.zeros((count, 2, height, width), np.float32)
@@ -95,12 +95,12 @@ def draw_displacements(
 
 
 def _spline_weights(side: int) -> np.ndarray:
-    """Weights float32 `[side, CONTROL_POINTS]` of a uniform cubic B-spline at each pixel."""
+    """Return weights float32 `[side, CONTROL_POINTS]` of a uniform cubic B-spline at each pixel."""
     position = (np.arange(side) + 0.5) / side * (CONTROL_POINTS - 3)
     first = np.floor(position).astype(np.int64)
     t = position - first
     u = 1 - t
-    # No powers: numpy's, too, depend on the processor.
+    # No powers: numpy's depend on the processor.
     pieces = (u * u * u, 4 - 6 * t * t + 3 * t * t * t, 4 - 6 * u * u + 3 * u * u * u, t * t * t)
     weights = np.zeros((side, CONTROL_POINTS), np.float32)
     for offset, piece in enumerate(pieces):
@@ -111,16 +111,16 @@ def _spline_weights(side: int) -> np.ndarray:
 def sampling_taps(
     maps: np.ndarray, size: tuple[int, int], displacements: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Bilinear sampling by `maps` `[G, 2, 3]` as four weighted input pixels per output pixel.
+    """Return the four weighted input pixels of each output pixel, by bilinear sampling.
 
     Args:
-        maps: as `draw_affines` returns them.
+        maps: float `[G, 2, 3]` from `draw_affines`.
         size: height and width in pixels.
-        displacements: as `draw_displacements` returns them.
+        displacements: from `draw_displacements`.
 
     Returns:
-        The input pixels int32 `[G, H*W, 4]` and their weights float32 `[G, H*W, 4]`; the weight of
-        what lies outside the image is 0.
+        Indices of the input pixels, int32 `[G, H*W, 4]`, and their weights, float32
+        `[G, H*W, 4]`, which are 0 outside the image.
     """
     height, width = size
     row, column = np.divmod(np.arange(height * width), width)
@@ -133,7 +133,7 @@ def sampling_taps(
     source_row = source[:, 0] + np.float32((height - 1) / 2)
     source_column = source[:, 1] + np.float32((width - 1) / 2)
     top, left = np.floor(source_row), np.floor(source_column)
-    below, beside = source_row - top, source_column - left  # the share of the far neighbour
+    below, beside = source_row - top, source_column - left  # weight of the far neighbour
 
     pixels = np.empty((len(maps), height * width, len(TAPS)), np.int32)
     weights = np.empty((len(maps), height * width, len(TAPS)), np.float32)
@@ -154,67 +154,68 @@ def augment(
     out: np.ndarray | None = None,
     mean: Sequence[float] = (),
 ) -> np.ndarray:
-    """Change images at random: mirror, crop and cut out each by itself, then bend groups of them.
+    """Augment images: flip, crop and cut out each one, then warp them in groups.
 
     Args:
         images: uint8 `[N, C, H, W]`.
-        params: which changes, and how large; `custom` is not applied here.
+        params: which augmentations and how strong; `custom` is not applied here.
         rng: advanced by the draws of the groups, then by those of the images.
         out: float32 `[N, C, H, W]` to write to; a new array if None.
-        mean: of the training images, per channel, in units of a full pixel; what is cut out has it.
+        mean: of the training images, per channel, from 0 to 1: the fill value of cutout.
 
     Returns:
         float32 `[N, C, H, W]` with values 0 to 255.
     """
     if out is None:
         out = np.empty(images.shape, np.float32)
-    bent = any(getattr(params, amount) for amount in BENDING)
-    sampling = _draw_sampling(images.shape, params, rng) if bent else None
+    warped = any(getattr(params, amount) for amount in WARPS)
+    sampling = _draw_sampling(images.shape, params, rng) if warped else None
     if params.horizontal_flip:
         images = flip(images, params.horizontal_flip, rng)
     if params.crop_padding:
         images = crop(images, params.crop_padding, rng)
     if params.cutout:
-        images = cut_out(images, params.cutout, mean, rng)
+        images = cutout(images, params.cutout, mean, rng)
     if sampling is None:
         out[...] = images
     else:
-        _bend(images, *sampling, out)
+        _warp(images, *sampling, out)
     return out
 
 
-def flip(images: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
-    """Mirror each image, left to right, with the probability `share`; uint8 `[N, C, H, W]`."""
-    mirrored = np.flatnonzero(rng.random(len(images)) < share)
-    changed = images.copy()
-    changed[mirrored] = images[mirrored, :, :, ::-1]
-    return changed
+def flip(images: np.ndarray, probability: float, rng: np.random.Generator) -> np.ndarray:
+    """Mirror each image left to right with some probability; uint8 `[N, C, H, W]`."""
+    chosen = np.flatnonzero(rng.random(len(images)) < probability)
+    flipped = images.copy()
+    flipped[chosen] = images[chosen, :, :, ::-1]
+    return flipped
 
 
 def crop(images: np.ndarray, padding: int, rng: np.random.Generator) -> np.ndarray:
-    """Move each image by up to `padding` pixels each way, and black in; uint8 `[N, C, H, W]`."""
-    moves = rng.integers(-padding, padding, (len(images), 2), endpoint=True)
+    """Shift each image by up to `padding` pixels each way, filling with 0; uint8 `[N, C, H, W]`."""
+    shifts = rng.integers(-padding, padding, (len(images), 2), endpoint=True)
     rows, columns = (
-        [_overlap(move, side) for move in range(-padding, padding + 1)] for side in images.shape[2:]
+        [_overlap(shift, side) for shift in range(-padding, padding + 1)]
+        for side in images.shape[2:]
     )
-    moved = np.zeros_like(images)
-    # Slices, one image after the other: half the time of a gather, or of groups that move alike.
+    shifted = np.zeros_like(images)
+    # Slices, image by image: half the time of a gather, or of grouping images by shift.
     for target, source, (down, right) in zip(
-        moved, images, (moves + padding).tolist(), strict=True
+        shifted, images, (shifts + padding).tolist(), strict=True
     ):
         (to_rows, from_rows), (to_columns, from_columns) = rows[down], columns[right]
         target[:, to_rows, to_columns] = source[:, from_rows, from_columns]
-    return moved
+    return shifted
 
 
-def _overlap(move: int, side: int) -> tuple[slice, slice]:
-    """Return where what is moved comes to lie, and where it was; empty if it leaves the image."""
-    kept = max(0, side - abs(move))
-    to, start = max(0, move), max(0, -move)
+def _overlap(shift: int, side: int) -> tuple[slice, slice]:
+    """Return the pixels to write and those to read for a shift; empty if it exceeds the image."""
+    kept = max(0, side - abs(shift))
+    to, start = max(0, shift), max(0, -shift)
     return slice(to, to + kept), slice(start, start + kept)
 
 
-def cut_out(
+def cutout(
     images: np.ndarray, side: int, mean: Sequence[float], rng: np.random.Generator
 ) -> np.ndarray:
     """Fill a square around a random pixel of each image with the mean; uint8 `[N, C, H, W]`.
@@ -234,7 +235,7 @@ def cut_out(
 def _draw_sampling(
     shape: tuple[int, ...], params: AugmentationParams, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draw a map for each group of images; return its `sampling_taps`."""
+    """Draw a warp for each group of images; return the `sampling_taps`."""
     count, _, height, width = shape
     groups = -(-count // params.images_per_draw)
     maps = draw_affines(params, groups, (height, width), rng)
@@ -242,11 +243,11 @@ def _draw_sampling(
     return sampling_taps(maps, (height, width), displacements)
 
 
-def _bend(images: np.ndarray, pixels: np.ndarray, weights: np.ndarray, out: np.ndarray) -> None:
-    """Change each image by its group's map.
+def _warp(images: np.ndarray, pixels: np.ndarray, weights: np.ndarray, out: np.ndarray) -> None:
+    """Warp each image by the sampling taps of its group.
 
     Image `i` belongs to group `i modulo the number of groups`, so that neighbours differ. The
-    groups are worked on one by one: each stays in the processor's cache from uint8 to float32.
+    groups are processed one by one: each stays in the processor's cache from uint8 to float32.
     """
     _, channels, height, width = images.shape
     groups, area = len(pixels), height * width
@@ -255,5 +256,5 @@ def _bend(images: np.ndarray, pixels: np.ndarray, weights: np.ndarray, out: np.n
     for group in range(groups):
         matrix.data, matrix.indices = weights[group].ravel(), pixels[group].ravel()
         members = images[group::groups].reshape(-1, area)  # [images of the group * C, H*W]
-        changed = matrix @ members.T.astype(np.float32, order="C")  # [H*W, images * C]
-        out[group::groups] = changed.T.reshape(-1, channels, height, width)
+        warped = matrix @ members.T.astype(np.float32, order="C")  # [H*W, images * C]
+        out[group::groups] = warped.T.reshape(-1, channels, height, width)

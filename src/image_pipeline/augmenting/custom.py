@@ -1,4 +1,4 @@
-"""A change of training images of one's own: the file that `train.augmentation.custom` names."""
+"""The custom augmentation: `augment` in the file that `train.augmentation.custom` names."""
 
 import traceback
 from collections.abc import Callable
@@ -12,36 +12,36 @@ from image_pipeline import augmentations
 from image_pipeline.common.errors import ParamsError, one_line
 from image_pipeline.common.paths import PARAMS
 
-Change = Callable[[Any, Any], Any]  # (images, generator) -> images
-MISTAKES = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
-NO_MEMORY = "allocate memory"  # of torch's allocator; told apart from a change's own mistakes
+AugmentFunction = Callable[[Any, Any], Any]  # (images, generator) -> images
+USER_ERRORS = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+NO_MEMORY = "allocate memory"  # in the message of torch's allocator: not the function's mistake
 
 
-def load(name: str) -> Change:
-    """Return the function `augment` of a file.
+def load(name: str) -> AugmentFunction:
+    """Import the function `augment` of a file.
 
     Raises:
         ParamsError: the file cannot be imported, or has no such function.
     """
     try:
-        change = getattr(import_module(f"{augmentations.__name__}.{name}"), "augment", None)
+        function = getattr(import_module(f"{augmentations.__name__}.{name}"), "augment", None)
     except (ModuleNotFoundError, SyntaxError) as error:
-        raise _refuse(name, f"cannot be imported: {one_line(error)}") from error
-    if not callable(change):
-        raise _refuse(name, "has no function `augment`")
-    found: Change = change
-    return found
+        raise _error(name, f"cannot be imported: {one_line(error)}") from error
+    if not callable(function):
+        raise _error(name, "has no function `augment`")
+    augment: AugmentFunction = function
+    return augment
 
 
-def apply(function: Change, images: np.ndarray, seed: tuple[int, ...]) -> np.ndarray:
-    """Change images float32 `[B, C, H, W]` by draws that the seed decides.
+def apply(function: AugmentFunction, images: np.ndarray, seed: tuple[int, ...]) -> np.ndarray:
+    """Augment images float32 `[B, C, H, W]` with generators seeded by `seed`.
 
-    The global generators are seeded too: torchvision's transforms draw from torch's.
+    The global generators are seeded too, as torchvision's transforms draw from torch's.
 
     Raises:
-        ParamsError: the function fails, or gives something else than such images.
+        ParamsError: the function fails, or does not return images of that dtype and shape.
     """
-    # Here, so that what draws pictures does without torch where nothing is changed.
+    # Here, so that the plot stage imports torch only if it needs it.
     import torch
 
     from image_pipeline.augmenting.randomness import seed_everything
@@ -51,26 +51,26 @@ def apply(function: Change, images: np.ndarray, seed: tuple[int, ...]) -> np.nda
     seed_everything(number)
     generator = torch.Generator().manual_seed(number)
     try:
-        changed = function(torch.from_numpy(images), generator)
-    except MISTAKES as error:
+        augmented = function(torch.from_numpy(images), generator)
+    except USER_ERRORS as error:
         if NO_MEMORY in str(error):
             raise
         frames = traceback.extract_tb(error.__traceback__)
         lines = [frame.lineno for frame in frames if Path(frame.filename).stem == name]
         where = f" (line {lines[-1]})" if lines else ""
-        raise _refuse(name, f"fails: {one_line(error)}{where}") from error
-    dtype, shape = getattr(changed, "dtype", None), tuple(getattr(changed, "shape", ()))
-    if not isinstance(changed, torch.Tensor) or dtype != torch.float32 or shape != images.shape:
-        what = (
+        raise _error(name, f"fails: {one_line(error)}{where}") from error
+    dtype, shape = getattr(augmented, "dtype", None), tuple(getattr(augmented, "shape", ()))
+    if not isinstance(augmented, torch.Tensor) or dtype != torch.float32 or shape != images.shape:
+        returned = (
             f"{dtype} {list(shape)}"
-            if isinstance(changed, torch.Tensor)
-            else type(changed).__name__
+            if isinstance(augmented, torch.Tensor)
+            else type(augmented).__name__
         )
-        raise _refuse(name, f"made {what} of torch.float32 {list(images.shape)}")
-    result: np.ndarray = changed.detach().numpy()
+        raise _error(name, f"returned {returned}, not torch.float32 {list(images.shape)}")
+    result: np.ndarray = augmented.detach().numpy()
     return result
 
 
-def _refuse(name: str, reason: str) -> ParamsError:
+def _error(name: str, reason: str) -> ParamsError:
     file = f"src/image_pipeline/augmentations/{name}.py"
     return ParamsError(f"{PARAMS}: train.augmentation.custom: {file} {reason}")

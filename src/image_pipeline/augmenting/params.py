@@ -20,9 +20,9 @@ NO_CUSTOM = "none"  # of `train.augmentation.custom`
 
 
 class AugmentationParams(Block):
-    """Random changes of the training images.
+    """Augmentation of the training images.
 
-    The first five are the largest change, drawn uniformly from minus to plus the value.
+    The first five are bounds of draws from a uniform distribution between minus and plus the value.
     """
 
     rotation: Annotated[float, Field(ge=0, le=180)]
@@ -38,6 +38,6 @@ class AugmentationParams(Block):
 
     @property
     def enabled(self) -> bool:
-        """Whether any image is changed at all."""
-        changed = any(getattr(self, amount) for amount in AUGMENTATION_AMOUNTS)
-        return changed or self.custom != NO_CUSTOM
+        """Whether anything is augmented."""
+        built_in = any(getattr(self, amount) for amount in AUGMENTATION_AMOUNTS)
+        return built_in or self.custom != NO_CUSTOM

@@ -1,7 +1,7 @@
-"""Where all random numbers of a training run come from.
+"""The random number streams of a training run.
 
-Each use has a stream of its own, named by what it is for and where in the run it is: nothing needs
-to be saved to go on, and nothing depends on who computes what.
+Each stream is derived from the seed, its purpose and its position in the run, so that checkpoints
+need not save any generator, and results do not depend on which process draws.
 """
 
 import random
@@ -11,20 +11,20 @@ import numpy as np
 import torch
 
 
-class Use(IntEnum):
-    """What random numbers are for."""
+class RngStream(IntEnum):
+    """What random numbers are used for."""
 
-    ORDER = 0  # of an epoch's images
+    ORDER = 0  # shuffling of an epoch
     AUGMENTATION = 1
     LAYERS = 2  # dropout and the like
 
 
-def stream(use: Use, seed: int, epoch: int, *place: int) -> np.random.SeedSequence:
-    """Return the source of what is drawn for `use` at a place of an epoch (such as step and lane).
+def fold_in(stream: RngStream, seed: int, epoch: int, *position: int) -> np.random.SeedSequence:
+    """Derive the seed of a stream at a position in an epoch, such as the step.
 
-    A spawn key, not more entropy: NumPy takes (1, 2) and (1, 2, 0) for the same entropy.
+    The position is a spawn key, not entropy: NumPy treats (1, 2) and (1, 2, 0) as equal entropy.
     """
-    return np.random.SeedSequence((seed, epoch), spawn_key=(use, *place))
+    return np.random.SeedSequence((seed, epoch), spawn_key=(stream, *position))
 
 
 def seed_everything(seed: int) -> None:

@@ -1,4 +1,10 @@
-"""How good the model is, measured once on the test split, batch by batch."""
+"""The metrics of a model on a split, computed batch by batch.
+
+A metric is defined here and nowhere else: to add one, accumulate what it needs in
+`Evaluation.update` and return it from `Evaluation.compute`. It is then in metrics/test.json, and so
+in `dvc metrics` and `seeds`; no other file has to change. (`compare` and the exported model page
+have tables of selected metrics.)
+"""
 
 from typing import Any
 
@@ -11,11 +17,11 @@ CONFIDENCE_LEVEL = 0.95
 
 
 class Evaluation:
-    """Predicted probabilities held against the truth; memory does not grow with the images.
+    """Accumulates predictions and labels; memory does not grow with the number of images.
 
     Args:
         class_names: one per class.
-        bins: equally wide bins of confidence for the calibration error.
+        bins: number of confidence bins of the calibration error.
     """
 
     def __init__(self, class_names: tuple[str, ...], bins: int) -> None:
@@ -24,22 +30,22 @@ class Evaluation:
         self._calibration = Calibration(bins)
         self._loss = 0.0
 
-    def add(self, probabilities: np.ndarray, labels: np.ndarray) -> pd.DataFrame:
-        """Count a batch in.
+    def update(self, probabilities: np.ndarray, labels: np.ndarray) -> pd.DataFrame:
+        """Add a batch.
 
         Args:
-            probabilities: float64 `[B, classes]`, each row adding up to 1.
+            probabilities: float64 `[B, classes]`, each row summing to 1.
             labels: int64 `[B]`.
 
         Returns:
-            One row per image: the actual and the predicted class, the probability of the predicted
-            one, which is the confidence, and that of the actual one.
+            One row per image: actual and predicted class, confidence (the probability of the
+            predicted class), and the probability of the actual class.
         """
         classes = len(self._names)
         predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
         pairs = np.bincount(labels * classes + predicted, minlength=classes * classes)
         self._confusion += pairs.reshape(classes, classes)
-        self._calibration.add(confidence, predicted == labels)
+        self._calibration.update(confidence, predicted == labels)
         self._loss += log_loss(labels, probabilities, labels=np.arange(classes), normalize=False)
         return pd.DataFrame(
             {
@@ -50,8 +56,8 @@ class Evaluation:
             }
         )
 
-    def by_class(self) -> pd.DataFrame:
-        """Return images, precision, recall and F1 score of each class."""
+    def per_class(self) -> pd.DataFrame:
+        """Return number of images, precision, recall and F1 score of each class."""
         actual, predicted = np.indices(self._confusion.shape).reshape(2, -1)
         precision, recall, f1, _ = precision_recall_fscore_support(
             actual,
@@ -71,63 +77,64 @@ class Evaluation:
         )
 
     def reliability(self) -> pd.DataFrame:
-        """Return one row per bin of confidence that is not empty; see `Calibration`."""
+        """Return one row per non-empty confidence bin; see `Calibration`."""
         return self._calibration.table()
 
-    def metrics(self) -> dict[str, Any]:
-        """Return the values of `metrics/test.json`.
+    def compute(self) -> dict[str, Any]:
+        """Return the metrics of the whole split: the content of metrics/test.json.
 
-        The interval is a list because DVC leaves lists out of its tables: it follows from the rest.
+        `dvc metrics` shows every number. It skips lists, so `accuracy_interval_95` is one: it adds
+        nothing there, as it is a function of `accuracy` and `images`.
         """
-        count, right = int(self._confusion.sum()), int(self._confusion.trace())
-        interval = binomtest(right, count).proportion_ci(CONFIDENCE_LEVEL, method="wilson")
+        count, correct = int(self._confusion.sum()), int(self._confusion.trace())
+        interval = binomtest(correct, count).proportion_ci(CONFIDENCE_LEVEL, method="wilson")
         return {
-            "accuracy": right / count,
+            "accuracy": correct / count,
             "accuracy_interval_95": [float(interval.low), float(interval.high)],
-            "errors": count - right,
+            "errors": count - correct,
             "images": count,
             "loss": float(self._loss / count),
-            "macro_f1": float(self.by_class()["f1"].mean()),
+            "macro_f1": float(self.per_class()["f1"].mean()),
             "expected_calibration_error": self._calibration.error(),
         }
 
 
 class Calibration:
-    """Confidence (the probability of the predicted class) against accuracy, bin by bin.
+    """Confidence (the probability of the predicted class) against accuracy, by confidence bin.
 
     Source: Guo et al., "On Calibration of Modern Neural Networks" (2017), equation 3.
 
     Args:
-        bins: equally wide bins between 0 and 1, each with its upper edge.
+        bins: number of equally wide bins of [0, 1]; a bin includes its upper edge.
     """
 
     def __init__(self, bins: int) -> None:
         self._images = np.zeros(bins, np.int64)
-        self._right = np.zeros(bins, np.int64)
+        self._correct = np.zeros(bins, np.int64)
         self._confidence = np.zeros(bins)
 
-    def add(self, confidence: np.ndarray, right: np.ndarray) -> None:
-        """Count in confidences float64 `[B]`, and whether each prediction was right, bool `[B]`."""
+    def update(self, confidence: np.ndarray, correct: np.ndarray) -> None:
+        """Add confidences float64 `[B]`, and whether each prediction is correct, bool `[B]`."""
         bins = len(self._images)
         index = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
         self._images += np.bincount(index, minlength=bins)
-        self._right += np.bincount(index[right], minlength=bins)
+        self._correct += np.bincount(index[correct], minlength=bins)
         self._confidence += np.bincount(index, confidence, bins)
 
     def table(self) -> pd.DataFrame:
-        """Return mean confidence, accuracy and images of each bin that is not empty."""
-        filled = self._images > 0
-        images = self._images[filled]
-        confidence = self._confidence[filled] / images
+        """Return mean confidence, accuracy and number of images of each non-empty bin."""
+        non_empty = self._images > 0
+        images = self._images[non_empty]
+        confidence = self._confidence[non_empty] / images
         return pd.DataFrame(
             {
                 "confidence": confidence,
-                "accuracy": self._right[filled] / images,
+                "accuracy": self._correct[non_empty] / images,
                 "perfect": confidence,
                 "images": images,
             }
         )
 
     def error(self) -> float:
-        """Return the expected calibration error: the mean gap, weighted by images."""
-        return float(np.abs(self._right - self._confidence).sum() / self._images.sum())
+        """Return the expected calibration error: the gap of each bin, weighted by its images."""
+        return float(np.abs(self._correct - self._confidence).sum() / self._images.sum())

@@ -1,1 +1,1 @@
-"""A network by its name, the file that keeps a trained one, and what it says of images."""
+"""Building networks, model files, inference, and out-of-distribution detection."""

@@ -1,4 +1,4 @@
-"""What it takes to rebuild a model and its preprocessing; kept in the model file's metadata."""
+"""The metadata of a model file: what is needed to rebuild the model and its preprocessing."""
 
 import json
 import math
@@ -22,11 +22,11 @@ Shape = tuple[int, int, int]  # channels, height, width
 
 @dataclass(frozen=True)
 class OodThresholds:
-    """Beyond which an image is unlike the training images; see `image_pipeline.modeling.ood`.
+    """Beyond which an image counts as out-of-distribution; see `image_pipeline.modeling.ood`.
 
     Attributes:
-        logit: the least that its largest logit may be.
-        distance: the most that it may be away from the mean training image.
+        logit: lower bound of the largest logit.
+        distance: upper bound of the distance from the mean training image.
     """
 
     logit: float
@@ -40,16 +40,16 @@ class OodThresholds:
 
 @dataclass(frozen=True)
 class ModelCard:
-    """The facts about a model that its weights do not tell.
+    """A model's architecture, preprocessing and training data.
 
     Attributes:
         network: name of its file in `image_pipeline.models`.
-        source: SHA-256 of that file when the model was trained.
+        source: SHA-256 of that file at training time.
         input_shape: channels, height and width of an image.
         data: class names, and the statistics that normalise an image.
-        augmentation: how the training images were augmented: the block `train.augmentation`.
+        augmentation: the block `train.augmentation` of params.yaml at training time.
         options: keyword arguments of the network's constructor.
-        first_layer: name of the weights that look at the pixels first, where there are such.
+        first_layer: name of the weights that can be drawn as images; see `networks.first_layer`.
         ood: thresholds beyond which an image counts as out-of-distribution; None: never.
     """
 
@@ -63,24 +63,24 @@ class ModelCard:
     ood: OodThresholds | None = None
 
     def check_fits(self, path: Path, split: Split | Sample) -> None:
-        """Check that the model can be asked about the split read from `path`.
+        """Check that the split read from `path` has the model's image shape and classes.
 
         Raises:
-            DataError: its images have another shape, or its classes are others.
+            DataError: it does not.
         """
         if split.shape != self.input_shape:
             raise DataError(
-                f"{path}: images of shape {split.shape}, the model takes {self.input_shape}; "
-                "run `dvc repro`, so that both come from the same data"
+                f"{path}: images of shape {split.shape}, but the model expects "
+                f"{self.input_shape}; run `dvc repro`, so that both come from the same data"
             )
         if split.description.class_names != self.data.class_names:
             raise DataError(
-                f"{path}: other classes than the model's; run `dvc repro`, so that both come from "
-                "the same data"
+                f"{path}: its classes differ from the model's; run `dvc repro`, so that both come "
+                "from the same data"
             )
 
     def to_metadata(self) -> dict[str, str]:
-        """Return the card as the one metadata key of a safetensors file."""
+        """Return the card as metadata of a safetensors file, under a single key."""
         return {METADATA_KEY: json.dumps(asdict(self), sort_keys=True)}
 
     @classmethod
@@ -88,7 +88,7 @@ class ModelCard:
         """Read the card of the model at `path`.
 
         Raises:
-            DataError: there is none, or it is not a card.
+            DataError: it is missing or invalid.
         """
         try:
             values: dict[str, Any] = json.loads((metadata or {})[METADATA_KEY])
@@ -104,15 +104,15 @@ class ModelCard:
                 ood=values["ood"] and OodThresholds(**values["ood"]),
             )
             if not NETWORK_NAME.fullmatch(card.network) or not SHA256.fullmatch(card.source):
-                raise ValueError("its network is not named")
+                raise ValueError("invalid network name or hash")
             if len(json.dumps(values["options"])) > MAX_OPTIONS:
-                raise ValueError("its options are too many")
+                raise ValueError("too many options")
             if not isinstance(card.first_layer, str | None):
-                raise TypeError("its first layer is not named")
+                raise TypeError("its first layer is not a name")
             if len(card.data.mean) != channels:
-                raise ValueError(f"{channels} channels but {len(card.data.mean)} statistics")
+                raise ValueError(f"{channels} channels, but {len(card.data.mean)} means")
             if min(card.input_shape) < 1 or math.prod(card.input_shape) > MAX_VALUES:
-                raise ValueError("its sizes are out of bounds")
+                raise ValueError("image size out of bounds")
         except (
             ArithmeticError,
             AttributeError,
@@ -122,5 +122,5 @@ class ModelCard:
             ValueError,
         ) as error:
             problem = one_line(repr(error))
-            raise DataError(f"{path}: its card is unreadable ({problem}); {REMEDY}") from None
+            raise DataError(f"{path}: invalid model metadata ({problem}); {REMEDY}") from None
         return card

@@ -1,4 +1,4 @@
-"""The file that holds all that is needed to use a model: its weights, and the card about them."""
+"""The model file: weights and metadata, all that is needed to use a model."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -20,19 +20,19 @@ STATISTICS = "training_statistics/"  # prefix of its tensors' names; a network's
 def write_model(
     path: Path, model: nn.Module, card: ModelCard, statistics: TrainingStatistics | None = None
 ) -> None:
-    """Write weights, buffers and card as one safetensors file, whole or not at all.
+    """Write weights, buffers and metadata to one safetensors file, atomically.
 
     Args:
         path: of the file.
         model: the network.
-        card: what is to be known of it.
-        statistics: of its training images; needed where the card has thresholds (`ood`).
+        card: its metadata.
+        statistics: of the training images; required if the card has `ood` thresholds.
     """
     tensors = dict(model.state_dict())
     if statistics:
-        pixels = vars(statistics).items()
-        tensors |= {f"{STATISTICS}{name}": torch.from_numpy(values) for name, values in pixels}
-    # Tensors of their own: safetensors takes no two that share memory, and no other order of axes.
+        named = vars(statistics).items()
+        tensors |= {f"{STATISTICS}{name}": torch.from_numpy(values) for name, values in named}
+    # Cloned: safetensors rejects tensors that share memory or are not contiguous.
     tensors = {name: tensor.contiguous().clone() for name, tensor in tensors.items()}
     write_bytes(path, save(tensors, card.to_metadata()))
 
@@ -41,59 +41,59 @@ def read_model(path: Path) -> tuple[nn.Module, ModelCard]:
     """Rebuild a model for inference.
 
     Raises:
-        DataError: the file is missing or torn, its network has changed since it was trained, or its
-            weights are not finite or do not fit.
+        DataError: the file is missing or damaged, its network's code has changed since training,
+            or its weights do not match the network or are not finite.
     """
     with open_tensors(path, "pt", "train") as file:
         card = ModelCard.from_metadata(path, file.metadata())
         _check_source(path, card)
-        names = [name for name in file.keys() if not name.startswith(STATISTICS)]  # noqa: SIM118 - no dictionary
-        found = {name: tuple(file.get_slice(name).get_shape()) for name in names}
-        model = _rebuild(path, card, found)
+        names = [name for name in file.keys() if not name.startswith(STATISTICS)]  # noqa: SIM118 - not a dictionary
+        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in names}
+        model = _rebuild(path, card, shapes)
         tensors = {name: file.get_tensor(name) for name in names}
     for name, tensor in tensors.items():
-        promised = model.state_dict()[name].dtype
-        if tensor.dtype != promised or not bool(torch.isfinite(tensor).all()):
-            kind = str(promised).removeprefix("torch.")
-            raise DataError(f"{path}: `{name}` is not {kind} and finite throughout; {REMEDY}")
+        expected = model.state_dict()[name].dtype
+        if tensor.dtype != expected or not bool(torch.isfinite(tensor).all()):
+            kind = str(expected).removeprefix("torch.")
+            raise DataError(f"{path}: `{name}` must be {kind} and finite; {REMEDY}")
     model.load_state_dict(tensors)
     return model.eval(), card
 
 
 def read_training_statistics(path: Path) -> TrainingStatistics:
-    """Read what the training images of the model at `path` look like.
+    """Read the statistics of the training images of the model at `path`.
 
     Raises:
-        DataError: the file does not tell, or is not what it should be.
+        DataError: the file has none, or is invalid.
     """
     with open_tensors(path, "numpy", "train") as file:
         shape = ModelCard.from_metadata(path, file.metadata()).input_shape
-        pictures = []
+        statistics = []
         for name in ("mean", "deviation"):
-            part = file.get_slice(f"{STATISTICS}{name}")
-            if tuple(part.get_shape()) != shape or part.get_dtype() != "U8":
+            tensor = file.get_slice(f"{STATISTICS}{name}")
+            if tuple(tensor.get_shape()) != shape or tensor.get_dtype() != "U8":
                 raise DataError(f"{path}: `{STATISTICS}{name}` has the wrong shape; {REMEDY}")
-            pictures.append(file.get_tensor(f"{STATISTICS}{name}"))
-        return TrainingStatistics(*pictures)
+            statistics.append(file.get_tensor(f"{STATISTICS}{name}"))
+        return TrainingStatistics(*statistics)
 
 
 def _check_source(path: Path, card: ModelCard) -> None:
     try:
-        same = networks.source_hash(card.network) == card.source
+        unchanged = networks.source_hash(card.network) == card.source
     except NetworkError:
-        same = False
-    if not same:
+        unchanged = False
+    if not unchanged:
         raise DataError(
-            f"{path}: the network it was trained with, `{card.network}`, has changed since or is "
-            f"gone (src/image_pipeline/models/{card.network}.py); run `dvc repro` to train anew"
+            f"{path}: its network, `{card.network}`, has been changed or removed since training "
+            f"(src/image_pipeline/models/{card.network}.py); run `dvc repro` to retrain"
         )
 
 
-def _rebuild(path: Path, card: ModelCard, found: dict[str, tuple[int, ...]]) -> nn.Module:
-    """Make the card's network, if its tensors have the shapes that were found.
+def _rebuild(path: Path, card: ModelCard, shapes: dict[str, tuple[int, ...]]) -> nn.Module:
+    """Build the card's network, if its tensors have the shapes of those in the file.
 
-    First without memory, where the network can be built so: the card may promise gigabytes. It is
-    not asked there if that can be helped: for what it would compute, torch imports its compiler.
+    First on the meta device, if the network supports it: a hostile card may ask for gigabytes. No
+    dry run there unless lazy layers need it: to compute on that device, torch imports its compiler.
     """
 
     def build(*, dry_run: bool) -> nn.Module:
@@ -104,15 +104,15 @@ def _rebuild(path: Path, card: ModelCard, found: dict[str, tuple[int, ...]]) -> 
             len(card.data.class_names),
             dry_run=dry_run,
         )
-        shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-        if shapes != found:
+        expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+        if shapes != expected:
             raise DataError(
-                f"{path}: its weights {one_line(found)} are not those of its card; {REMEDY}"
+                f"{path}: its weights {one_line(shapes)} do not match its metadata; {REMEDY}"
             )
         return model
 
     try:
-        # Some look at a value while they are built, and there is none on this device.
+        # Some networks read a tensor's values while they are built; the meta device has none.
         with torch.device("meta"), suppress(NetworkError, NotImplementedError):
             build(dry_run=False)
         return build(dry_run=True)
@@ -122,7 +122,7 @@ def _rebuild(path: Path, card: ModelCard, found: dict[str, tuple[int, ...]]) -> 
 
 
 def tensors_of(model: nn.Module) -> dict[str, Tensor]:
-    """Return all weights and buffers by name, also the buffers that a `state_dict` leaves out."""
+    """Return all weights and buffers by name, non-persistent buffers (not in `state_dict`) too."""
     return {
         name: tensor.detach()
         for name, tensor in (*model.named_parameters(), *model.named_buffers())

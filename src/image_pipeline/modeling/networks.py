@@ -1,8 +1,8 @@
-"""A network by its name: a file of `image_pipeline.models` with `class Model(nn.Module)` in it.
+"""Builds a network by name: `class Model(nn.Module)` in a file of `image_pipeline.models`.
 
-Its constructor takes `shape` (channels, height, width), `classes` and keyword options, which are
-the block `train.model.<name>` of params.yaml; its `forward` maps normalised images float32
-`[B, C, H, W]` to logits float32 `[B, classes]`. docs/networks.md shows a whole one.
+The constructor takes `shape` (channels, height, width), `classes` and keyword options, which are
+the block `train.model.<name>` of params.yaml. `forward` maps normalised images float32
+`[B, C, H, W]` to logits float32 `[B, classes]`. docs/networks.md has a complete example.
 """
 
 import hashlib
@@ -22,12 +22,12 @@ from image_pipeline.common.errors import NetworkError, ParamsError, one_line
 from image_pipeline.modeling.options import check_options
 
 FOLDER = Path(models.__file__).parent
-DRY_RUN_IMAGES = 2  # batch norm wants more than one
-NO_MEMORY = "allocate memory"  # of torch's allocator; told apart from a network's own mistakes
+DRY_RUN_IMAGES = 2  # batch norm needs more than one
+NO_MEMORY = "allocate memory"  # in the message of torch's allocator: not the network's mistake
 
 
 def names() -> list[str]:
-    """Return the networks there are."""
+    """Return the names of all networks."""
     return sorted(path.stem for path in FOLDER.glob("[a-z]*.py"))
 
 
@@ -35,7 +35,7 @@ def source_hash(name: str) -> str:
     """Return the SHA-256 of a network's file, 64 hexadecimal digits.
 
     Raises:
-        NetworkError: there is no such file.
+        NetworkError: the file does not exist.
     """
     return hashlib.sha256(_file(name).read_bytes()).hexdigest()
 
@@ -48,28 +48,29 @@ def build(
     *,
     dry_run: bool = True,
 ) -> nn.Module:
-    """Make a network with fresh weights from torch's global generator, on torch's default device.
+    """Build a network with initial weights from torch's global generator, on the default device.
 
-    It is asked about two black images, so that lazy layers get their shapes and a network that
-    gives something else than logits is found before it is trained.
+    A dry run, a forward pass on two zero images, gives lazy layers their shapes and detects, before
+    training, a network that does not return logits.
 
     Args:
-        name: of its file.
-        options: keyword arguments of its constructor beside the two below.
+        name: of the network's file, without `.py`.
+        options: keyword arguments of its constructor.
         shape: channels, height and width of an image.
-        classes: how many logits there are for an image.
-        dry_run: whether it is asked at all, where that is not needed to know its weights' shapes.
+        classes: number of logits per image.
+        dry_run: False skips the dry run, unless lazy layers need it.
 
     Raises:
-        NetworkError: there is no such network, or it refuses the options or the images.
+        NetworkError: the network does not exist, does not accept the options or the images, or does
+            not return float32 logits.
     """
     path = _file(name)
     try:
         network = getattr(import_module(f"{models.__name__}.{name}"), "Model", None)
     except (ModuleNotFoundError, SyntaxError) as error:
-        raise NetworkError(f"{_shown(path)}: it cannot be imported: {one_line(error)}") from error
+        raise NetworkError(f"{_shown(path)}: cannot be imported: {one_line(error)}") from error
     if not (inspect.isclass(network) and issubclass(network, nn.Module)):
-        raise NetworkError(f"{_shown(path)}: it has no `class Model(nn.Module)`")
+        raise NetworkError(f"{_shown(path)}: no `class Model(nn.Module)` in this file")
     try:
         checked = check_options(f"train.model.{name}", network, options, skip=2)
     except ParamsError as error:
@@ -83,31 +84,31 @@ def build(
     except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
         if NO_MEMORY in str(error) or isinstance(error, NotImplementedError):
             raise
-        where = _where(path, error)
+        where = _error_line(path, error)
         raise NetworkError(
-            f"train.model.{name}: the network refuses these options for {classes} classes and "
+            f"train.model.{name}: the network fails with these options for {classes} classes and "
             f"images of {'x'.join(map(str, shape))}: {one_line(error)} ({where})"
         ) from error
     found = tuple(getattr(logits, "shape", ()))
     if found != (DRY_RUN_IMAGES, classes) or logits.dtype != torch.float32:
         raise NetworkError(
-            f"{_shown(path)}: forward must give logits float32 [B, {classes}] for images "
-            f"[B, {', '.join(map(str, shape))}]; for B = {DRY_RUN_IMAGES} it gave "
+            f"{_shown(path)}: forward must return logits float32 [B, {classes}] for images "
+            f"[B, {', '.join(map(str, shape))}]; for B = {DRY_RUN_IMAGES} it returned "
             f"{getattr(logits, 'dtype', type(logits).__name__)} {list(found)}"
         )
     for parameter, weights in model.named_parameters():
         if weights.dtype != torch.float32:
             raise NetworkError(
-                f"{_shown(path)}: its weights must be float32, `{parameter}` is {weights.dtype}"
+                f"{_shown(path)}: weights must be float32, but `{parameter}` is {weights.dtype}"
             )
     return model.train()
 
 
 def first_layer(model: nn.Module, shape: tuple[int, int, int]) -> str | None:
-    """Return the name of the weights that look at the pixels first; None where none do.
+    """Return the name of the first layer's weights, if they can be drawn as one image per unit.
 
-    These are the first weights in the network, if they are a convolution's of all channels or a
-    dense layer's of all pixels: what can be drawn as one picture for each unit.
+    These are the network's first weights, of a convolution over all channels or a dense layer over
+    all pixels; otherwise None.
     """
     for name, weights in model.named_parameters():
         size = tuple(weights.shape)
@@ -122,8 +123,8 @@ def _file(name: str) -> Path:
     path = FOLDER / f"{name}.py"
     if name not in names():
         raise NetworkError(
-            f"train.model.name: there is no network `{one_line(name, 60)}` in "
-            f"src/image_pipeline/models; there are {', '.join(names())}"
+            f"train.model.name: no network `{one_line(name, 60)}` in src/image_pipeline/models; "
+            f"the networks are {', '.join(names())}"
         )
     return path
 
@@ -132,8 +133,8 @@ def _shown(path: Path) -> str:
     return "/".join(("src", *path.parts[-3:]))
 
 
-def _where(path: Path, error: BaseException) -> str:
-    """Return the last line of the network's own file that led to the error."""
+def _error_line(path: Path, error: BaseException) -> str:
+    """Return the file of the network, with the innermost of its lines in the traceback."""
     frames = traceback.extract_tb(error.__traceback__)
     lines = [frame.lineno for frame in frames if frame.filename == str(path)]
     return f"{_shown(path)}, line {lines[-1]}" if lines else _shown(path)

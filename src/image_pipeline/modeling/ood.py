@@ -1,11 +1,12 @@
 """Out-of-distribution (OOD) detection: whether an image is unlike the training images.
 
-A softmax classifier always predicts a known class. Two scores tell when that means little:
+A softmax classifier always predicts a known class. Two scores show when that means little:
 
 - the largest logit, which is small where the network recognises nothing (Hendrycks et al., "Scaling
   Out-of-Distribution Detection for Real-World Settings", 2022);
 - the distance from the mean training image, each pixel in units of its own standard deviation. It
-  is large for noise, photographs, and blank or inverted images, which a network may be sure of.
+  is large for noise, photographs, and blank or inverted images, of which a network may be
+  confident.
 
 The thresholds are fitted on the validation images, of which `SHARE` are beyond them. The distance
 is a sum of integers, so it does not depend on the order of summation.
@@ -40,14 +41,14 @@ class TrainingStatistics:
 
     @classmethod
     def of_images(cls, batches: Iterable[np.ndarray]) -> "TrainingStatistics":
-        """Compute them from batches of images, uint8 `[B, C, H, W]`."""
+        """Compute the statistics of batches of images, uint8 `[B, C, H, W]`."""
         count = 0
-        sums: list[np.ndarray] = []  # of the values, and of their squares
+        sums: list[np.ndarray] = []  # of the pixels, and of their squares
         for batch in batches:
             pixels = batch.astype(np.int64)
             count += len(pixels)
-            more = [pixels.sum(axis=0), np.square(pixels).sum(axis=0)]
-            sums = [a + b for a, b in zip(sums, more, strict=True)] if sums else more
+            terms = [pixels.sum(axis=0), np.square(pixels).sum(axis=0)]
+            sums = [a + b for a, b in zip(sums, terms, strict=True)] if sums else terms
         first, second = sums
         variance = (count * second - first * first) / count / count
         mean = (2 * first + count) // (2 * count)
@@ -80,7 +81,7 @@ def fit(
 
 
 def fit_thresholds(largest_logits: np.ndarray, distances: np.ndarray) -> OodThresholds:
-    """Choose the thresholds from both scores of the validation images, float `[N]` each."""
+    """Fit the thresholds to both scores of the validation images, float `[N]` each."""
     beyond = int(SHARE / 2 * len(distances))
     return OodThresholds(
         logit=float(np.sort(largest_logits)[beyond]),
@@ -91,6 +92,6 @@ def fit_thresholds(largest_logits: np.ndarray, distances: np.ndarray) -> OodThre
 def is_out_of_distribution(
     largest_logits: np.ndarray, distances: np.ndarray, thresholds: OodThresholds
 ) -> np.ndarray:
-    """Tell of each image whether it is beyond a threshold, bool `[N]`."""
+    """Return whether each image is beyond a threshold, bool `[N]`."""
     beyond: np.ndarray = (largest_logits < thresholds.logit) | (distances > thresholds.distance)
     return beyond

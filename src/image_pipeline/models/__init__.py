@@ -1,1 +1,1 @@
-"""The networks: a file each, `<name>.py`, with an ordinary `class Model(torch.nn.Module)` in it."""
+"""The networks: one file each, `<name>.py`, with an ordinary `class Model(torch.nn.Module)`."""

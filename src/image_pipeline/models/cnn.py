@@ -1,4 +1,4 @@
-"""A small convolutional network: strided convolutions, then a perceptron on what they found.
+"""A small convolutional network: strided convolutions, then a multilayer perceptron.
 
 Source: Simard, Steinkraus and Platt, "Best Practices for Convolutional Neural Networks Applied to
 Visual Document Analysis" (2003): 5x5 kernels at a stride of 2, filters 5 and 50, one hidden layer.
@@ -19,12 +19,12 @@ class Model(nn.Module):
 
     Args:
         shape: channels, height and width of an image.
-        classes: how many logits there are for an image.
-        filters: of each block.
-        hidden_sizes: units of each hidden layer after them.
+        classes: number of logits.
+        filters: number of filters of each block.
+        hidden_sizes: units of each hidden dense layer.
 
     Raises:
-        ValueError: the images are too small for so many blocks.
+        ValueError: the images are too small for the number of blocks.
     """
 
     def __init__(
@@ -40,7 +40,9 @@ class Model(nn.Module):
         for number, _ in enumerate(filters):
             height, width = ((side - KERNEL) // STRIDE + 1 for side in (height, width))
             if min(height, width) < 1:
-                raise ValueError(f"filters: such images are large enough for {number} blocks only")
+                raise ValueError(
+                    f"filters: these images are too small for more than {number} blocks"
+                )
         self.convolutions = nn.ModuleList(
             nn.Conv2d(before, after, KERNEL, STRIDE)
             for before, after in pairwise([channels, *filters])

@@ -16,8 +16,8 @@ class Model(nn.Module):
 
     Args:
         shape: channels, height and width of an image.
-        classes: how many logits there are for an image.
-        hidden_sizes: units of each hidden layer; none makes a linear model.
+        classes: number of logits.
+        hidden_sizes: units of each hidden layer; empty for a linear model.
     """
 
     def __init__(

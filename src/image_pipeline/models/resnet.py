@@ -5,10 +5,9 @@ shortcut around a convolution. Ioffe and Szegedy, "Batch Normalization" (2015). 
 Your ResNet" (2018): few blocks, the shortcut after the block's activation, max-pooling over the
 whole image before the only dense layer, logits scaled down. Jordan, "94% on CIFAR-10 in 3.29
 Seconds on a Single GPU" (2024): pooling between the block's convolution and its normalisation, a
-2x2 stem that is not trained and tells apart what goes together in photographs, GELU, few filters
-in the first block. There the stem is computed from the images; here its filters are cosines, which
-come close to that for any photographs (Ahmed, Natarajan and Rao, "Discrete Cosine Transform",
-1974).
+2x2 stem that is not trained and whitens image patches, GELU, few filters in the first block. There
+the stem is computed from the images; here its filters are cosines, which approximate that for any
+photographs (Ahmed, Natarajan and Rao, "Discrete Cosine Transform", 1974).
 """
 
 import math
@@ -18,18 +17,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-MAX_SIDE = 64  # pixels of the first block's images; larger ones are halved before it
+MAX_SIDE = 64  # pixels, of the input of the first block; the stem downsamples larger images
 
 
 def cosine_patterns(channels: int, count: int) -> Tensor:
-    """Return patterns of 2x2 pixels that are orthogonal to each other, and their negatives.
+    """Return orthogonal 2x2 patterns and their negatives, the filters of the stem.
 
-    Products of cosines over channels, rows and columns: for colour the grey mean, red against blue
-    and green against both, each flat, by rows, by columns, and as a chequerboard. Their scale is
-    left to the batch norm that follows.
+    They are products of cosines over channels, rows and columns. For colour images: the mean, red
+    against blue, and green against both, each constant, varying by rows, by columns, and as a
+    checkerboard. The batch norm that follows sets their scale.
 
     Returns:
-        float32 `[count, channels, 2, 2]`; beyond 8 * channels they begin anew.
+        float32 `[count, channels, 2, 2]`; beyond 8 * channels they repeat.
     """
     pixels = torch.kron(cosines(2), cosines(2))
     patterns = torch.kron(cosines(channels), pixels).reshape(-1, channels, 2, 2)
@@ -38,7 +37,7 @@ def cosine_patterns(channels: int, count: int) -> Tensor:
 
 
 def cosines(size: int) -> Tensor:
-    """Return the cosines of the discrete cosine transform (DCT-II), a row each, `[size, size]`."""
+    """Return the basis of the discrete cosine transform (DCT-II), one row each, `[size, size]`."""
     steps = [
         [math.pi * (column + 0.5) * row / size for column in range(size)] for row in range(size)
     ]
@@ -47,7 +46,7 @@ def cosines(size: int) -> Tensor:
 
 
 class Block(nn.Module):
-    """A convolution that widens, after which the image is halved, and a residual one."""
+    """A convolution with max-pooling that increases the channels, then a residual convolution."""
 
     def __init__(self, before: int, after: int, pool: int) -> None:
         super().__init__()
@@ -59,28 +58,28 @@ class Block(nn.Module):
 
     def forward(self, values: Tensor) -> Tensor:
         """Map `[B, before, height, width]` to `[B, after, height // pool, width // pool]`."""
-        # Pooled before it is normalised: the pooled image is a quarter of the work.
+        # Pooled before normalisation: it leaves a quarter of the values to normalise.
         values = functional.gelu(self.widen_norm(self.pool(self.widen(values))))
         return values + functional.gelu(self.residual_norm(self.residual(values)))
 
 
 class Model(nn.Module):
-    """A stem, blocks that each halve the image, the largest value of each filter, a dense layer.
+    """A stem, residual blocks that each halve the image, global max-pooling, and a dense layer.
 
     Args:
         shape: channels, height and width of an image.
-        classes: how many logits there are for an image.
-        stem_filters: of the stem: a 2x2 convolution, whose filters are cosines that stay as they
-            are. Where a side is longer than 64 pixels, 3x3 convolutions that halve the image come
-            first, and all of the stem is trained.
-        filters: of each block.
-        logit_scale: by which the logits are multiplied: below 1, the network is slower to be sure.
-        window: pixels on a side of the part of an image that is looked at in training, anywhere in
-            it, the same for all images of a lane; evaluation sees the whole (Touvron, Vedaldi,
-            Douze and Jegou, "Fixing the train-test resolution discrepancy", 2019). A quarter less
-            work for 28 of 32 pixels. 0 is the whole.
-        mirror: whether, in evaluation, the mirror image is looked at, too, and the mean of both
-            logits taken; for images that mean the same in a mirror.
+        classes: number of logits.
+        stem_filters: number of filters of the stem, a 2x2 convolution of fixed cosines. For images
+            with a side of more than 64 pixels, strided 3x3 convolutions precede it, and the whole
+            stem is trained.
+        filters: number of filters of each block.
+        logit_scale: factor of the logits; below 1, confidence grows more slowly.
+        window: side in pixels of a random crop in training, the same for all images of a
+            micro-batch; evaluation uses whole images (Touvron, Vedaldi, Douze and Jegou, "Fixing
+            the train-test resolution discrepancy", 2019). 28 of 32 pixels save a quarter of the
+            work. 0: no crop.
+        mirror: in evaluation, average the logits of the image and of its mirror image; for data
+            whose classes do not change when mirrored.
     """
 
     def __init__(
@@ -97,7 +96,7 @@ class Model(nn.Module):
         super().__init__()
         channels, height, width = shape
         stem: list[nn.Module] = []
-        whole = max(height, width) <= MAX_SIDE
+        fixed = max(height, width) <= MAX_SIDE
         while max(height, width) > MAX_SIDE:
             stem += [
                 nn.Conv2d(channels, stem_filters, 3, 2, 1, bias=False),
@@ -106,7 +105,7 @@ class Model(nn.Module):
             ]
             channels, height, width = stem_filters, (height + 1) // 2, (width + 1) // 2
         patterns = nn.Conv2d(channels, stem_filters, 2, bias=False)
-        if whole:
+        if fixed:
             patterns.weight.requires_grad_(False).copy_(cosine_patterns(channels, stem_filters))
         stem += [patterns, nn.BatchNorm2d(stem_filters), nn.GELU()]
         channels, side = stem_filters, min(height, width) - 1
@@ -127,11 +126,11 @@ class Model(nn.Module):
         """Map images float32 `[B, C, H, W]` to logits float32 `[B, classes]`."""
         images = images.to(memory_format=torch.channels_last)
         if self.training:
-            return self._logits(self._part(images))
+            return self._logits(self._random_crop(images))
         logits = self._logits(images)
         return (logits + self._logits(images.flip(3))) / 2 if self.mirror else logits
 
-    def _part(self, images: Tensor) -> Tensor:
+    def _random_crop(self, images: Tensor) -> Tensor:
         height, width = images.shape[2:]
         if not 0 < self.window < min(height, width):
             return images
@@ -140,7 +139,7 @@ class Model(nn.Module):
         return images[:, :, top : top + self.window, left : left + self.window]
 
     def _logits(self, images: Tensor) -> Tensor:
-        values = self.blocks(self.stem(images))  # [B, filters[-1], 3, 3] for 32 x 32 pixels
+        values = self.blocks(self.stem(images))  # [B, filters[-1], 3, 3] for 32x32 pixels
         values = values.amax(dim=(2, 3))  # [B, filters[-1]]
         logits: Tensor = self.output(values) * self.logit_scale
         return logits

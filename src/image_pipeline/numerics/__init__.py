@@ -1,30 +1,29 @@
-"""The same bits on every x86-64 machine: which kernels compute.
+"""Bit-identical results on every x86-64 machine: which CPU kernels compute.
 
-A sum of floats depends on the order of its terms, and the order on the kernel that a library picks
-for the processor it finds and on the number of threads. `pin` takes that choice away from the
-libraries. It must run before torch and numpy are first imported, so the stages call it first and
-import the rest after.
+The result of a floating-point sum depends on the order of its terms, and the order on the number of
+threads and on the kernel that a library picks for the processor. `pin` takes that choice away from
+the libraries. It must run before torch and numpy are first imported, so the stages call it first
+and import the rest after.
 
 What `portable` sets, and why:
 
 - Matrix products are NumPy's (see `kernels`), on OpenBLAS with its Haswell (AVX2) kernels, which
-  run on every processor since 2013, Intel's and AMD's, whatever it could do beyond. Torch's own
-  library (MKL) has no such setting: `MKL_CBWR=AVX2` is ignored on AMD, and `COMPATIBLE` costs two
-  to three times the time.
+  run on Intel's and AMD's processors since 2013. Torch's own library (MKL) has no such setting:
+  `MKL_CBWR=AVX2` is ignored on AMD, and `COMPATIBLE` takes two to three times as long.
 - Torch's own kernels are held to their AVX2 build, and so are oneDNN's, which compute convolutions.
-- The shortcut of attention layers in evaluation is switched off: what it is made of is hidden in
-  one operation, so that no kernel in it could be replaced.
-- Every library gets one thread. Where more cores are to be had, several processes compute, each on
-  images of its own (see `training`): threads that share a product wait for each other after each,
-  and on a busy machine that makes it ten times slower.
+- The fast path of attention layers in evaluation is disabled: it is one fused operation, whose
+  inner kernels cannot be replaced.
+- Every library gets one thread. More cores are used by more processes, each with its own images
+  (see `training`): threads that share a product wait for each other after each one, which on a busy
+  machine is ten times slower.
 
-`portability` tells which operations of a step are not known to give the same bits.
+`portability` finds the operations of a step that are not verified to give the same bits.
 
-`fast` lets the libraries choose their kernels: the bits are then this machine's own. Two choices
-are corrected. On AMD's processors, which MKL neglects, matrix products are NumPy's there, too. And
-Zen 4 computes an AVX-512 instruction as two halves (AMD, "Software Optimization Guide for the AMD
-Zen4 Microarchitecture"): the AVX2 kernels are the faster ones there, by an eighth for the product
-of the first layer, by three quarters for the softmax of ten classes.
+`fast` lets the libraries choose their kernels: the bits are then specific to the machine. Two
+choices are corrected. On AMD's processors, which MKL neglects, matrix products are NumPy's, too.
+And Zen 4 executes an AVX-512 instruction as two halves (AMD, "Software Optimization Guide for the
+AMD Zen4 Microarchitecture"): AVX2 kernels are faster there, by an eighth for the product of the
+first layer, by three quarters for the softmax of ten classes.
 """
 
 import ctypes
@@ -44,31 +43,31 @@ PINNED_ENVIRONMENT = {
     "MKL_CBWR": "COMPATIBLE",  # for the vector functions that torch takes from MKL
 }
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # as <malloc.h> has them
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # from <malloc.h>
 
-CPU_FACTS = Path("/proc/cpuinfo")
+CPU_INFO = Path("/proc/cpuinfo")
 
 
 def pin(numerics: Numerics) -> None:
-    """Fix the kernels, and one thread each, for the rest of this process.
+    """Fix the kernels, and one thread per library, for the rest of this process.
+
+    Prints one line to standard error if `portable` could not take effect.
 
     Args:
         numerics: `portable` for the same bits on every x86-64 processor with AVX2, `fast` for
-            whatever is fastest on this one.
-
-    Warns on standard error, in one line, when the pin of `portable` could not take effect.
+            what is fastest on this one.
     """
-    # A library that is loaded has read its variables; a second pin of one process changes nothing.
+    # A loaded library has already read its variables; pinning a process twice changes nothing.
     pinned = PINNED_ENVIRONMENT.items() <= os.environ.items()
     already = [name for name in ("numpy", "torch") if name in sys.modules and not pinned]
-    processor = _processor()
+    processor = _cpu_info()
     if numerics == "portable":
-        if has_avx2(processor):  # else the AVX2 kernels would kill the process
+        if has_avx2(processor):  # otherwise the AVX2 kernels would kill the process
             os.environ.update(PINNED_ENVIRONMENT)
-    elif _halves_avx512(processor):
+    elif _splits_avx512(processor):
         for name, value in AVX2_KERNELS.items():
             os.environ.setdefault(name, value)
-    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # else it starts them, before the limit below
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # otherwise it starts more before the limit below
 
     import torch
     from threadpoolctl import threadpool_limits
@@ -84,34 +83,34 @@ def pin(numerics: Numerics) -> None:
         return
     kernels.install()
     torch.backends.mha.set_fastpath_enabled(False)
-    # The same as use_deterministic_algorithms(True), which imports the compiler: a second a stage.
+    # Same as use_deterministic_algorithms(True), which imports the compiler, a second per stage.
     torch.set_deterministic_debug_mode("error")
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     if reasons := why_not_portable(already):
         print(
             f"WARNING: numerics: portable could not take effect ({'; '.join(reasons)}): "
-            "the results will be as good, but their bits may differ from the committed ones.",
+            "the results are as good, but not bit-identical to the committed ones.",
             file=sys.stderr,
             flush=True,
         )
 
 
 def _keep_freed_memory() -> None:
-    """Let the C library keep what is freed for the next step, instead of giving it back.
+    """Let the C library keep freed memory for the next step instead of returning it to the system.
 
-    Getting it anew from the system, page by page, took a tenth of the training time. glibc only:
+    Getting it back, page by page, took a tenth of the training time. glibc only:
     https://man7.org/linux/man-pages/man3/mallopt.3.html.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
     if mallopt:
-        mallopt(M_MMAP_THRESHOLD, 32 << 20)  # the most that it takes
+        mallopt(M_MMAP_THRESHOLD, 32 << 20)  # the largest value it accepts
         mallopt(M_TRIM_THRESHOLD, 1 << 30)
 
 
-def _processor() -> dict[str, str]:
-    """Return what Linux tells of the first processor, from a file: no library may be loaded yet."""
+def _cpu_info() -> dict[str, str]:
+    """Return Linux's facts about the first processor, without loading a library."""
     try:
-        text = CPU_FACTS.read_text(encoding="utf-8", errors="replace")
+        text = CPU_INFO.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return {}  # not Linux
     lines = text.partition("\n\n")[0].splitlines()
@@ -121,34 +120,34 @@ def _processor() -> dict[str, str]:
 
 
 def has_avx2(processor: dict[str, str] | None = None) -> bool:
-    """Tell whether the processor, this machine's unless it is given, has AVX2, if that is known."""
-    processor = _processor() if processor is None else processor
+    """Return whether the processor (default: this machine's) has AVX2; True if unknown."""
+    processor = _cpu_info() if processor is None else processor
     return "flags" not in processor or "avx2" in processor["flags"].split()
 
 
-def _halves_avx512(processor: dict[str, str]) -> bool:
-    """Tell whether it is a Zen 4: of AMD's family 25 (Zen 3 and 4), the one that has AVX-512."""
-    named = processor.get("vendor_id") == "AuthenticAMD" and processor.get("cpu family") == "25"
-    return named and "avx512f" in processor.get("flags", "").split()
+def _splits_avx512(processor: dict[str, str]) -> bool:
+    """Return whether it is a Zen 4: of AMD's family 25 (Zen 3 and 4), the one with AVX-512."""
+    family_25 = processor.get("vendor_id") == "AuthenticAMD" and processor.get("cpu family") == "25"
+    return family_25 and "avx512f" in processor.get("flags", "").split()
 
 
-def why_not_portable(imported_before_the_pin: Sequence[str]) -> list[str]:
-    """Return what stands between this process and portable bits; an empty list where nothing does.
+def why_not_portable(imported_before_pin: Sequence[str] = ()) -> list[str]:
+    """Return the reasons why this process's results are not portable; empty if they are.
 
     Args:
-        imported_before_the_pin: modules that had read the environment before it was set.
+        imported_before_pin: modules that had read the environment before it was set.
     """
     import torch
 
-    reasons = [f"{name} was imported before the pin" for name in imported_before_the_pin]
+    reasons = [f"{name} was imported before the pin" for name in imported_before_pin]
     if platform.machine().lower() not in ("x86_64", "amd64"):
         return [*reasons, f"the processor is {platform.machine()}, not x86-64"]
-    if platform.system() != "Linux":  # other compilers made the libraries there
+    if platform.system() != "Linux":  # the libraries are built with other compilers there
         reasons.append(f"the system is {platform.system()}, not Linux")
     capability = torch.backends.cpu.get_cpu_capability()
     if capability != "AVX2":
         reasons.append(f"torch computes with {capability}, not AVX2")
-    library = _numpys_openblas()
+    library = _numpy_openblas()
     if library is None:
         reasons.append("NumPy's matrix products do not come from OpenBLAS")
         return reasons
@@ -159,8 +158,8 @@ def why_not_portable(imported_before_the_pin: Sequence[str]) -> list[str]:
     return reasons
 
 
-def _numpys_openblas() -> dict[str, Any] | None:
-    """Return what threadpoolctl knows of NumPy's own OpenBLAS; SciPy brings another one."""
+def _numpy_openblas() -> dict[str, Any] | None:
+    """Return threadpoolctl's facts about NumPy's own OpenBLAS; SciPy brings another one."""
     import numpy as np
     from threadpoolctl import threadpool_info
 
@@ -168,13 +167,13 @@ def _numpys_openblas() -> dict[str, Any] | None:
     if "openblas" not in name:
         return None
     found = [library for library in threadpool_info() if library["internal_api"] == "openblas"]
-    # A wheel's copy lies in numpy.libs; elsewhere all share the system's.
+    # A wheel's own copy is in numpy.libs; other builds share the system's.
     own = [library for library in found if "numpy.libs" in library["filepath"]]
     return next(iter(own or found), None)
 
 
 def facts() -> dict[str, str]:
-    """Return what, beside the parameters, determines the bits of a result on this machine."""
+    """Return what, besides params and code, determines the bits of a result on this machine."""
     import numpy as np
     import scipy
     import torch

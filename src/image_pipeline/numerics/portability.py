@@ -1,14 +1,13 @@
-"""Which operations of a training step are not known to give the same bits on every processor.
+"""Which operations of a training step are not verified to be bit-identical on every processor.
 
-`operations.csv` lists those that are. Its entries are proved by a test: cases that hold them are
-computed natively and on emulated processors, and must give the same bits (`tests/numerics`). Its
-columns:
+`operations.csv` lists those that are. A test verifies its rows: cases that use the operations run
+natively and on emulated processors, and must give the same bits (`tests/numerics`). Its columns:
 
-- `operation`: as PyTorch names it, with its overload.
+- `operation`: PyTorch's name, with the overload.
 - `computed_by`: `NumPy`, `torch`, `oneDNN` or `MKL compatible` (MKL held to its portable kernels),
   or `nothing` where no number is rounded: views, copies, fills, integers.
-- `types`: of the floats, for which it was proved.
-- `evidence`: the case that proves it.
+- `types`: floating-point dtypes it was verified for.
+- `evidence`: the case that verifies it.
 """
 
 import csv
@@ -34,24 +33,26 @@ from torch.utils._python_dispatch import TorchDispatchMode
 OPERATIONS = Path(__file__).with_name("operations.csv")
 OPERATIONS_SHOWN = "src/image_pipeline/numerics/operations.csv"
 
-NOTHING = "nothing"  # computes an operation whose result has the bits of what goes in
+NOTHING = "nothing"  # `computed_by` of an operation that rounds no number
+# Queries, profiling marks, and communication between processes: nothing is computed.
+IGNORED_NAMESPACES = ("prim", "profiler", "c10d")
 
-THE_LOSS, THE_OPTIMIZER = "the loss", "the optimizer"
+LOSS_SCOPE, OPTIMIZER_SCOPE = "the loss", "the optimizer"
 
 
-class Proof(NamedTuple):
-    """A line of the list."""
+class VerifiedOp(NamedTuple):
+    """A row of `operations.csv`."""
 
     computed_by: str
     types: tuple[str, ...]
     evidence: str
 
 
-def read_operations(path: Path = OPERATIONS) -> dict[str, Proof]:
-    """Return the list, by the operation's name."""
-    with path.open(encoding="utf-8", newline="") as file:
+def read_verified_ops() -> dict[str, VerifiedOp]:
+    """Read `operations.csv`, by the operation's name."""
+    with OPERATIONS.open(encoding="utf-8", newline="") as file:
         return {
-            row["operation"]: Proof(
+            row["operation"]: VerifiedOp(
                 row["computed_by"], tuple(row["types"].split()), row["evidence"]
             )
             for row in csv.DictReader(file)
@@ -59,7 +60,7 @@ def read_operations(path: Path = OPERATIONS) -> dict[str, Proof]:
 
 
 def floating_types(*values: Any) -> set[str]:
-    """Return the types of the floats, complex ones included, in (lists of) tensors on the CPU."""
+    """Return the float and complex dtypes in (nested collections of) CPU tensors, by name."""
     return {
         str(tensor.dtype).removeprefix("torch.")
         for tensor in _tensors(values)
@@ -78,42 +79,40 @@ def _tensors(value: Any) -> Iterator[Tensor]:
         yield from _tensors(list(value.values()))
 
 
-class Operations(TorchDispatchMode):  # type: ignore[misc,unused-ignore]
-    """Shows every operation to a function, after it was computed as it would have been.
+class OpObserver(TorchDispatchMode):  # type: ignore[misc,unused-ignore]
+    """Calls a function after every operation, whose result it leaves as it is.
 
-    Those that are made of others are not operations here, but the others are. (Autograd takes them
-    apart by itself; without it, as in evaluation, they arrive whole.)
+    Composite operations are decomposed, and the function sees their parts. (Autograd decomposes
+    them by itself; without it, as in evaluation, they arrive whole.)
+
+    Args:
+        on_op: called with the operation, its positional and keyword arguments, and its result.
     """
 
-    def __init__(self, show: Callable[[OpOverload, Any, Any, Any], None]) -> None:
-        """Begin.
-
-        Args:
-            show: is given the operation, its arguments, its named arguments, and its result.
-        """
+    def __init__(self, on_op: Callable[[OpOverload, Any, Any, Any], None]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._show = show
+        self._on_op = on_op
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        return False  # nothing is compiled here, and to skip it imports the compiler: a second
+        return False  # True imports the compiler, which takes a second; nothing is compiled here
 
     def __torch_dispatch__(
         self, func: OpOverload, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func.namespace in ("prim", "profiler"):
+        if func.namespace in IGNORED_NAMESPACES:
             return func(*args, **kwargs)
-        if _is_made_of_others(func):
+        if _is_composite(func):
             with self:
                 return func.decompose(*args, **kwargs)
         result = func(*args, **kwargs)
-        self._show(func, args, kwargs, result)
+        self._on_op(func, args, kwargs, result)
         return result
 
 
 @functools.cache
-def _is_made_of_others(func: OpOverload) -> bool:
+def _is_composite(func: OpOverload) -> bool:
     def has(key: str) -> bool:
         return torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), key)
 
@@ -121,49 +120,47 @@ def _is_made_of_others(func: OpOverload) -> bool:
 
 
 class _Scope(NamedTuple):
-    """A call of a layer."""
+    """A layer whose forward pass is running."""
 
     layer: str
-    names: dict[nn.Module, str]  # of the layers of the network that it belongs to
-    first_node: int
+    names: dict[nn.Module, str]  # of all layers of its network
+    first_node: int  # sequence number of its first autograd node
 
 
 class PortabilityCheck:
-    """Holds every operation against the list, while a step runs within it.
+    """Looks up every operation of a training step in `operations.csv`; results stay as they are.
 
         with PortabilityCheck() as check:
             loss = cross_entropy(model(images), labels)
             loss.backward()
-        check.unproved  # such as {"aten.tan.default": "blocks.3"}
-
-    It only looks on: every operation is computed as it would have been.
+        check.unverified_ops  # such as {"aten.tan.default": "blocks.3"}
 
     Attributes:
-        unproved: operations that are not on the list, and those on it that were not proved for
-            floats of a type (then named, as in `aten.mm.default (bfloat16)`); of each, the layer
-            that it came from first: a layer's name within the network, or the class of one that
-            has none; "the loss" after the network, "the optimizer", or "" before the network.
+        unverified_ops: operations that are not in `operations.csv`, or not for a dtype (then
+            named, as in `aten.mm.default (bfloat16)`), each with the scope that first ran it: a
+            layer's name within the network, or its class if it has none; "the loss" for what
+            follows the network, "the optimizer", or "" for what precedes the network.
     """
 
     def __init__(self) -> None:
-        self.unproved: dict[str, str] = {}
-        self._proved = read_operations()
-        self._operations = Operations(self._hold_against_the_list)
+        self.unverified_ops: dict[str, str] = {}
+        self._verified = read_verified_ops()
+        self._observer = OpObserver(self._check_op)
         self._hooks: list[Any] = []
         self._scopes: list[_Scope] = []
-        # Nodes of the graph of derivatives are numbered: those that a layer made lie between the
-        # numbers at its start and its end, which tells the layer of every step back.
-        self._made_nodes: list[tuple[int, int, str]] = []
-        self._outside = ""
+        # Autograd nodes are numbered in order of creation: a layer's lie between the numbers at
+        # its start and its end, which gives the layer of every operation of the backward pass.
+        self._node_ranges: list[tuple[int, int, str]] = []
+        self._scope_outside = ""
 
     def __enter__(self) -> Self:
         self._hooks = [
-            register_module_forward_pre_hook(self._layer_starts),
-            register_module_forward_hook(self._layer_ends, always_call=True),
-            register_optimizer_step_pre_hook(self._optimizer_starts),
-            register_optimizer_step_post_hook(self._optimizer_ends),
+            register_module_forward_pre_hook(self._enter_layer),
+            register_module_forward_hook(self._exit_layer, always_call=True),
+            register_optimizer_step_pre_hook(self._enter_optimizer),
+            register_optimizer_step_post_hook(self._exit_optimizer),
         ]
-        self._operations.__enter__()  # type: ignore[no-untyped-call]
+        self._observer.__enter__()  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(
@@ -172,63 +169,62 @@ class PortabilityCheck:
         exc_value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._operations.__exit__(exc_type, exc_value, traceback)  # type: ignore[no-untyped-call]
+        self._observer.__exit__(exc_type, exc_value, traceback)  # type: ignore[no-untyped-call]
         for hook in self._hooks:
             hook.remove()
 
     def warnings(self) -> list[str]:
-        """Return a line for each operation that is not on the list."""
+        """Return a line for each of the `unverified_ops`."""
         return [
-            f"WARNING: the operation {operation}{_in_words(layer)} is not on the list of those "
-            f"whose bits are the same on every processor ({OPERATIONS_SHOWN}): "
-            "the model counts as not portable."
-            for operation, layer in self.unproved.items()
+            f"WARNING: the operation {operation}{_in_scope(scope)} is not verified to give the "
+            f"same bits on every processor ({OPERATIONS_SHOWN}): the model is not portable."
+            for operation, scope in self.unverified_ops.items()
         ]
 
-    def _hold_against_the_list(self, func: OpOverload, args: Any, kwargs: Any, result: Any) -> None:
+    def _check_op(self, func: OpOverload, args: Any, kwargs: Any, result: Any) -> None:
         operation = str(func)
-        proof = self._proved.get(operation)
-        if proof is None:
+        verified = self._verified.get(operation)
+        if verified is None:
             tensors = list(_tensors((args, kwargs, result)))
             if not tensors or any(tensor.device.type == "cpu" for tensor in tensors):
-                self.unproved.setdefault(operation, self._layer())
-        elif proof.computed_by != NOTHING:
-            for type_ in sorted(floating_types(args, kwargs, result) - set(proof.types)):
-                self.unproved.setdefault(f"{operation} ({type_})", self._layer())
+                self.unverified_ops.setdefault(operation, self._scope())
+        elif verified.computed_by != NOTHING:
+            for type_ in sorted(floating_types(args, kwargs, result) - set(verified.types)):
+                self.unverified_ops.setdefault(f"{operation} ({type_})", self._scope())
 
-    def _layer(self) -> str:
-        """Return what the operation that is computed now belongs to."""
+    def _scope(self) -> str:
+        """Return the scope of the operation that has just run."""
         if self._scopes:
             return self._scopes[-1].layer
-        node: Any = torch._C._current_autograd_node()  # None outside of the way back
+        node: Any = torch._C._current_autograd_node()  # None outside the backward pass
         if node is None:
-            return self._outside
+            return self._scope_outside
         number = node._sequence_nr()
-        # Layers end before those that they are part of: the first is the innermost.
+        # Inner layers end before the layers they are part of, so the first match is the innermost.
         return next(
-            (layer for first, end, layer in self._made_nodes if first <= number < end), THE_LOSS
+            (layer for first, end, layer in self._node_ranges if first <= number < end), LOSS_SCOPE
         )
 
-    def _layer_starts(self, module: nn.Module, _inputs: Any) -> None:
+    def _enter_layer(self, module: nn.Module, _inputs: Any) -> None:
         names = self._scopes[-1].names if self._scopes else {}
-        if module not in names:  # the network itself, or one made on the fly
+        if module not in names:  # the network itself, or one created during the pass
             names = {layer: name for name, layer in module.named_modules()}
         layer = names[module] or type(module).__name__
         self._scopes.append(_Scope(layer, names, torch._C._autograd._get_sequence_nr()))
 
-    def _layer_ends(self, _module: nn.Module, _inputs: Any, _outputs: Any) -> None:
+    def _exit_layer(self, _module: nn.Module, _inputs: Any, _outputs: Any) -> None:
         layer, _, first = self._scopes.pop()
-        self._made_nodes.append((first, torch._C._autograd._get_sequence_nr(), layer))
-        self._outside = THE_LOSS
+        self._node_ranges.append((first, torch._C._autograd._get_sequence_nr(), layer))
+        self._scope_outside = LOSS_SCOPE
 
-    def _optimizer_starts(self, *_: Any) -> None:
-        self._outside = THE_OPTIMIZER
+    def _enter_optimizer(self, *_: Any) -> None:
+        self._scope_outside = OPTIMIZER_SCOPE
 
-    def _optimizer_ends(self, *_: Any) -> None:
-        self._outside = ""
+    def _exit_optimizer(self, *_: Any) -> None:
+        self._scope_outside = ""
 
 
-def _in_words(layer: str) -> str:
-    if layer in (THE_LOSS, THE_OPTIMIZER):
-        return f" in {layer}"
-    return f" in the layer `{layer}`" if layer else ""
+def _in_scope(scope: str) -> str:
+    if scope in (LOSS_SCOPE, OPTIMIZER_SCOPE):
+        return f" in {scope}"
+    return f" in the layer `{scope}`" if scope else ""

@@ -1,1 +1,1 @@
-"""Pictures: each module draws one kind, with the same bytes for the same values."""
+"""Plots, byte-identical for equal inputs."""

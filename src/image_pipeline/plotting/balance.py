@@ -1,4 +1,4 @@
-"""How many images there are of each class, in each split."""
+"""The number of images of each class in each split."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,14 +18,14 @@ def draw_class_balance(
     leak: str,
     dpi: int,
 ) -> None:
-    """Draw the images of each class, a panel with a scale of its own for each split.
+    """Draw the number of images of each class, with one panel and scale per split.
 
     Args:
         path: of the PNG.
-        images: of each split, integers `[classes]`.
+        images: number of images of each class, integers `[classes]`, by split.
         class_names: one per class.
-        few: a bar below that many images has another colour.
-        leak: a warning for the title, or nothing.
+        few: bars below this number of images are orange.
+        leak: a warning for the title, or an empty string.
         dpi: pixels per inch.
     """
     labels = class_labels(class_names)

@@ -1,4 +1,4 @@
-"""Pictures of what the model gets right and wrong, class by class."""
+"""Confusion matrix, F1 scores by class, and reliability diagram."""
 
 from pathlib import Path
 
@@ -13,13 +13,13 @@ from image_pipeline.plotting.labels import class_labels, label_inches
 MAX_CELLS_WITH_NUMBERS = 400
 INCHES_PER_CLASS = 0.45
 FEW_ROWS = 20
-ROOM_FOR_TENTHS = 0.005  # of the F1 scores' range: ticks at less than a tenth of a percent below
+RANGE_FOR_TENTHS = 0.005  # F1 scores over a smaller range need ticks closer than 0.1%
 
 
 def draw_confusion_matrix(
     path: Path, predictions: pd.DataFrame, class_names: list[str], dpi: int
 ) -> None:
-    """Draw how many images of each class were taken for each class."""
+    """Draw how many images of each class were predicted as each class."""
     classes = len(class_names)
     position = {name: index for index, name in enumerate(class_names)}
     counts = np.zeros((classes, classes), np.int64)
@@ -32,9 +32,9 @@ def draw_confusion_matrix(
     figure = new_figure(side + 1, side)
     axes = figure.subplots()
     axes.grid(visible=False)
-    # A logarithmic scale: otherwise the diagonal leaves no colour for the mistakes.
-    shown = np.ma.masked_equal(counts, 0)
-    image = axes.imshow(shown, cmap="cividis_r", norm=LogNorm(1, max(2, counts.max())))
+    # Logarithmic: on a linear scale the diagonal would hide the errors.
+    visible = np.ma.masked_equal(counts, 0)
+    image = axes.imshow(visible, cmap="cividis_r", norm=LogNorm(1, max(2, counts.max())))
     figure.colorbar(image, label="images", shrink=0.8)
     if classes * classes <= MAX_CELLS_WITH_NUMBERS:
         bright = np.sqrt(counts.max())
@@ -43,8 +43,8 @@ def draw_confusion_matrix(
             colour = "white" if count > bright else "black"
             axes.text(column, row, str(count), ha="center", va="center", color=colour, fontsize=9)
     ticks = range(classes)
-    turn = 90 if max(map(len, labels)) > 2 else 0
-    axes.set_xticks(ticks, labels, rotation=turn)
+    rotation = 90 if max(map(len, labels)) > 2 else 0
+    axes.set_xticks(ticks, labels, rotation=rotation)
     axes.set_yticks(ticks, labels)
     errors = int(counts.sum() - np.trace(counts))
     axes.set(
@@ -56,7 +56,7 @@ def draw_confusion_matrix(
 
 
 def draw_f1_by_class(path: Path, classes: pd.DataFrame, dpi: int) -> None:
-    """Draw each class's F1 score, and their mean."""
+    """Draw the F1 score of each class and their mean."""
     labels = class_labels(classes["class"].tolist())
     width = 7 + label_inches(labels)
     figure = new_figure(width, min(max(3.0, 0.34 * len(classes) + 1.2), 40.0))
@@ -77,14 +77,14 @@ def draw_f1_by_class(path: Path, classes: pd.DataFrame, dpi: int) -> None:
         )
     mean = scores.mean()
     axes.axvline(mean, color=ORANGE, linestyle="--")
-    room = max(0.002, scores.max() - scores.min())
-    axes.set_xlim(scores.min() - 0.15 * room, scores.max() + 0.3 * room)
+    spread = max(0.002, scores.max() - scores.min())
+    axes.set_xlim(scores.min() - 0.15 * spread, scores.max() + 0.3 * spread)
     axes.set_yticks(rows, labels)
     axes.invert_yaxis()
     if len(rows) > FEW_ROWS:
-        axes.margins(y=0.5 / len(rows))  # matplotlib's share would leave several rows empty
+        axes.margins(y=0.5 / len(rows))  # matplotlib's default margin would be several rows high
     decimals = 1
-    if room < ROOM_FOR_TENTHS:
+    if spread < RANGE_FOR_TENTHS:
         decimals = 2
         axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=decimals))
@@ -97,7 +97,7 @@ def draw_f1_by_class(path: Path, classes: pd.DataFrame, dpi: int) -> None:
 
 
 def draw_reliability(path: Path, reliability: pd.DataFrame, error: float, dpi: int) -> None:
-    """Draw accuracy against confidence, and how many images have which confidence."""
+    """Draw the reliability diagram (accuracy against confidence) and a histogram of confidence."""
     figure = new_figure(6, 6)
     axes, histogram = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     confidence, accuracy = reliability["confidence"], reliability["accuracy"]

@@ -1,7 +1,4 @@
-"""What all pictures share: a look that is legible at README size, and bytes that do not vary.
-
-Beside the curves, which training draws as it goes; the other pictures are in `plotting`.
-"""
+"""What all plots share: a style that is legible at README size, and reproducible bytes."""
 
 import io
 from functools import cache
@@ -16,7 +13,7 @@ from matplotlib.font_manager import FontEntry, fontManager
 
 from image_pipeline.common.files import write_bytes
 
-# Okabe and Ito's colours, told apart by colour-blind readers (jfly.uni-koeln.de/color).
+# Okabe and Ito's palette for colour-blind readers (jfly.uni-koeln.de/color).
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "#666666"
 
 RC_PARAMS: dict[Any, object] = {
@@ -34,10 +31,10 @@ RC_PARAMS: dict[Any, object] = {
 
 @cache
 def fonts() -> list[str]:
-    """Return the names of the fonts that letters are looked for in, one after the other.
+    """Return the names of the fonts, in order of preference.
 
-    DejaVu Sans ships with matplotlib, Noto Sans CJK with a package of its own. That one is known by
-    a name of ours, so that no other edition, which a machine may have, is taken for it.
+    DejaVu Sans ships with matplotlib, Noto Sans CJK with a package of its own. The latter is
+    registered under a name of ours, so that an installed edition of it is never used instead.
     """
     cjk = files("noto_cjk_sans_jp_regular") / "NotoSansCJKjp-Regular.otf"
     fontManager.ttflist.append(FontEntry(str(cjk), name="CJK of image_pipeline", size="scalable"))
@@ -45,7 +42,7 @@ def fonts() -> list[str]:
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """Make an empty figure of that many inches, free of any user's matplotlib settings."""
+    """Return an empty figure, size in inches, unaffected by the user's matplotlib settings."""
     mpl.rcdefaults()
     mpl.rcParams.update(RC_PARAMS | {"font.family": fonts()})
     figure = Figure(figsize=(width, height), layout="constrained")
@@ -54,7 +51,7 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def save_figure(path: Path, figure: Figure, dpi: int = 100) -> None:
-    """Write the figure as a PNG that names no software and no date, whole or not at all."""
+    """Write the figure as a PNG without software and date metadata, atomically."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
     write_bytes(path, buffer.getvalue())

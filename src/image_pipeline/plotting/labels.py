@@ -1,4 +1,4 @@
-"""Class names in pictures: short enough, legible, and told apart."""
+"""Class names in plots: short, legible and distinct."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -10,14 +10,14 @@ from matplotlib.font_manager import findfont, get_font
 from image_pipeline.plotting.figures import fonts
 
 MAX_LABEL_LENGTH = 20  # characters of a class name that are shown
-INCHES_PER_LETTER = 0.09  # on average, of a label
+INCHES_PER_LETTER = 0.09  # of a label, on average
 
 
 def plain(text: str) -> str:
-    """Return `text` so that matplotlib shows it as it is: no maths is set between dollar signs.
+    """Escape `text` so that matplotlib shows it literally: dollar signs would start maths.
 
-    What the `fonts` have not, such as Thai, is shown as code points, [0E01]: another font would not
-    be on every machine, and the picture not the same.
+    Characters that the `fonts` lack, such as Thai, become code points, [0E01]: a fallback font, and
+    so the plot, would differ between machines.
     """
     return _readable(text).replace("$", r"\$")
 
@@ -33,21 +33,18 @@ def _has_glyph(character: str) -> bool:
 
 
 def letters(text: str) -> int:
-    """Return how many letters wide `text` is: a Chinese, Japanese or Korean one counts as two."""
+    """Return the width of `text` in letters; Chinese, Japanese and Korean ones count twice."""
     return len(text) + sum(east_asian_width(character) in "FW" for character in text)
 
 
 def short_names(names: Sequence[str]) -> list[str]:
-    """Return what stands for each class in a picture: its name, shortened where it is very long.
-
-    Names that would look the same then have the class's number behind them.
-    """
+    """Return the names for plots: truncated if very long, with the label appended if ambiguous."""
     short = [
         f"{text[: MAX_LABEL_LENGTH - 1].rstrip()}…" if len(text) > MAX_LABEL_LENGTH else text
         for text in map(_readable, names)
     ]
-    often = Counter(short)
-    return [f"{text} ({number})" if often[text] > 1 else text for number, text in enumerate(short)]
+    counts = Counter(short)
+    return [f"{text} ({number})" if counts[text] > 1 else text for number, text in enumerate(short)]
 
 
 def class_labels(names: Sequence[str]) -> list[str]:
@@ -56,5 +53,5 @@ def class_labels(names: Sequence[str]) -> list[str]:
 
 
 def label_inches(labels: Sequence[str]) -> float:
-    """Return the room that labels take beyond a few letters, which every figure has room for."""
+    """Return the extra figure width for labels longer than a few letters."""
     return INCHES_PER_LETTER * max(0, max(map(letters, labels)) - 4)

@@ -8,7 +8,7 @@ from image_pipeline.common.schema import Block, Seed
 
 
 class PlotParams(Block):
-    """What the pictures show."""
+    """Resolution of the plots, and the number of images in them."""
 
     dpi: Annotated[int, Field(ge=50, le=400)]
     mistakes: Annotated[int, Field(ge=1, le=100)]

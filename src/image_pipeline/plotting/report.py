@@ -1,10 +1,11 @@
-"""The pictures of the plot stage: what each is made from, and where it goes."""
+"""All plots of the plot stage: their inputs, checked, and their files."""
 
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from pydantic import ValidationError
 
 from image_pipeline.augmenting import custom
 from image_pipeline.augmenting.augmentation import augment
@@ -38,26 +39,27 @@ from image_pipeline.tensors.tensor_files import (
     read_sample,
 )
 
-MAX_WORD_LENGTH = 8  # of a name in a caption that is to fit above an image
-MOST = 1e15  # images
-# The columns that are read of each table: the largest number that may be in one, None for text.
+MAX_NAME_LENGTH = 8  # of class names in a caption of two lines
+MAX_NUMBER = 1e15
+# The columns that are read from each table, with their largest valid number; None: text.
 TABLES: dict[Path, dict[str, float | None]] = {
     paths.PREDICTIONS: {"actual": None, "predicted": None, "confidence": 1},
     paths.CLASSES: {"class": None, "f1": 1},
-    paths.RELIABILITY: {"confidence": 1, "accuracy": 1, "images": MOST},
-    paths.CLASS_BALANCE: {"class": None, "split": None, "images": MOST},
-    paths.DATA_TABLE: {"split": None, "images": MOST, "leaked": MOST},
+    paths.RELIABILITY: {"confidence": 1, "accuracy": 1, "images": MAX_NUMBER},
+    paths.CLASS_BALANCE: {"class": None, "split": None, "images": MAX_NUMBER},
+    paths.DATA_TABLE: {"split": None, "images": MAX_NUMBER, "leaked": MAX_NUMBER},
     paths.HISTORY: dict.fromkeys(
-        ("epoch", "train_loss", "validation_loss", "train_accuracy", "validation_accuracy"), MOST
+        ("epoch", "train_loss", "validation_loss", "train_accuracy", "validation_accuracy"),
+        MAX_NUMBER,
     ),
 }
 
 
 def draw_report(params: PlotParams) -> list[str]:
-    """Draw every picture; return their file names.
+    """Draw all plots; return their file names.
 
     Raises:
-        DataError: a table, the model or the tensors are missing or not what they should be.
+        DataError: a table, the model or the tensors are missing or invalid.
     """
     tables = {path: _read_table(path, columns) for path, columns in TABLES.items()}
     card, weights = _read_first_layer(paths.MODEL)
@@ -97,11 +99,11 @@ def _draw_mistakes(
     worst = wrong.sort_values("confidence", ascending=False, kind="stable").head(params.mistakes)
     names = card.data.class_names
     short = dict(zip(names, short_names(names), strict=True))
-    words = "{} taken for\n{} at {:.1%}"
-    if max(map(letters, short.values())) > MAX_WORD_LENGTH:
-        words = "{}\ntaken for\n{}\nat {:.1%}"
+    template = "{} taken for\n{} at {:.1%}"
+    if max(map(letters, short.values())) > MAX_NAME_LENGTH:
+        template = "{}\ntaken for\n{}\nat {:.1%}"
     captions = [
-        words.format(short[actual], short[predicted], confidence)
+        template.format(short[actual], short[predicted], confidence)
         for actual, predicted, confidence in zip(
             worst["actual"], worst["predicted"], worst["confidence"], strict=True
         )
@@ -115,18 +117,18 @@ def _draw_classes(path: Path, card: ModelCard, params: PlotParams) -> None:
     names = card.data.class_names
     labels = read_labels(paths.TRAIN_TENSORS)
     rng = np.random.default_rng(params.seed)
-    shown = list(range(len(names)))
+    chosen = list(range(len(names)))
     title = "Training images of each class"
     if len(names) > MAX_CLASSES:
-        shown = sorted(rng.choice(len(names), MAX_CLASSES, replace=False).tolist())
+        chosen = sorted(rng.choice(len(names), MAX_CLASSES, replace=False).tolist())
         title = f"Training images of {MAX_CLASSES} of {len(names)} classes"
-    _, most = class_grid(len(shown))
+    _, per_class = class_grid(len(chosen))
     samples = []
-    for label in shown:
+    for label in chosen:
         members = np.flatnonzero(labels == label)
-        chosen = rng.choice(members, min(most, len(members)), replace=False)
-        samples.append(_sample(paths.TRAIN_TENSORS, chosen, card).images)
-    draw_classes(path, samples, [names[label] for label in shown], title, params.dpi)
+        indices = rng.choice(members, min(per_class, len(members)), replace=False)
+        samples.append(_sample(paths.TRAIN_TENSORS, indices, card).images)
+    draw_classes(path, samples, [names[label] for label in chosen], title, params.dpi)
 
 
 def _draw_samples(path: Path, card: ModelCard, params: PlotParams) -> None:
@@ -135,18 +137,23 @@ def _draw_samples(path: Path, card: ModelCard, params: PlotParams) -> None:
     chosen = rng.choice(count, size=min(params.samples, count), replace=False)
     sample = _sample(paths.TRAIN_TENSORS, chosen, card)
     images = sample.images
-    what = "Training images"
-    # Each with a draw of its own, so that the picture shows the range of the changes.
-    augmentation = AugmentationParams.model_validate({**card.augmentation, "images_per_draw": 1})
+    title = "Training images"
+    try:  # one draw per image, to show the range of the augmentation
+        augmentation = AugmentationParams.model_validate(
+            {**card.augmentation, "images_per_draw": 1}
+        )
+    except ValidationError as error:
+        reason = one_line(error.errors(include_url=False)[0]["msg"])
+        raise DataError(f"{paths.MODEL}: invalid augmentation ({reason}); {REMEDY}") from None
     if augmentation.enabled:
         images = augment(images, augmentation, rng, None, card.data.mean)
         if augmentation.custom != "none":
-            own_seed = (params.seed, len(images))
-            images = custom.apply(custom.load(augmentation.custom), images, own_seed)
-        what += ", augmented"
+            seed = (params.seed, len(images))
+            images = custom.apply(custom.load(augmentation.custom), images, seed)
+        title += ", augmented"
     names = short_names(card.data.class_names)
     captions = [names[label] for label in sample.labels]
-    draw_images(path, images, captions, what, params.dpi)
+    draw_images(path, images, captions, title, params.dpi)
 
 
 def _sample(path: Path, indices: Iterable[int], card: ModelCard) -> Sample:
@@ -156,18 +163,18 @@ def _sample(path: Path, indices: Iterable[int], card: ModelCard) -> Sample:
 
 
 def _read_table(path: Path, columns: dict[str, float | None]) -> pd.DataFrame:
-    types = {name: str if most is None else float for name, most in columns.items()}
+    types = {name: str if limit is None else float for name, limit in columns.items()}
     try:
         table = pd.read_csv(path, usecols=list(columns), dtype=types, keep_default_na=False)
     except FileNotFoundError:
-        raise DataError(f"{path}: not found; run `dvc repro {_made_by(path)}`") from None
+        raise DataError(f"{path}: not found; run `dvc repro {_stage_of(path)}`") from None
     except (OSError, ValueError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or one_line(error)
         raise _bad(path, f"not a table of {', '.join(columns)} ({reason})") from None
-    for name, most in columns.items():
-        low = -MOST if name.endswith("loss") else 0
-        if most is not None and not table[name].between(low, most).all():
-            raise _bad(path, f"{name} must be numbers from {low:g} to {most:g} throughout")
+    for name, limit in columns.items():
+        low = -MAX_NUMBER if name.endswith("loss") else 0
+        if limit is not None and not table[name].between(low, limit).all():
+            raise _bad(path, f"{name} must be numbers from {low:g} to {limit:g}")
     return table
 
 
@@ -184,25 +191,25 @@ def _check_rows(tables: dict[Path, pd.DataFrame], names: list[str]) -> None:
         (paths.CLASS_BALANCE, [[name, split] for name in names for split in SPLITS]),
         (paths.DATA_TABLE, [[split] for split in SPLITS]),
     ):
-        text = [name for name, most in TABLES[path].items() if most is None]
+        text = [name for name, limit in TABLES[path].items() if limit is None]
         if tables[path][text].to_numpy().tolist() != expected:
-            raise _bad(path, f"its rows are not the classes of {paths.MODEL}, or not the splits")
+            raise _bad(path, f"its rows do not match the classes of {paths.MODEL} and the splits")
     if not tables[paths.RELIABILITY]["images"].sum() > 0:
-        raise _bad(paths.RELIABILITY, "it counts no images")
+        raise _bad(paths.RELIABILITY, "no images in any bin")
 
 
-def _made_by(path: Path) -> str:
+def _stage_of(path: Path) -> str:
     if path == paths.HISTORY:
         return "train"
     return "tensorize" if path in (paths.CLASS_BALANCE, paths.DATA_TABLE) else "evaluate"
 
 
 def _bad(path: Path, reason: str) -> DataError:
-    return DataError(f"{path}: {reason}; run `dvc repro --force {_made_by(path)}` to make it anew")
+    return DataError(f"{path}: {reason}; run `dvc repro --force {_stage_of(path)}` to make it anew")
 
 
 def _read_first_layer(path: Path) -> tuple[ModelCard, np.ndarray | None]:
-    """Read the card and the weights `[units, C, H, W]` of what sees the images first, if any."""
+    """Read the card and the first layer's weights, float32 `[units, C, H, W]`, if it has any."""
     with open_tensors(path, "numpy", "train") as file:
         card = ModelCard.from_metadata(path, file.metadata())
         if card.first_layer is None:
@@ -212,7 +219,7 @@ def _read_first_layer(path: Path) -> tuple[ModelCard, np.ndarray | None]:
     if weights.shape[1:] == (channels * height * width,):
         weights = weights.reshape(-1, *card.input_shape)
     if weights.ndim != 4 or weights.shape[1] != channels or 0 in weights.shape:
-        raise DataError(f"{path}: its first layer does not fit its card; {REMEDY}")
+        raise DataError(f"{path}: its first layer does not match its metadata; {REMEDY}")
     if weights.dtype != np.float32 or not np.isfinite(weights).all():
-        raise DataError(f"{path}: its first layer is not float32 and finite throughout; {REMEDY}")
+        raise DataError(f"{path}: its first layer must be float32 and finite; {REMEDY}")
     return card, weights

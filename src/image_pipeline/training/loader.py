@@ -15,7 +15,7 @@ from torch import Tensor
 
 from image_pipeline.augmenting import custom
 from image_pipeline.augmenting.augmentation import augment
-from image_pipeline.augmenting.randomness import Use, stream
+from image_pipeline.augmenting.randomness import RngStream, fold_in
 from image_pipeline.modeling.inference import normalise
 from image_pipeline.tensors.tensor_files import Split
 from image_pipeline.training.microbatching import microbatch_slice, num_microbatches
@@ -87,7 +87,7 @@ class TrainLoader:
             own_microbatches: says which of a number of micro-batches this process computes.
         """
         order = np.arange(len(self._split.labels), dtype=np.uint32)
-        np.random.default_rng(stream(Use.ORDER, self._seed, epoch)).shuffle(order)
+        np.random.default_rng(fold_in(RngStream.ORDER, self._seed, epoch)).shuffle(order)
         end = 0
         for chunk, (size, batches) in enumerate(self._chunks()):
             start, end = end, end + size * batches
@@ -126,7 +126,7 @@ class TrainLoader:
         # A chunk of one batch may be large: its micro-batches then share one buffer.
         prepared = self._prepare(images.ravel(), place, index if batches > 1 else -1)
         labels = self._split.labels[torch.from_numpy(images.astype(np.int64))]
-        seeds = stream(Use.LAYERS, *place).generate_state(batches, np.uint64)
+        seeds = fold_in(RngStream.LAYERS, *place).generate_state(batches, np.uint64)
         for batch in range(batches):
             part = prepared[batch * count : (batch + 1) * count]
             yield MicroBatch(index, torch.from_numpy(part), labels[batch], int(seeds[batch]))
@@ -142,7 +142,7 @@ class TrainLoader:
         out, images = self._buffers[buffer][: len(indices)], self._split.images.numpy()
         settings, info = self._settings, self._split.description
         if settings.enabled and len(indices):
-            source = stream(Use.AUGMENTATION, *place)
+            source = fold_in(RngStream.AUGMENTATION, *place)
             augment(images[indices], settings, np.random.default_rng(source), out, info.mean)
             if settings.custom != "none":
                 seed = tuple(source.generate_state(4).tolist())

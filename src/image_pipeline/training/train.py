@@ -46,7 +46,7 @@ class Trainer:
     Attributes:
         state: the model and all else that changes.
         card: the model's metadata.
-        unproved: operations that are not known to be portable, and the layers they are in.
+        unverified_ops: operations not verified to be portable, and the layers they are in.
     """
 
     def __init__(
@@ -224,10 +224,10 @@ class Trainer:
         with PortabilityCheck() as check:
             yield
         for known in self.unverified_ops:
-            check.unproved.pop(known, None)
+            check.unverified_ops.pop(known, None)
         for line in check.warnings():
             tqdm.write(line, file=sys.stderr)
-        self.unverified_ops |= check.unproved
+        self.unverified_ops |= check.unverified_ops
 
     def count_processes(self) -> int:
         """Return how many processes compute: as many as there are cores and micro-batches for."""

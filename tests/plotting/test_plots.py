@@ -1,4 +1,4 @@
-"""Every picture draws whatever data it is given, and is the same bytes each time."""
+"""Every plot accepts extreme data, and is the same bytes each time."""
 
 import sys
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from image_pipeline.plotting.classification import (
     draw_f1_by_class,
     draw_reliability,
 )
-from image_pipeline.plotting.curves import LiveCurves, draw_curves
+from image_pipeline.plotting.curves import draw_curves
 from image_pipeline.plotting.figures import fonts
 from image_pipeline.plotting.images import (
     MAX_UNITS,
@@ -28,17 +28,16 @@ from image_pipeline.plotting.images import (
     draw_images,
 )
 from image_pipeline.plotting.labels import MAX_LABEL_LENGTH, class_labels, label_inches, short_names
-from image_pipeline.training.history import EpochRecord
 
 DPI = 50
 Draw = Callable[[Path], None]
 
 
-def confusion(names: list[str], mistakes: int) -> Draw:
+def confusion(names: list[str], errors: int) -> Draw:
     rng = np.random.default_rng(0)
     actual = rng.integers(0, len(names), 500)
     predicted = actual.copy()
-    predicted[:mistakes] = (predicted[:mistakes] + 1) % len(names)
+    predicted[:errors] = (predicted[:errors] + 1) % len(names)
     table = pd.DataFrame(
         {"actual": np.array(names)[actual], "predicted": np.array(names)[predicted]}
     )
@@ -68,10 +67,10 @@ def balance(names: list[str], leak: str) -> Draw:
     return lambda path: draw_class_balance(path, counts, names, 10, leak, DPI)
 
 
-def classes(names: list[str], channels: int, most: int) -> Draw:
+def classes(names: list[str], channels: int, per_class: int) -> Draw:
     rng = np.random.default_rng(0)
     samples = [
-        rng.integers(0, 256, (number % (most + 1), channels, 8, 8), np.uint8)
+        rng.integers(0, 256, (number % (per_class + 1), channels, 8, 8), np.uint8)
         for number in range(len(names))
     ]
     return lambda path: draw_classes(path, samples, names, "A title", DPI)
@@ -82,9 +81,17 @@ def first_layer(units: int, channels: int, scale: float) -> Draw:
     return lambda path: draw_first_layer(path, weights, DPI)
 
 
-def history(epochs: int, scale: float = 1) -> list[EpochRecord]:
-    numbers = range(1, epochs + 1)
-    return [EpochRecord(n, scale / n, 2 * scale / n, 1 - scale / n, 0.9) for n in numbers]
+def history(epochs: int, scale: float = 1) -> pd.DataFrame:
+    epoch = np.arange(1, epochs + 1)
+    return pd.DataFrame(
+        {
+            "epoch": epoch,
+            "train_loss": scale / epoch,
+            "validation_loss": 2 * scale / epoch,
+            "train_accuracy": 1 - scale / epoch,
+            "validation_accuracy": 0.9,
+        }
+    )
 
 
 def curves(epochs: int, *scales: float) -> Draw:
@@ -94,14 +101,14 @@ def curves(epochs: int, *scales: float) -> Draw:
 LONG = ["the Pembroke Welsh corgi, a herding dog", "Ünïcödé", "$^$ sign", 'a "quoted", 犬 name']
 MANY = [f"class {number}" for number in range(100)]
 CASES: dict[str, tuple[Draw, tuple[int, int]]] = {
-    # width and height in pixels: inches times 50; 100 a picture of the curves
+    # width and height in pixels: 50 per inch, 100 for the curves
     "confusion of 2 classes": (confusion(["a", "b"], 20), (350, 300)),
-    "confusion without mistakes": (confusion(list("0123456789"), 0), (375, 325)),
+    "confusion without errors": (confusion(list("0123456789"), 0), (375, 325)),
     "confusion of long names": (confusion(LONG, 30), (417, 367)),
     "confusion of 100 classes": (confusion(MANY, 100), (1568, 1518)),
     "f1 of 2 classes": (f1(["a", "b"], [0.5, 1.0]), (350, 150)),
     "f1 of equal scores": (f1(["a", "b"], [1.0, 1.0]), (350, 150)),
-    "f1 of nothing right": (f1(["a", "b"], [0.0, 0.0]), (350, 150)),
+    "f1 of zeros": (f1(["a", "b"], [0.0, 0.0]), (350, 150)),
     "f1 of long names": (f1(LONG, [0.9, 0.8, 0.7, 0.6]), (417, 150)),
     "f1 of 100 classes": (f1(MANY, np.linspace(0, 1, 100).tolist()), (368, 1760)),
     "reliability": (reliability([0.1, 0.5, 0.9]), (300, 300)),
@@ -131,10 +138,10 @@ CASES: dict[str, tuple[Draw, tuple[int, int]]] = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_picture(name: str, tmp_path: Path) -> None:
+def test_a_plot(name: str, tmp_path: Path) -> None:
     draw, size = CASES[name]
     draw(tmp_path / "first.png")
-    if " 100 " not in f" {name}":  # these take seconds, and are drawn by what draws fewer
+    if " 100 " not in f" {name}":  # these take seconds, and fewer classes run the same code
         mpl.rcParams.update({"font.size": 30, "lines.linewidth": 10, "axes.facecolor": "red"})
         draw(tmp_path / "second.png")
         assert (tmp_path / "first.png").read_bytes() == (tmp_path / "second.png").read_bytes()
@@ -148,7 +155,7 @@ def test_a_picture(name: str, tmp_path: Path) -> None:
     assert grey.max() == 255
 
 
-def test_long_names_are_shortened_and_stay_apart() -> None:
+def test_long_names_are_shortened_and_stay_distinct() -> None:
     names = [f"{LONG[0]} {end}" for end in "ab"] + ["short", "cost $5", "\u0e01"]
     short = short_names(names)
     assert short == ["the Pembroke Welsh… (0)", "the Pembroke Welsh… (1)", *names[2:4], "[0E01]"]
@@ -156,7 +163,7 @@ def test_long_names_are_shortened_and_stay_apart() -> None:
     assert class_labels(names)[3] == r"cost \$5"
 
 
-def test_chinese_japanese_and_korean_names_are_written_as_they_are(tmp_path: Path) -> None:
+def test_chinese_japanese_and_korean_names_are_drawn(tmp_path: Path) -> None:
     names = ["猫和狗", "ネコといぬ", "고양이", "Кот", "Ünï"]
     assert short_names(names) == class_labels(names) == names
     assert label_inches(names[:1]) == label_inches(["abcdef"]) > label_inches(["abc"]) == 0
@@ -167,12 +174,12 @@ def test_chinese_japanese_and_korean_names_are_written_as_they_are(tmp_path: Pat
     assert len(drawn) == len(names) + 1
 
 
-def test_no_font_of_the_machines_is_taken_for_ours() -> None:
+def test_fonts_are_the_installed_packages_own() -> None:
     for name in fonts():
         assert Path(sys.prefix) in Path(findfont(name, fallback_to_default=False)).parents
 
 
-def test_a_pictures_size_follows_the_resolution(tmp_path: Path) -> None:
+def test_the_size_follows_the_resolution(tmp_path: Path) -> None:
     table = pd.DataFrame({"class": ["a", "b"], "f1": [0.5, 0.6]})
     for dpi in (50, 400):
         draw_f1_by_class(tmp_path / "picture.png", table, dpi)
@@ -181,7 +188,7 @@ def test_a_pictures_size_follows_the_resolution(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 20, 21, MAX_UNITS, MAX_UNITS + 1])
-def test_first_layer_has_every_unit_in_its_place(
+def test_every_unit_of_the_first_layer_is_drawn(
     count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shown: list[np.ndarray] = []
@@ -203,12 +210,12 @@ def test_first_layer_is_red_above_zero_and_blue_below(tmp_path: Path) -> None:
     assert (5, 48, 97) in colours
 
 
-def test_curves_of_several_seeds_are_their_mean_in_a_band(
+def test_curves_of_several_seeds_are_a_mean_and_a_band(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn: list[Any] = []
     monkeypatch.setattr(
-        "image_pipeline.plotting.curves.save_figure", lambda _, figure: drawn.append(figure)
+        "image_pipeline.plotting.curves.save_figure", lambda _, figure, __: drawn.append(figure)
     )
     curves(2, 1, 0.5, 0.3)(tmp_path / "c.png")
     loss, _ = drawn[0].axes
@@ -218,26 +225,3 @@ def test_curves_of_several_seeds_are_their_mean_in_a_band(
     ]
     bands = [band.get_paths()[0].get_extents() for band in loss.collections]
     assert [(band.ymin, band.ymax) for band in bands] == [(0.15, 1), (0.3, 2)]
-
-
-def test_live_curves_are_redrawn_at_most_once_a_second(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    drawn: list[int] = []
-    clock = iter([10.0, 10.1, 11.0, 11.2, 11.3, 99.0, 100.0, 119.0, 120.1, 120.2])
-    monkeypatch.setattr("image_pipeline.plotting.curves.time.monotonic", lambda: next(clock))
-    monkeypatch.setattr(
-        "image_pipeline.plotting.curves.draw_curves", lambda _, history: drawn.append(len(history))
-    )
-    live = LiveCurves(tmp_path / "c.png", tmp_path / "c.csv")
-    record = EpochRecord(1, 1, 1, 0, 0)
-    # Drawn at 10.0 for 0.1 s: the next not before 10.1 + 2 (0.1 s is 5% of 2 s).
-    live.update([record] * 1)
-    live.update([record] * 2)  # 11.0: too early
-    live.update([record] * 3)  # 11.2: too early
-    live.update([record] * 4)  # 11.3: too early
-    live.update([record] * 5)  # 99.0 to 100.0: 1 s, so not before 120
-    live.update([record] * 6)  # 119.0: too early
-    live.update([record] * 7)  # 120.1
-    assert drawn == [1, 5, 7]
-    assert len(pd.read_csv(tmp_path / "c.csv")) == 7
