@@ -1,4 +1,4 @@
-"""The project's commands beside DVC's own: `python -m image_pipeline`, or `image-pipeline`."""
+"""The project's own commands: `python -m image_pipeline`, or `image-pipeline`."""
 
 import argparse
 import sys
@@ -20,12 +20,12 @@ INTERRUPTED = 130  # as shells report Ctrl-C
 
 
 def main() -> int:
-    """Run the command that is asked for; return its exit status."""
+    """Run the command in sys.argv; return its exit status."""
     parser = argparse.ArgumentParser(
-        prog="python -m image_pipeline", description="The project's commands beside DVC's own."
+        prog="python -m image_pipeline", description="Commands that complement DVC's."
     )
     subparsers = parser.add_subparsers(dest="command", required=True)
-    # One command does not wait for what the others import; only --help wants them all.
+    # Only the chosen command's module is imported, which saves time; --help needs them all.
     modules = {
         name: import_module(COMMANDS[name])
         for name in COMMANDS.keys() & set(sys.argv[1:2]) or sorted(COMMANDS)

@@ -1,4 +1,4 @@
-"""Projects whose runs are made up, so that what is to be found in them is known."""
+"""Projects with synthetic runs, whose comparison has a known result."""
 
 import io
 import json
@@ -21,19 +21,19 @@ TEST_HASH = "0123456789abcdef0123456789abcdef"
 
 
 def call(project: Project, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-    """Run `python -m image_pipeline` in a project's root, here, which saves the imports."""
+    """Run `python -m image_pipeline` in a project's root, in this process, which saves imports."""
     out, err = io.StringIO(), io.StringIO()
     command = ["image-pipeline", *arguments]
-    here, asked = chdir(project.root), patch.object(sys, "argv", command)
-    with here, asked, redirect_stdout(out), redirect_stderr(err):
+    folder, argv = chdir(project.root), patch.object(sys, "argv", command)
+    with folder, argv, redirect_stdout(out), redirect_stderr(err):
         status = main()
     if check and status:
         pytest.fail(f"{' '.join(command)}: {status}\n{out.getvalue()}\n{err.getvalue()}")
     return subprocess.CompletedProcess(command, status, out.getvalue(), err.getvalue())
 
 
-class MadeUp(Project):
-    """A project of a few files, in Git, without a stage that could be run."""
+class SyntheticProject(Project):
+    """A project of a few files in Git, without stages."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -45,7 +45,7 @@ class MadeUp(Project):
         subprocess.run(["git", "init", "--quiet", "-b", "main"], cwd=root, check=True)
 
     def record(self, table: pd.DataFrame, test_hash: str = TEST_HASH, **params: Any) -> None:
-        """Write what a run with such predictions leaves, and commit it."""
+        """Write the outputs of a run with these predictions, and commit them."""
         table.to_csv(self.root / "plots" / "predictions.csv", index=False, float_format="%.6f")
         classes = pd.DataFrame({"class": sorted({*table["actual"], *table["predicted"]})})
         classes.to_csv(self.root / "plots" / "classes.csv", index=False)
@@ -69,15 +69,15 @@ class MadeUp(Project):
         self.commit("a run")
 
 
-def predictions(won: int, lost: int, images: int = 1_000) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return two runs on the same images, of which the second wins and loses so many."""
+def predictions(only_b: int, only_a: int, images: int = 1_000) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return predictions of A and B on the same images, so many of which only one gets right."""
     rng = np.random.default_rng(0)
     actual = np.array(["cat", "dog", "NA"])[rng.integers(0, 3, images)]
     other = {"cat": "dog", "dog": "NA", "NA": "cat"}
     wrong = np.array([other[name] for name in actual])
     rows = np.arange(images)
     tables = []
-    for missed in (rows < won, (rows >= won) & (rows < won + lost)):
+    for missed in (rows < only_b, (rows >= only_b) & (rows < only_b + only_a)):
         confidence = rng.uniform(0.5, 1, images)
         tables.append(
             pd.DataFrame(

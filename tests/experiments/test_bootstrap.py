@@ -1,4 +1,4 @@
-"""The bootstrap: its metrics are the pipeline's own, its intervals and p values hold."""
+"""The bootstrap: its metrics are the pipeline's, its intervals and p values are correct."""
 
 import numpy as np
 import pandas as pd
@@ -7,42 +7,45 @@ from sklearn.metrics import f1_score
 
 from image_pipeline.evaluation.metrics import Calibration
 from image_pipeline.experiments import bootstrap as module
-from image_pipeline.experiments.bootstrap import Judged, bootstrap
+from image_pipeline.experiments.bootstrap import ModelPredictions, bootstrap
+from image_pipeline.experiments.significance import significant
 
 
-def model(actual: np.ndarray, classes: int, errors: float, seed: int) -> Judged:
+def model(actual: np.ndarray, classes: int, errors: float, seed: int) -> ModelPredictions:
     rng = np.random.default_rng(seed)
     wrong = rng.random(len(actual)) < errors
     predicted = np.where(wrong, rng.integers(0, classes, len(actual)), actual)
     confidence = rng.beta(20, 1, len(actual)).clip(1 / classes)
     probability = np.where(predicted == actual, confidence, (1 - confidence).clip(1e-6))
-    return Judged(predicted, confidence, -np.log(probability))
+    return ModelPredictions(predicted, confidence, -np.log(probability))
 
 
-def pair(images: int, errors: tuple[float, float], seed: int) -> tuple[np.ndarray, Judged, Judged]:
+def pair(
+    images: int, errors: tuple[float, float], seed: int
+) -> tuple[np.ndarray, ModelPredictions, ModelPredictions]:
     actual = np.random.default_rng(seed).integers(0, 4, images)
     first, second = (model(actual, 4, share, 2 * seed + i) for i, share in enumerate(errors))
     return actual, first, second
 
 
-@pytest.mark.parametrize("images", [300, 25_000])  # one by one, and in blocks
-def test_its_metrics_are_those_of_the_pipeline(images: int) -> None:
+@pytest.mark.parametrize("images", [300, 25_000])  # resampled one by one, and in blocks
+def test_metrics_equal_those_of_the_pipeline(images: int) -> None:
     actual, first, second = pair(images, (0.1, 0.2), 0)
     found = bootstrap(actual, first, second, 5, 15)
-    for index, judged in enumerate((first, second)):
-        values = {name: (each.first, each.second)[index] for name, each in found.items()}
+    for index, predictions in enumerate((first, second)):
+        values = {name: (each.a, each.b)[index] for name, each in found.items()}
         expected = f1_score(
-            actual, judged.predicted, labels=range(5), average="macro", zero_division=0.0
+            actual, predictions.predicted, labels=range(5), average="macro", zero_division=0.0
         )
         assert values["macro_f1"] == pytest.approx(expected, abs=1e-12)
         calibration = Calibration(15)
-        calibration.update(judged.confidence, judged.predicted == actual)
+        calibration.update(predictions.confidence, predictions.predicted == actual)
         assert values["expected_calibration_error"] == pytest.approx(calibration.error(), abs=1e-12)
-        assert judged.loss is not None
-        assert values["loss"] == pytest.approx(judged.loss.mean(), abs=1e-12)
+        assert predictions.loss is not None
+        assert values["loss"] == pytest.approx(predictions.loss.mean(), abs=1e-12)
 
 
-def test_the_interval_of_a_mean_is_the_textbooks() -> None:
+def test_interval_of_a_mean_equals_the_textbook_formula() -> None:
     for images in (2_000, 40_000):
         actual, first, second = pair(images, (0.1, 0.1), 1)
         found = bootstrap(actual, first, second, 4, 15)["loss"]
@@ -54,36 +57,40 @@ def test_the_interval_of_a_mean_is_the_textbooks() -> None:
         assert found.interval == pytest.approx(expected, abs=0.06 * half)
 
 
-def test_it_finds_what_is_there_and_is_the_same_each_time() -> None:
+def test_differences_are_significant_and_deterministic() -> None:
     actual, first, second = pair(3_000, (0.02, 0.05), 2)
     found = bootstrap(actual, first, second, 4, 15)
-    assert found["macro_f1"].p < 0.001
-    assert found["macro_f1"].interval[1] < 0
-    assert found["loss"].interval[0] > 0
+    macro_f1, loss = found["macro_f1"], found["loss"]
+    assert macro_f1.p
+    assert macro_f1.p < 0.001
+    assert macro_f1.interval
+    assert macro_f1.interval[1] < 0
+    assert loss.interval
+    assert loss.interval[0] > 0
     assert bootstrap(actual, first, second, 4, 15) == found
 
 
-def test_a_model_does_not_differ_from_itself() -> None:
+def test_a_model_compared_with_itself() -> None:
     actual, first, _ = pair(12_000, (0.1, 0.1), 3)
-    for estimate in bootstrap(actual, first, first, 4, 15).values():
-        assert estimate.p == 1
-        assert estimate.interval == pytest.approx((0, 0), abs=1e-8)
+    for metric in bootstrap(actual, first, first, 4, 15).values():
+        assert metric.p == 1
+        assert metric.interval == pytest.approx((0, 0), abs=1e-8)
 
 
-def test_without_probabilities_there_is_no_loss() -> None:
+def test_without_probabilities_loss_is_left_out() -> None:
     actual, first, second = pair(500, (0.1, 0.1), 4)
-    without = Judged(second.predicted, second.confidence, None)
+    without = ModelPredictions(second.predicted, second.confidence, None)
     found = bootstrap(actual, first, without, 4, 15)
     assert list(found) == ["macro_f1", "expected_calibration_error"]
 
 
 @pytest.mark.slow
-def test_equal_models_are_rarely_called_different(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_equal_models_rarely_differ_significantly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "RESAMPLES", 999)
     found = pd.DataFrame(
         [
             {
-                name: each.p < 0.05
+                name: significant(each.p)
                 for name, each in bootstrap(*pair(1_000, (0.1, 0.1), i), 4, 15).items()
             }
             for i in range(10, 510)

@@ -1,4 +1,4 @@
-"""`search`: the same trials whatever happens meanwhile, and only the winner sees the test split."""
+"""`search`: the same trials however it is timed; only the best is tested on the test split."""
 
 import ctypes
 import json
@@ -25,7 +25,8 @@ from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.trial import TrialState
 
 from image_pipeline.common.errors import ParamsError
-from image_pipeline.experiments import queue, spaces, trials
+from image_pipeline.experiments import dvc_queue, trials
+from image_pipeline.experiments.search_spaces import SPACES, current_values, read_space
 from image_pipeline.experiments.trials import NUMBER, search
 from project import Project
 
@@ -34,20 +35,20 @@ SPACE: dict[str, BaseDistribution] = {
     "x": FloatDistribution(0, 1),
     "y": FloatDistribution(1e-3, 1, log=True),
 }
-PRESENT = {"x": 0.9, "y": 0.5}
+CURRENT = {"x": 0.9, "y": 0.5}
 EPOCHS = 40
 PR_SET_CHILD_SUBREAPER = 36
 
 
-class Made:
-    """Runs trials of a known function, at speeds of its own; one in ten fails."""
+class FakeRunner:
+    """Runs trials of a known function at random speeds; one in ten fails."""
 
     def __init__(self, seed: int, ended: dict[str, pd.DataFrame]) -> None:
-        self._dice = random.Random(seed)
-        self._at_work: dict[str, tuple[pd.DataFrame, int]] = {}
-        self._ended = ended  # outlives the process, as DVC's experiments do
-        self.given_up: list[str] = []
-        self._told: set[str] = set()
+        self._rng = random.Random(seed)
+        self._running: dict[str, tuple[pd.DataFrame, int]] = {}
+        self._ended = ended  # survives a kill, as DVC's experiments do
+        self.pruned: list[str] = []
+        self._already_run: set[str] = set()
 
     def start(self, number: int, values: dict[str, Any]) -> str:
         name = f"t{number}"
@@ -56,39 +57,39 @@ class Made:
         curve = best * (1 - np.exp(-epochs / 8)) + 0.01 * np.sin(epochs * number)
         table = pd.DataFrame({"epoch": epochs, "validation_accuracy": curve})
         if name in self._ended:
-            self._told.add(name)
+            self._already_run.add(name)
         else:
-            self._at_work[name] = table, 0
+            self._running[name] = table, 0
         return name
 
-    def ended(self) -> tuple[set[str], set[str]]:
-        well, failed = self._told, set()
-        self._told = set()
-        for name, (table, epochs) in list(self._at_work.items()):
-            self._at_work[name] = table, epochs + self._dice.randint(0, 15)
+    def poll(self) -> tuple[set[str], set[str]]:
+        succeeded, failed = self._already_run, set()
+        self._already_run = set()
+        for name, (table, epochs) in list(self._running.items()):
+            self._running[name] = table, epochs + self._rng.randint(0, 15)
             if epochs >= EPOCHS:
-                del self._at_work[name]
+                del self._running[name]
                 if int(name[1:]) % 10 == 7:
                     failed.add(name)
                 else:
                     self._ended[name] = table
-                    well.add(name)
-        return well, failed
+                    succeeded.add(name)
+        return succeeded, failed
 
     def curves(self, name: str) -> tuple[pd.DataFrame, int]:
         if name in self._ended:
             return self._ended[name], EPOCHS
-        table, epochs = self._at_work.get(name, (pd.DataFrame({"epoch": []}), 0))
+        table, epochs = self._running.get(name, (pd.DataFrame({"epoch": []}), 0))
         return table.iloc[:epochs], EPOCHS
 
-    def give_up(self, name: str) -> None:
-        del self._at_work[name]
-        self.given_up.append(name)
+    def prune(self, name: str) -> None:
+        del self._running[name]
+        self.pruned.append(name)
 
 
 @pytest.fixture(autouse=True)
 def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trials, "PAUSE", 0)
+    monkeypatch.setattr(trials, "POLL_SECONDS", 0)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
@@ -106,32 +107,32 @@ def results(study: optuna.Study) -> dict[int, tuple[Any, ...]]:
 
 
 @pytest.mark.parametrize("jobs", [1, 2, 3])
-def test_killed_at_any_time_it_ends_in_the_same_trials(jobs: int, tmp_path: Path) -> None:
+def test_trials_are_the_same_if_the_search_is_killed(jobs: int, tmp_path: Path) -> None:
     whole = open_study(tmp_path / "whole.sqlite")
-    runner = Made(0, {})
-    list(search(whole, SPACE, PRESENT, 30, jobs, 0, runner))
+    runner = FakeRunner(0, {})
+    list(search(whole, SPACE, CURRENT, 30, jobs, 0, runner))
     assert list(results(whole)) == list(range(30))
-    assert results(whole)[0][2] == PRESENT
+    assert results(whole)[0][2] == CURRENT
     states = [t.state for t in whole.trials]
     assert states.count(TrialState.FAIL) == 3
-    assert states.count(TrialState.PRUNED) == len(runner.given_up) > 0
+    assert states.count(TrialState.PRUNED) == len(runner.pruned) > 0
 
-    dice = random.Random(jobs)
+    rng = random.Random(jobs)
     ended: dict[str, pd.DataFrame] = {}
     for attempt in range(20):
         study = open_study(tmp_path / "killed.sqlite")
-        steps = search(study, SPACE, PRESENT, 30, jobs, 0, Made(attempt, ended))
-        for _ in range(dice.randint(1, 6)):
+        steps = search(study, SPACE, CURRENT, 30, jobs, 0, FakeRunner(attempt, ended))
+        for _ in range(rng.randint(1, 6)):
             if next(steps, None) is None:
                 break
     assert results(study) == results(whole)
 
 
-def test_it_finds_what_chance_does_not(tmp_path: Path) -> None:
+def test_proposals_beat_random_search(tmp_path: Path) -> None:
     study = open_study(tmp_path / "s.sqlite")
-    list(search(study, SPACE, None, 40, 2, 0, Made(0, {})))
+    list(search(study, SPACE, None, 40, 2, 0, FakeRunner(0, {})))
     done = [t for t in study.trials if t.state == TrialState.COMPLETE]
-    first = max(t.values[0] for t in done if t.user_attrs[NUMBER] < trials.STARTUP)
+    first = max(t.values[0] for t in done if t.user_attrs[NUMBER] < trials.STARTUP_TRIALS)
     assert study.best_value > first
     assert abs(study.best_params["x"] - 0.3) < 0.15
 
@@ -143,14 +144,14 @@ def in_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
     return project
 
 
-def test_the_spaces_there_are_hold_the_committed_params(in_project: Project) -> None:
+def test_committed_spaces_contain_the_committed_params(in_project: Project) -> None:
     in_project.run("git", "checkout", "--quiet", ".")
-    for name in spaces.names():
-        assert len(spaces.headline(name)) > 20
-        space = spaces.read_space(name)
-        present = spaces.present(space)
-        assert present is not None
-        assert present.keys() == space.distributions.keys()
+    for name in SPACES.names():
+        assert len(SPACES.headline(name)) > 20
+        space = read_space(name)
+        current = current_values(space)
+        assert current is not None
+        assert current.keys() == space.distributions.keys()
 
 
 @pytest.mark.parametrize(
@@ -158,24 +159,24 @@ def test_the_spaces_there_are_hold_the_committed_params(in_project: Project) -> 
     [
         ("train.learning_rat: [1]", "train.learning_rat: params.yaml has no such key"),
         ("train.learning_rate: [0.1, 20.0]", "train.learning_rate"),
-        ("train.learning_rate: {low: 1}", "it must be a list to choose from, or low and high"),
+        ("train.learning_rate: {low: 1}", "it must be a list of choices, or low and high"),
         ("train.learning_rate: {low: 2.0, high: 1.0}", "train.learning_rate: "),
         ("[]", "it must have a line for each key"),
         ("a: [", "not valid YAML"),
     ],
 )
-def test_mistakes_in_a_space(line: str, said: str, in_project: Project) -> None:
+def test_invalid_spaces(line: str, said: str, in_project: Project) -> None:
     path = in_project.root / "recipes" / "spaces" / "mine.yaml"
     path.write_text(f"# mine\n{line}\n")
     with pytest.raises(ParamsError) as caught:
-        spaces.read_space("mine")
+        read_space("mine")
     assert str(caught.value).startswith("recipes/spaces/mine.yaml: ")
     assert said in str(caught.value)
     with pytest.raises(ParamsError, match=r"there is no space `none` in .*; there are mine, mlp"):
-        spaces.read_space("none")
+        read_space("none")
 
 
-def test_a_second_search_of_a_space_is_refused(in_project: Project) -> None:
+def test_a_second_search_of_a_space_is_an_error(in_project: Project) -> None:
     path = in_project.root / "recipes/spaces/mlp.yaml"
     hold = "import fcntl, sys; file = open(sys.argv[1]); fcntl.flock(file, 2); print(); input()"
     with subprocess.Popen(
@@ -187,45 +188,45 @@ def test_a_second_search_of_a_space_is_refused(in_project: Project) -> None:
         other.communicate(b"\n")
     assert done.returncode == 1
     assert done.stderr == (
-        "search: error: recipes/spaces/mlp.yaml: another search of this space is at work; wait for "
-        "its end\n"
+        "search: error: recipes/spaces/mlp.yaml: another search of this space is running; wait "
+        "until it ends\n"
     )
 
 
-def test_it_waits_for_another_dvc_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(queue, "PAUSE", 0)
-    asked = tmp_path / "asked"  # by a process of its own
+def test_waits_for_other_dvc_commands(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(dvc_queue, "POLL_SECONDS", 0)
+    calls = tmp_path / "calls"  # a file, since another process makes them
 
     def run(**arguments: Any) -> None:
-        with asked.open("a") as file:
+        with calls.open("a") as file:
             file.write(f"{json.dumps(arguments)}\n")
-        if asked.read_text().count("\n") < 3:
-            raise LockError("another command is at work")
+        if calls.read_text().count("\n") < 3:
+            raise LockError("another command is running")
 
-    dvc = queue.Queue(1)
+    dvc = dvc_queue.Queue(1)
     monkeypatch.setattr(dvc, "_repo", SimpleNamespace(experiments=SimpleNamespace(run=run)), False)
-    dvc._run_later(name="mine")
-    assert asked.read_text() == '{"queue": true, "name": "mine"}\n' * 3
-    monkeypatch.setattr(queue, "PATIENCE", 0)
-    asked.unlink()
-    with pytest.raises(queue.QueueError, match="another DVC command"):
-        dvc._run_later(name="mine")
+    dvc._enqueue_one(name="mine")
+    assert calls.read_text() == '{"queue": true, "name": "mine"}\n' * 3
+    monkeypatch.setattr(dvc_queue, "LOCK_TIMEOUT", 0)
+    calls.unlink()
+    with pytest.raises(dvc_queue.QueueError, match="another DVC command"):
+        dvc._enqueue_one(name="mine")
     monkeypatch.setattr("dvc.repo.Repo", nullcontext)
-    with pytest.raises(queue.QueueError, match="another DVC command"):
-        queue.wait_for_dvc()
+    with pytest.raises(dvc_queue.QueueError, match="another DVC command"):
+        dvc_queue.wait_for_dvc()
 
 
-def test_dvc_queues_to_the_end_though_the_command_is_killed(tmp_path: Path) -> None:
-    """Its changes to the workspace would stay, else."""
+def test_queueing_completes_if_the_command_is_killed(tmp_path: Path) -> None:
+    """Otherwise DVC's temporary changes to the workspace would remain."""
     script = (
         "import os, signal, sys, time\n"
         "from pathlib import Path\n"
-        "from image_pipeline.experiments.queue import _to_its_end\n"
-        "def queue_one():\n"
+        "from image_pipeline.experiments.dvc_queue import _run_uninterrupted\n"
+        "def enqueue():\n"
         "    os.kill(os.getppid(), signal.SIGKILL)\n"
         "    time.sleep(1)\n"
         "    Path(sys.argv[1]).touch()\n"
-        "_to_its_end(queue_one)\n"
+        "_run_uninterrupted(enqueue)\n"
     )
     path = tmp_path / "ended"
     done = subprocess.run([sys.executable, "-c", script, str(path)], check=False)
@@ -234,54 +235,54 @@ def test_dvc_queues_to_the_end_though_the_command_is_killed(tmp_path: Path) -> N
     while not path.exists():
         assert time.monotonic() < end
         time.sleep(0.05)
-    with pytest.raises(queue.QueueError, match=r"DVC cannot queue a run: no such thing$"):
-        queue._to_its_end(partial(_refuse, "no such thing"))
+    with pytest.raises(dvc_queue.QueueError, match=r"DVC cannot queue a run: no such thing$"):
+        dvc_queue._run_uninterrupted(partial(_fail, "no such thing"))
 
 
-def _refuse(why: str) -> None:
-    raise ValueError(why)
+def _fail(message: str) -> None:
+    raise ValueError(message)
 
 
-def test_idle_workers_may_end_so_that_what_was_lost_is_missed(
+def test_idle_workers_may_exit_so_that_lost_runs_are_queued_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Two that end and are started anew in turn would wait for ever for what was killed."""
-    waiting, started, ended = ["one", "two"], list[int](), list[bool]()
-    dvc = queue.Queue(2)
-    dvc._changes = {"one": ([], None), "two": ([], None)}
+    """Two workers restarted in turn would wait forever for a killed run."""
+    waiting, started, orphaned = ["one", "two"], list[int](), list[bool]()
+    dvc = dvc_queue.Queue(2)
+    dvc._pending = {"one": ([], None), "two": ([], None)}
     fake = SimpleNamespace(iter_queued=lambda: iter(waiting), _spawn_worker=started.append)
     monkeypatch.setattr(dvc, "_queue", fake, False)
-    monkeypatch.setattr(queue, "START", 0)
-    monkeypatch.setattr(dvc, "_end_lost", lambda: ended.append(True))
+    monkeypatch.setattr(dvc_queue, "WORKER_TIMEOUT", 0)
+    monkeypatch.setattr(dvc, "_remove_orphaned", lambda: orphaned.append(True))
     monkeypatch.setattr(dvc, "_enqueue", waiting.extend)
     for alive in ({1}, {2}):
         monkeypatch.setattr(dvc, "_workers", lambda alive=alive: alive)
-        dvc._keep_workers()
+        dvc._ensure_workers()
     assert started == [2, 1]
-    assert not ended
+    assert not orphaned
 
     waiting.clear()
     for alive in ({1}, {2}, {1}):
         monkeypatch.setattr(dvc, "_workers", lambda alive=alive: alive)
-        dvc._keep_workers()
+        dvc._ensure_workers()
     assert started == [2, 1]
-    assert not ended
+    assert not orphaned
     monkeypatch.setattr(dvc, "_workers", set)
-    dvc._keep_workers()
+    dvc._ensure_workers()
     assert started == [2, 1, 1, 2]
-    assert ended
+    assert orphaned
 
 
-def test_a_run_whose_notes_dvc_is_writing_has_no_curves_yet(tmp_path: Path) -> None:
-    notes = tmp_path / "notes"
-    notes.touch()
-    dvc = queue.Queue(1)
+def test_no_curves_while_dvc_rewrites_a_runs_info(tmp_path: Path) -> None:
+    info = tmp_path / "info"
+    info.touch()
+    dvc = dvc_queue.Queue(1)
     dvc._queue = SimpleNamespace(
         iter_active=lambda: iter([SimpleNamespace(name="mine", stash_rev="")]),
-        _load_info=lambda _: ExecutorInfo.load_json(str(notes)),
+        _load_info=lambda _: ExecutorInfo.load_json(str(info)),
     )
     assert dvc.history("mine") is None
-    notes.write_text(
+    info.write_text(
         json.dumps(
             {"git_url": "", "baseline_rev": "", "location": "", "root_dir": "r", "dvc_dir": ""}
         )
@@ -290,8 +291,8 @@ def test_a_run_whose_notes_dvc_is_writing_has_no_curves_yet(tmp_path: Path) -> N
 
 
 @pytest.fixture
-def nobody_reaps() -> Iterator[None]:
-    """Let what orphans leave stay in the table of processes, as in a container without an init."""
+def zombies_stay() -> Iterator[None]:
+    """Leave orphaned processes unreaped, as in a container without an init."""
     if sys.platform != "linux":
         yield
         return
@@ -312,9 +313,9 @@ train.model.mlp.hidden_sizes: [[8], [16, 8]]
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("nobody_reaps")
-def test_killed_five_times_on_digits(finished: Project, tmp_path: Path) -> None:
-    """Thirty trials would take minutes; the loop's own test has so many."""
+@pytest.mark.usefixtures("zombies_stay")
+def test_search_of_digits_killed_five_times(finished: Project, tmp_path: Path) -> None:
+    """Only four trials, since more take minutes; the test of the loop runs thirty."""
     whole = finished
     (whole.root / "recipes/spaces/tiny.yaml").write_text(TINY)
     whole.commit("a space")
@@ -323,7 +324,7 @@ def test_killed_five_times_on_digits(finished: Project, tmp_path: Path) -> None:
     expected = whole.run(*COMMAND, *arguments, "--picture", "matters.png", timeout=900)
     assert (whole.root / "matters.png").stat().st_size > 5_000
 
-    dice = random.Random(0)
+    rng = random.Random(0)
     for _ in range(5):
         process = subprocess.Popen(
             [*COMMAND, *arguments],
@@ -332,18 +333,18 @@ def test_killed_five_times_on_digits(finished: Project, tmp_path: Path) -> None:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        time.sleep(dice.uniform(2, 12))
+        time.sleep(rng.uniform(2, 12))
         process.kill()
         process.wait()
         for path in killed.root.glob(".dvc/tmp/exps/celery/dvc-exp-worker-*.pid"):
-            with suppress(ProcessLookupError, ValueError):  # it has just ended, or begun
+            with suppress(ProcessLookupError, ValueError):  # it has just ended or started
                 os.kill(int(path.read_text()), signal.SIGKILL)
     done = killed.run(*COMMAND, *arguments, timeout=900)
     assert done.stdout == expected.stdout
     assert "4 trials: " in done.stdout
     assert killed.git_status() == ""
 
-    # The test split is the winner's alone: no trial has another's result than the commit's.
+    # Only the best trial is evaluated: all others have the test metrics of the commit.
     committed = json.loads((killed.root / "metrics/test.json").read_text())
     listed = killed.run("git", "for-each-ref", "--format=%(refname)", "refs/exps/*/*/search-*")
     for ref in listed.stdout.split():

@@ -1,4 +1,4 @@
-"""`seeds N` and `compare --seeds`: repeated runs, their spread, and settings paired by seed."""
+"""`seeds N` and `compare --seeds`: repeated runs, their summary, and settings paired by seed."""
 
 import json
 import os
@@ -14,20 +14,20 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments.experiment_projects import MadeUp, call, predictions
-from image_pipeline.experiments.repeats import name_of, paired_p, spread
+from experiments.experiment_projects import SyntheticProject, call, predictions
+from image_pipeline.experiments.config_hash import config_hash
 from image_pipeline.experiments.revisions import resolve
-from image_pipeline.experiments.settings import settings_key
+from image_pipeline.experiments.seed_runs import experiment_name, paired_t_test, summarize
 from project import SMALL, Project
 
 COMMAND = (sys.executable, "-m", "image_pipeline")
 
 
-def test_the_spread_is_scipys() -> None:
+def test_summary_equals_scipy() -> None:
     rng = np.random.default_rng(0)
     for count in (2, 3, 10, 100):
         values = rng.normal(0.9, 0.01, count)
-        found = spread(values.tolist())
+        found = summarize(values.tolist())
         error = stats.sem(values)
         assert found.interval == pytest.approx(
             stats.t.interval(0.95, count - 1, values.mean(), error), rel=1e-9
@@ -36,95 +36,98 @@ def test_the_spread_is_scipys() -> None:
         assert (found.least, found.most) == (values.min(), values.max())
 
 
-def test_the_p_value_is_scipys() -> None:
+def test_p_value_equals_scipy() -> None:
     rng = np.random.default_rng(0)
     for count in (2, 5, 30):
         a, b = rng.normal(0, 1, (2, count))
-        assert paired_p((b - a).tolist()) == pytest.approx(stats.ttest_rel(b, a).pvalue, rel=1e-9)
-    assert paired_p([0.0, 0.0]) == 1
-    assert paired_p([0.5, 0.5]) == 0
+        assert paired_t_test((b - a).tolist()) == pytest.approx(
+            stats.ttest_rel(b, a).pvalue, rel=1e-9
+        )
+    assert paired_t_test([0.0, 0.0]) == 1
+    assert paired_t_test([0.5, 0.5]) == 0
 
 
-def test_over_many_settings_one_in_twenty_seems_better_by_chance() -> None:
+def test_false_positive_rate_is_five_percent() -> None:
     rng = np.random.default_rng(1)
     differences = rng.normal(0, 1, (2_000, 5))
-    assert 0.03 < np.mean([paired_p(each) < 0.05 for each in differences.tolist()]) < 0.07
+    assert 0.03 < np.mean([paired_t_test(each) < 0.05 for each in differences.tolist()]) < 0.07
 
 
-def repeat(project: MadeUp, seed: int, wrong: int, **params: Any) -> None:
-    """Record a run under a seed as `seeds` does: an experiment."""
+def record_run(project: SyntheticProject, seed: int, wrong: int, **params: Any) -> None:
+    """Record a run with a seed as `seeds` does: as an experiment."""
     table, _ = predictions(wrong, 0)
     project.record(table, **params, seed=seed)
-    key = settings_key(resolve("HEAD"))
+    digest = config_hash(resolve("HEAD"))
     baseline = "0" * 38
-    project.run("git", "update-ref", f"refs/exps/00/{baseline}/{name_of(key, seed)}", "HEAD")
+    project.run(
+        "git", "update-ref", f"refs/exps/00/{baseline}/{experiment_name(digest, seed)}", "HEAD"
+    )
 
 
 @pytest.fixture
-def repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MadeUp:
+def repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SyntheticProject:
     """Return a project with two settings: `plain` under seeds 0 to 3, `longer` under 1 to 4."""
-    project = MadeUp(tmp_path / "project")
+    project = SyntheticProject(tmp_path / "project")
     monkeypatch.chdir(project.root)
     for seed, wrong in enumerate((50, 54, 49, 55)):
-        repeat(project, seed, wrong)
+        record_run(project, seed, wrong)
     project.run("git", "branch", "plain")
     for seed, wrong in zip(range(1, 5), (44, 41, 45, 90), strict=True):
-        repeat(project, seed, wrong, epochs=9)
+        record_run(project, seed, wrong, epochs=9)
     project.run("git", "branch", "longer")
     return project
 
 
-def test_two_settings_are_paired_by_seed(repeated: MadeUp) -> None:
+def test_two_settings_are_paired_by_seed(repeated: SyntheticProject) -> None:
     done = call(repeated, "compare", "plain", "longer", "--seeds")
-    assert "over 3 seeds B - A is +0.93 points" in done.stdout
-    assert "B is better, by more than the seeds' chance" in done.stdout
+    assert "B is significantly better: B - A is +0.93 points over 3 seeds, " in done.stdout
     [row] = [line for line in done.stdout.splitlines() if line.startswith("errors ")]
     assert row.split()[1:4] == ["52.7", "43.3", "-9.3"]
 
-    asked = ("compare", "plain", "longer", "--seeds", "--json")
-    values = json.loads(call(repeated, *asked).stdout)
+    arguments = ("compare", "plain", "longer", "--seeds", "--json")
+    values = json.loads(call(repeated, *arguments).stdout)
     assert values["seeds"] == [1, 2, 3]
     expected = stats.ttest_rel([44, 41, 45], [54, 49, 55])
     assert values["metrics"]["errors"]["p"] == pytest.approx(expected.pvalue)
     edges = expected.confidence_interval()
     assert values["metrics"]["errors"]["difference"]["interval"] == pytest.approx(list(edges))
-    asked = ("compare", "plain", "longer", "--seeds", "--markdown")
-    assert "\n| accuracy | 94.733% | 95.667% |" in call(repeated, *asked).stdout
+    arguments = ("compare", "plain", "longer", "--seeds", "--markdown")
+    assert "\n| accuracy | 94.733% | 95.667% |" in call(repeated, *arguments).stdout
 
 
-def test_too_few_seeds_in_common(repeated: MadeUp) -> None:
+def test_too_few_seeds_in_common(repeated: SyntheticProject) -> None:
     table, _ = predictions(10, 0)
     repeated.record(table, epochs=1)
     for other, said in (
-        ("plain", ") under 4, and two that both have"),
+        ("plain", ") with 4, with fewer than two in common"),
         ("main", "the same settings"),
     ):
-        asked = ("compare", "main", other, "--seeds")
-        done = call(repeated, *asked, check=False)
+        arguments = ("compare", "main", other, "--seeds")
+        done = call(repeated, *arguments, check=False)
         assert done.returncode == 1
         assert said in done.stderr
         assert done.stderr.count("\n") == 1
 
 
-def test_runs_on_other_images_are_not_repeats(repeated: MadeUp) -> None:
+def test_runs_on_different_data_are_an_error(repeated: SyntheticProject) -> None:
     table, _ = predictions(10, 0)
     for seed, digest in ((0, "0" * 32), (1, "1" * 32)):
         repeated.record(table, test_hash=digest, epochs=5, seed=seed)
-        name = name_of(settings_key(resolve("HEAD")), seed)
+        name = experiment_name(config_hash(resolve("HEAD")), seed)
         repeated.run("git", "update-ref", f"refs/exps/00/{'0' * 38}/{name}", "HEAD")
-    asked = ("compare", "plain", "HEAD", "--seeds")
-    done = call(repeated, *asked, check=False)
+    arguments = ("compare", "plain", "HEAD", "--seeds")
+    done = call(repeated, *arguments, check=False)
     assert done.returncode == 1
-    assert "are of other images" in done.stderr
+    assert "have different data" in done.stderr
 
 
-def test_what_settings_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_config_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     project = Project(tmp_path / "project")
     monkeypatch.chdir(project.root)
-    key = settings_key(resolve("HEAD"))
+    key = config_hash(resolve("HEAD"))
 
     def now() -> str:
-        return settings_key(resolve("workspace"))
+        return config_hash(resolve("workspace"))
 
     assert now() == key
     project.set_params({"train.seed": 9, "machine.cores": 1, "plot.dpi": 60})
@@ -139,11 +142,11 @@ def test_what_settings_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert now() != key
     project.set_params({"train.epochs": SMALL["train.epochs"]})
     assert now() == key
-    (project.root / "src/image_pipeline/models/new.py").write_text("# computes\n")
+    (project.root / "src/image_pipeline/models/new.py").write_text("# a network\n")
     changed = now()
     assert changed != key
     project.commit("a new network")
-    assert settings_key(resolve("HEAD")) == now() == changed
+    assert config_hash(resolve("HEAD")) == now() == changed
 
 
 @pytest.mark.parametrize(
@@ -151,7 +154,7 @@ def test_what_settings_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     [
         (("1",), "1 seeds: give a number from 2 to 1000"),
         (("3", "--jobs", "4"), "--jobs 4: give a number from 1 to 3"),
-        (("3", "--picture", "curves.jpg"), "curves.jpg: not a file.png"),
+        (("3", "--picture", "curves.jpg"), "curves.jpg: not a .png file"),
     ],
 )
 def test_wrong_arguments(arguments: tuple[str, ...], said: str, tmp_path: Path) -> None:
@@ -168,7 +171,7 @@ def seeds(project: Project, *arguments: str, check: bool = True) -> dict[str, ob
 
 
 @pytest.mark.slow
-def test_runs_are_killed_resumed_and_not_run_twice(finished: Project, tmp_path: Path) -> None:
+def test_killed_runs_are_resumed_and_none_is_run_twice(finished: Project, tmp_path: Path) -> None:
     project = finished.copy_to(tmp_path / "project")
     before = project.git_status()
     command = [*COMMAND, "seeds", "3"]
@@ -191,10 +194,10 @@ def test_runs_are_killed_resumed_and_not_run_twice(finished: Project, tmp_path: 
     (project.root / "curves.png").unlink()
     again = seeds(project, "3")
     assert again["metrics"] == whole["metrics"]
-    assert "all 3 had run before" in str(again["said"])
+    assert "all 3 had been run before" in str(again["said"])
     assert project.git_status() == before
 
-    # Seed 0 is what the project itself has run, to the bit.
+    # Seed 0 equals the project's own run to the bit.
     runs = whole["runs"]
     assert isinstance(runs, dict)
     committed = json.loads((project.root / "metrics/test.json").read_text())
@@ -204,10 +207,10 @@ def test_runs_are_killed_resumed_and_not_run_twice(finished: Project, tmp_path: 
 
 
 @pytest.mark.slow
-def test_a_run_that_fails_is_named(finished: Project, tmp_path: Path) -> None:
+def test_failed_runs_are_named(finished: Project, tmp_path: Path) -> None:
     project = finished.copy_to(tmp_path / "project")
     project.set_params({"train.optimizer.name": "SGD", "train.optimizer.SGD": {"momentum": -1.0}})
-    for _ in range(2):  # what failed is tried again
+    for _ in range(2):  # failed runs are retried
         done = project.run(*COMMAND, "seeds", "2", check=False, timeout=600)
         assert done.returncode == 1
         last = done.stderr.splitlines()[-1]

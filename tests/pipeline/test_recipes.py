@@ -96,7 +96,7 @@ def test_a_recipe_gives_the_same_whatever_ran_before(finished: Project, tmp_path
     assert models[0] == models[-1] != models[1]
     assert "could not" not in project.run("dvc", "exp", "show").stderr
 
-    assert "recipe: your changes of params.yaml are kept in params.yaml.bak" in done.stdout
+    assert "recipe: your changes to params.yaml are kept in params.yaml.bak" in done.stdout
     kept = YAML(typ="safe").load(project.root / "params.yaml.bak")
     assert (kept["train"]["seed"], kept["train"]["learning_rate"]) == (2, 0.00123)
     text = (project.root / "params.yaml").read_text()
@@ -114,10 +114,10 @@ def test_every_recipe_trains_and_takes_the_place_of_all_that_training_reads(tmp_
     before["train"]["model"]["cnn"] = {"filters": [2]}
     text = io.StringIO()
     YAML().dump(before, text)
-    names = recipe.names()
+    names = recipe.RECIPES.names()
     assert {"best", "cnn_best", "cnn_quick", "plain", "quick_97_5", "quick_98_0"} <= set(names)
     for name in names:
-        assert recipe.headline(name)
+        assert recipe.RECIPES.headline(name)
         found = YAML(typ="safe").load(recipe.with_recipe(text.getvalue(), recipe.read_recipe(name)))
         check_params(found, ROOT / "params.yaml")
         expected = YAML(typ="safe").load(ROOT / "recipes" / f"{name}.yaml")
@@ -139,8 +139,8 @@ def test_params_that_git_has_may_be_anything(
     committed = (project.root / "params.yaml").read_text()
     (project.root / "params.yaml").write_text(text)
     project.commit("other params")
-    assert not recipe._would_be_lost(text)
-    assert recipe._would_be_lost(
+    assert not recipe._has_unsaved_settings(text)
+    assert recipe._has_unsaved_settings(
         committed.replace("learning_rate: 8.0e-3", "learning_rate: 7.0e-3")
     )
 
@@ -155,7 +155,12 @@ def test_params_that_git_has_may_be_anything(
         ("best", ("train:", "train: ["), "recipes/best.yaml: not valid YAML: "),
         ("best", ("train:", "plot: {}\ntrain:"), "best.yaml: its blocks must be download and ten"),
         ("best", ("  dataset", "  data"), "best.yaml: download: its keys must be dataset\n"),
-        ("best", ("    Adam:", "    Adamm:"), "best.yaml: train.optimizer.Adamm: unknown key; opt"),
+        ("best", ("    Adam:", "    Adamm:"), "best.yaml: train.optimizer.Adamm: unknown key; rem"),
+        (
+            "best",
+            ("    one_cycle:", "    cycle:"),
+            "train.lr_schedule.cycle: unknown key; remove it",
+        ),
     ],
 )
 def test_recipes_that_cannot_be_run(

@@ -221,7 +221,7 @@ def test_a_closed_output_pipe_is_not_an_error(model: Path, digits: tuple[Path, n
         (["x.png"], 1, "models/model.safetensors: not found; run `dvc pull` or `dvc repro` in "),
         (["x.png", "--model", "other"], 1, "other: not found; name a model file that `train` wr"),
         (["x.png", "--model", "text"], 1, "text: it is no valid safetensors file ("),
-        (["x.png", "--show", "x.jpg"], 2, "x.jpg: not a file.png in a folder that exists; give "),
+        (["x.png", "--show", "x.jpg"], 2, "x.jpg: not a .png file in an existing folder; choose "),
     ],
 )
 def test_arguments_that_are_refused(

@@ -7,7 +7,7 @@ import sys
 
 from report import with_table
 
-from image_pipeline.commands import recipe
+from image_pipeline.commands.recipe import RECIPES
 from project import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -33,7 +33,7 @@ def test_every_command_it_names_is_there() -> None:
         assert done.returncode == 0, name
     recipes = set(re.findall(r"python -m image_pipeline recipe ([a-z0-9_]+)", README))
     assert recipes
-    assert recipes <= set(recipe.names())
+    assert recipes <= set(RECIPES.names())
 
 
 def test_every_file_it_links_or_lists_exists() -> None:

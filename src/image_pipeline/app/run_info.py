@@ -10,8 +10,7 @@ from typing import Any
 from ruamel.yaml.error import YAMLError
 
 from image_pipeline.common import paths
-from image_pipeline.experiments.outputs import read_stages
-from image_pipeline.experiments.results import LOCK
+from image_pipeline.experiments.results import LOCK, read_stages
 from image_pipeline.experiments.revisions import git
 from image_pipeline.modeling.model_card import ModelCard
 

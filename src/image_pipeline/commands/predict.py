@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from image_pipeline.common import paths
 from image_pipeline.common.errors import DataError, ParamsError, one_line
-from image_pipeline.experiments.revisions import check_picture
+from image_pipeline.experiments.options import check_picture
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

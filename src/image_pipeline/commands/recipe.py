@@ -1,7 +1,7 @@
-"""Run a recipe: settings that were worth keeping, the same result whatever ran before.
+"""Run a recipe: settings worth keeping, with the same result whatever was run before.
 
-A recipe, recipes/<name>.yaml, holds the data set and every key that a training run depends on. They
-take the place of those in params.yaml, and `dvc exp run` runs them.
+A recipe, recipes/<name>.yaml, sets the data set and everything that training depends on. These
+settings replace those in params.yaml, and `dvc exp run` runs them.
 """
 
 import argparse
@@ -15,29 +15,31 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from image_pipeline.common import paths
 from image_pipeline.common.errors import ParamsError, one_line
 from image_pipeline.common.files import write_bytes
 from image_pipeline.common.params import check_params, read_params
+from image_pipeline.experiments.named_yaml import NamedYaml
+from image_pipeline.experiments.revisions import git
 from image_pipeline.training.params import TrainParams
 
-FOLDER = Path("recipes")
+RECIPES = NamedYaml("recipe", Path("recipes"))
 BACKUP = Path("params.yaml.bak")
-OF_THE_DATA = {"download": {"dataset"}, "tensorize": {"validation_fraction", "seed"}}
-BLOCKS = {*OF_THE_DATA, "train"}  # of a recipe; it has all of the last
+DATA_KEYS = {"download": {"dataset"}, "tensorize": {"validation_fraction", "seed"}}
+BLOCKS = {*DATA_KEYS, "train"}  # of a recipe, which has all keys of `train`
+CHOICES = ("model", "loss", "optimizer", "lr_schedule")
 
 Settings = dict[str, Any]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Say what the command takes."""
+    """Add the command's arguments."""
     parser.add_argument("name", nargs="?", help="of the recipe; without it, all are listed")
     parser.add_argument(
         "arguments",
         nargs=argparse.REMAINDER,
-        help="more for `dvc exp run`, such as -S train.seed=1 or --name mine",
+        help="passed on to `dvc exp run`, such as -S train.seed=1 or --name mine",
     )
 
 
@@ -45,20 +47,19 @@ def run(arguments: argparse.Namespace) -> int:
     """List the recipes, or run one; return the exit status.
 
     Raises:
-        ParamsError: there is no such recipe, or it does not say all that it must.
+        ParamsError: there is no such recipe, or it is not valid or complete.
     """
     if arguments.name is None:
-        for name in names():
-            print(f"{name:12} {headline(name)}")
+        RECIPES.print_all()
         return 0
     recipe = read_recipe(arguments.name)
     before = paths.PARAMS.read_bytes() if read_params() else b""
     after = with_recipe(before.decode(), recipe)
-    path = FOLDER / f"{arguments.name}.yaml"
+    path = RECIPES.path(arguments.name)
     _check_options(check_params(YAML(typ="safe").load(after), path).train, path)
-    if _would_be_lost(before.decode()):
+    if _has_unsaved_settings(before.decode()):
         write_bytes(BACKUP, before)
-        print(f"recipe: your changes of {paths.PARAMS} are kept in {BACKUP}")
+        print(f"recipe: your changes to {paths.PARAMS} are kept in {BACKUP}")
     write_bytes(paths.PARAMS, after.encode())
     extra = arguments.arguments[arguments.arguments[:1] == ["--"] :]
     if status := _run_dvc(extra):
@@ -68,108 +69,91 @@ def run(arguments: argparse.Namespace) -> int:
         f"recipe: {arguments.name}{''.join(f' {word}' for word in extra)}: final test accuracy "
         f"{metrics['accuracy']:.2%} ({metrics['errors']} errors in {metrics['images']} images); "
         "`dvc exp show` lists it, and `git checkout params.yaml dvc.lock metrics plots && dvc "
-        "checkout` brings the committed run back"
+        "checkout` restores the committed run"
     )
     return 0
-
-
-def names() -> list[str]:
-    """Return the recipes there are."""
-    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
-
-
-def headline(name: str) -> str:
-    """Return what a recipe says of itself in its first line."""
-    lines = (FOLDER / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
-    return lines[0].removeprefix("# ") if lines else ""
 
 
 def read_recipe(name: str) -> Settings:
     """Read a recipe.
 
     Raises:
-        ParamsError: there is none of this name, or it is no YAML, or a block is missing or too
-            many, or a key of the data.
+        ParamsError: there is no such recipe, it is not valid YAML, or its blocks or the keys of the
+            data set are wrong.
     """
-    path = FOLDER / f"{name}.yaml"
-    if name not in names():
-        raise ParamsError(
-            f"there is no recipe `{one_line(name, 60)}` in {FOLDER.resolve()}; there are "
-            f"{', '.join(names()) or 'none: run from the root of the project'}"
-        )
-    try:
-        recipe = YAML(typ="safe").load(path)
-    except YAMLError as error:
-        raise ParamsError(f"{path}: not valid YAML: {one_line(error)}") from None
+    path = RECIPES.path(name)
+    recipe = RECIPES.read(name)
     if not isinstance(recipe, Mapping) or recipe.keys() != BLOCKS:
         raise ParamsError(f"{path}: its blocks must be {' and '.join(sorted(BLOCKS))}")
-    for block, keys in OF_THE_DATA.items():
+    for block, keys in DATA_KEYS.items():
         if not isinstance(recipe[block], Mapping) or recipe[block].keys() != keys:
             raise ParamsError(f"{path}: {block}: its keys must be {' and '.join(sorted(keys))}")
     return dict(recipe)
 
 
-def _check_options(train: TrainParams, path: Path) -> None:
-    """Refuse options of what is not chosen, most likely a name misspelt."""
-    for key, choice in (("model", train.model), ("optimizer", train.optimizer)):
-        for other in sorted((choice.model_extra or {}).keys() - {choice.name}):
-            problem = f"unknown key; options are those of {choice.name}, which is chosen"
-            raise ParamsError(f"{path}: train.{key}.{one_line(other, 40)}: {problem}")
-
-
 def with_recipe(params: str, recipe: Settings) -> str:
-    """Return the text of params.yaml with a recipe's settings, all else and comments kept."""
+    """Return the text of params.yaml with a recipe's settings; all else and comments are kept."""
     yaml = YAML()
     yaml.width, yaml.preserve_quotes = 1 << 10, True
     document = yaml.load(params)
-    for block in OF_THE_DATA:
+    for block in DATA_KEYS:
         for key, value in recipe[block].items():
             document[block][key] = value
-    # Options of what is not chosen go with it: DVC counts them, too.
-    _settle(document, "train", recipe["train"])
+    # This also removes unused options: DVC would count them as settings of the run.
+    _replace(document, "train", recipe["train"])
     text = io.StringIO()
     yaml.dump(document, text)
     return text.getvalue()
 
 
-def _settle(block: Any, key: str, value: Any) -> None:
-    """Give a key a value; where both are blocks, keep the comments of what stays."""
+def _replace(block: Any, key: str, value: Any) -> None:
+    """Set a key, recursing into blocks so that the comments of remaining keys are kept."""
     if not isinstance(value, Mapping) or not isinstance(block.get(key), Mapping):
         if isinstance(value, list) and hasattr(block.get(key), "fa"):
-            block[key][:] = value  # in its place, so that it is still written in one line
+            block[key][:] = value  # in place, so that it is still written on one line
         else:
             block[key] = value
         return
     for old in [old for old in block[key] if old not in value]:
         del block[key][old]
     for option, of_option in value.items():
-        _settle(block[key], option, of_option)
+        _replace(block[key], option, of_option)
 
 
-def _would_be_lost(params: str) -> bool:
-    """Tell whether params.yaml has settings that neither Git nor a recipe has."""
-    now = _settings(params)
-    show = ["git", "show", f"HEAD:./{paths.PARAMS}"]
-    done = subprocess.run(show, capture_output=True, check=False, encoding="utf-8")
-    if not done.returncode and _settings(done.stdout) == now:
+def _check_options(train: TrainParams, path: Path) -> None:
+    """Reject options of anything that is not chosen: most likely a misspelt name."""
+    for key in CHOICES:
+        choice = getattr(train, key)
+        for other in sorted((choice.model_extra or {}).keys() - {choice.name}):
+            raise ParamsError(
+                f"{path}: train.{key}.{one_line(other, 40)}: unknown key; remove it or name it "
+                f"{choice.name}, whose options are used"
+            )
+
+
+def _has_unsaved_settings(params: str) -> bool:
+    """Return whether params.yaml has settings that are neither in Git's HEAD nor in a recipe."""
+    settings = _settings(params)
+    committed = git("show", f"HEAD:./{paths.PARAMS}")
+    if committed is not None and _settings(committed) == settings:
         return False
-    return all(read_recipe(name) != now for name in names())
+    return all(read_recipe(name) != settings for name in RECIPES.names())
 
 
 def _settings(params: str) -> Settings:
-    """Return what a recipe has of the text of params.yaml."""
+    """Return the settings in a params.yaml that a recipe would replace."""
     values = YAML(typ="safe").load(params)
-    if not isinstance(values, Mapping):  # what Git has may be anything
+    if not isinstance(values, Mapping):  # any file may have been committed
         return {}
     settings: Settings = {block: values.get(block) for block in BLOCKS}
-    for block, keys in OF_THE_DATA.items():
+    for block, keys in DATA_KEYS.items():
         if isinstance(settings[block], Mapping):
             settings[block] = {key: settings[block].get(key) for key in keys}
     return settings
 
 
 def _run_dvc(arguments: list[str]) -> int:
-    """Run `dvc exp run`; return its exit status. A Ctrl-C is its own to answer."""
+    """Run `dvc exp run`; return its exit status. Ctrl-C is left to DVC to handle."""
     process = subprocess.Popen([sys.executable, "-m", "dvc", "exp", "run", *arguments])
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:

@@ -1,1 +1,1 @@
-"""Experiments held against one another, and against what their code makes."""
+"""Comparing runs, repeating them over seeds, searching hyperparameters, verifying results."""

@@ -1,7 +1,7 @@
-"""The paired bootstrap: how far loss, macro F1 and calibration error differ on resampled images.
+"""The paired bootstrap: differences in loss, macro F1 and calibration error on resampled images.
 
-All three follow from sums over images, so a resample is a weight for each image, and the sums of
-many resamples are one matrix product. Source: Efron and Tibshirani, "An Introduction to the
+All three metrics are functions of sums over images, so a resample is one weight per image, and the
+sums of many resamples are one matrix product. Source: Efron and Tibshirani, "An Introduction to the
 Bootstrap" (1993), chapters 8 (pairs), 13 (percentile interval) and 15 (p values).
 """
 
@@ -11,26 +11,27 @@ from dataclasses import dataclass
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from image_pipeline.experiments.significance import LEVEL, Metric
+
 RESAMPLES = 10_000
 SEED = 0
-LEVEL = 0.05
-# What is resampled: images, or, where there are more images or more sums (four for each class) than
-# this, blocks of images drawn at random. With n blocks the width of an interval is off by about
-# 1 / sqrt(2 n): 0.7% with 10,000 of them, 3% with the 500 that a thousand classes leave.
-MAX_UNITS, FEWEST_UNITS, MAX_CELLS = 10_000, 500, 1_500_000
-CHUNK = 2_000_000  # weights at a time
-ZERO = 1e-8  # sums of float32 in another order differ by less, and no two models so little
+# The resampled units are images, or, with more images or more sums (four per class) than this,
+# random blocks of images. With n blocks the width of an interval is off by about 1 / sqrt(2 n):
+# 0.7% with 10,000 of them, 3% with the 500 that a thousand classes leave.
+MAX_UNITS, MIN_UNITS, MAX_CELLS = 10_000, 500, 1_500_000
+CHUNK = 2_000_000  # weights in memory at once
+# float32 sums in another order differ by less than this; two different models differ by more.
+TOLERANCE = 1e-8
 
 
 @dataclass(frozen=True)
-class Judged:
-    """What one model says of the test images.
+class ModelPredictions:
+    """One model's predictions on the test images.
 
     Attributes:
         predicted: the class, int64 `[N]`.
         confidence: the probability of that class, float64 `[N]`.
-        loss: minus the logarithm of the actual class's probability, float64 `[N]`, in nats; None
-            where it is not known.
+        loss: cross-entropy, float64 `[N]`, in nats; None if unknown.
     """
 
     predicted: np.ndarray
@@ -38,40 +39,23 @@ class Judged:
     loss: np.ndarray | None
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """A metric of both models, and its difference, of which the second model's is the minuend.
-
-    Attributes:
-        first, second: the metric.
-        interval: 95%, of the difference.
-        p: two-sided.
-    """
-
-    first: float
-    second: float
-    interval: tuple[float, float]
-    p: float
-
-
 def bootstrap(
-    actual: np.ndarray, first: Judged, second: Judged, classes: int, bins: int
-) -> dict[str, Estimate]:
-    """Estimate the differences of macro F1, calibration error and, where both have it, loss.
+    actual: np.ndarray, a: ModelPredictions, b: ModelPredictions, classes: int, bins: int
+) -> dict[str, Metric]:
+    """Estimate the differences in macro F1, calibration error and, if both models have it, loss.
 
     Args:
-        actual: the images' classes, int64 `[N]`.
-        first: one model.
-        second: the other; differences are its metrics minus those of the first.
-        classes: how many there are; those without an image or a prediction have an F1 score of 0.
-        bins: equally wide bins of confidence.
+        actual: the true classes, int64 `[N]`.
+        a: the model whose metrics are subtracted.
+        b: the other model.
+        classes: their number; a class without images and predictions has an F1 score of 0.
+        bins: the number of equally wide confidence bins.
     """
     rng = np.random.default_rng(SEED)
-    models = (first, second)
-    # Only their difference is resampled: as the second model's loss, the first one's being 0.
+    models = (a, b)
     losses = [model.loss for model in models if model.loss is not None]
     width = 4 * classes + 2 * bins + len(losses) // 2 + 1
-    units = min(len(actual), MAX_UNITS, max(FEWEST_UNITS, MAX_CELLS // width))
+    units = min(len(actual), MAX_UNITS, max(MIN_UNITS, MAX_CELLS // width))
     unit = np.arange(len(actual))
     if units < len(actual):
         unit = rng.permutation(len(actual)) % units
@@ -80,21 +64,21 @@ def bootstrap(
         flat: np.ndarray = np.bincount(unit * count + column, values, units * count)
         return flat.reshape(units, count)
 
-    # Each [units, classes] or [units, bins], for the first model, then the second; or [units, 1].
-    right = [actual == model.predicted for model in models]
-    of_class = sums(actual, classes)
-    parts = [sums(actual, classes, each) for each in right]
-    parts += [of_class + sums(model.predicted, classes) for model in models]
-    for model, each in zip(models, right, strict=True):
+    # Each [units, classes] or [units, bins], for model A, then B; or [units, 1].
+    correct = [actual == model.predicted for model in models]
+    support = sums(actual, classes)
+    parts = [sums(actual, classes, each) for each in correct]
+    parts += [support + sums(model.predicted, classes) for model in models]
+    for model, each in zip(models, correct, strict=True):
         parts.append(sums(bin_of(model.confidence, bins), bins, each - model.confidence))
-    nowhere = np.zeros(len(actual), np.int64)
-    if len(losses) == 2:
-        parts.append(sums(nowhere, 1, losses[1] - losses[0]))
-    parts.append(sums(nowhere, 1))
+    zeros = np.zeros(len(actual), np.int64)
+    if len(losses) == 2:  # only the difference is resampled
+        parts.append(sums(zeros, 1, losses[1] - losses[0]))
+    parts.append(sums(zeros, 1))
     splits = np.cumsum([part.shape[1] for part in parts])[:-1]
 
     def metrics(totals: np.ndarray) -> np.ndarray:
-        """Return from sums `[R, width]` the metrics `[metrics, models, R]`; see `losses`."""
+        """Map sums `[R, width]` to `[metrics, models, R]`; model A's loss counts as 0."""
         *sides, images = np.split(totals, splits, axis=1)
         found = [
             [macro_f1(hits, counts) for hits, counts in zip(sides[:2], sides[2:4], strict=True)],
@@ -107,19 +91,19 @@ def bootstrap(
     observed = metrics(table.sum(axis=0, keepdims=True))[..., 0]
     if len(losses) == 2:
         observed[-1] = [loss.mean() for loss in losses]
-    # A second thread saves little, and where other programs compute, the two wait for each other.
+    # A second BLAS thread saves little, and on a busy machine the two wait for each other.
     with threadpool_limits(1, "blas"):
         resampled = [metrics(part) for part in _resampled_sums(table, rng)]
     differences = np.concatenate([part[:, 1] - part[:, 0] for part in resampled], axis=1)
     names = ["macro_f1", "expected_calibration_error", "loss"][: len(observed)]
     return {
-        name: Estimate(float(a), float(b), _interval(difference), _p_value(difference))
-        for name, (a, b), difference in zip(names, observed, differences, strict=True)
+        name: Metric(float(of_a), float(of_b), _interval(difference), _p_value(difference))
+        for name, (of_a, of_b), difference in zip(names, observed, differences, strict=True)
     }
 
 
 def bin_of(confidence: np.ndarray, bins: int) -> np.ndarray:
-    """Return each confidence's bin, int64 `[N]`; a bin has its upper edge, as in the metrics."""
+    """Return each confidence's bin, int64 `[N]`; bins include their upper edge."""
     index: np.ndarray = np.ceil(confidence * bins).astype(np.int64) - 1
     return index.clip(0, bins - 1)
 
@@ -128,16 +112,16 @@ def macro_f1(hits: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """Return the mean F1 score over classes, float64 `[R]`.
 
     Args:
-        hits: of each class, images that are rightly taken for it, `[R, classes]`.
-        counts: images that are of the class, and those that are taken for it, added up, alike.
+        hits: true positives per class, `[R, classes]`.
+        counts: images of the class plus predictions of it, `[R, classes]`.
     """
     return np.asarray((2 * hits / np.maximum(counts, 1)).mean(axis=1))
 
 
 def _resampled_sums(table: np.ndarray, rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """Yield the sums `[R, width]` of resamples of `table` `[units, width]`, some at a time."""
+    """Yield the sums `[R, width]` of resamples of `table` `[units, width]`, in chunks."""
     units, width = table.shape
-    table = table.astype(np.float32)  # it takes half the time, and counts stay exact
+    table = table.astype(np.float32)  # half the time, and counts stay exact
     step = max(1, CHUNK // max(units, width))
     for start in range(0, RESAMPLES, step):
         draws = rng.integers(0, units, (min(step, RESAMPLES - start), units), dtype=np.int32)
@@ -153,5 +137,5 @@ def _interval(differences: np.ndarray) -> tuple[float, float]:
 
 
 def _p_value(differences: np.ndarray) -> float:
-    below, above = (differences <= ZERO).sum(), (differences >= -ZERO).sum()
+    below, above = (differences <= TOLERANCE).sum(), (differences >= -TOLERANCE).sum()
     return min(1.0, 2 * (int(min(below, above)) + 1) / (len(differences) + 1))

@@ -1,4 +1,4 @@
-"""Two runs held against one another: every metric, every class, and what changed besides."""
+"""The comparison of two runs: every metric, every class, and what else changed."""
 
 import math
 from dataclasses import dataclass
@@ -8,118 +8,107 @@ import numpy as np
 
 from image_pipeline.common import paths
 from image_pipeline.common.errors import DataError, one_line
-from image_pipeline.experiments.bootstrap import Judged, bootstrap
-from image_pipeline.experiments.changes import Change, changes, not_yet_run
-from image_pipeline.experiments.paired import (
-    LEVEL,
+from image_pipeline.experiments.bootstrap import bootstrap
+from image_pipeline.experiments.changes import Change, changes, params_not_run
+from image_pipeline.experiments.results import MIN_PROBABILITY, Results
+from image_pipeline.experiments.significance import (
+    Metric,
     accuracy_interval,
     holm,
     images_needed,
     mcnemar,
 )
-from image_pipeline.experiments.results import FLOOR, Results
 
 BINS = "calibration_bins"
-ROUNDING = 2e-6  # of the values in metrics/test.json, and of the probabilities
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A metric of both runs; `difference` is B minus A, with its 95% interval and p value.
-
-    The last two are None where a revision does not have what they need.
-    """
-
-    name: str
-    a: float
-    b: float
-    interval: tuple[float, float] | None
-    p: float | None
-
-    @property
-    def difference(self) -> float:
-        """B minus A."""
-        return self.b - self.a
+ROUNDING_ERROR = 2e-6  # of the values in metrics/test.json, and of the probabilities
 
 
 @dataclass(frozen=True)
 class ClassResult:
-    """A class: its test images, the errors among them, and the p value, without and with Holm's."""
+    """A class: its test images, the errors of both runs, and p values, raw and Holm-adjusted."""
 
     name: str
     images: int
     errors_a: int
     errors_b: int
-    won: int
-    lost: int
+    only_b_correct: int
+    only_a_correct: int
     p: float
     p_holm: float
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What `compare` tells.
+    """Everything that `compare` reports.
 
     Attributes:
-        a, b: the revisions in words.
-        images: in the test split.
-        won, lost: the images (their rows) that only B, and only A, gets right, int64.
-        metrics: as they are shown.
-        classes: those with test images, in the order of the metrics' table.
-        needed: images that would show a difference of this size; None if there is none to show.
-        changed: what differs besides, by kind.
-        notes: what the reader should know about the numbers.
+        a, b: the revisions as text.
+        images: number of test images.
+        only_a_correct, only_b_correct: the rows of the images that one run alone gets right, int64.
+        metrics: by name, in the order in which they are shown.
+        classes: those with test images, in the order of the metrics table.
+        images_needed: to detect a difference of this size; None if there is no difference.
+        changed: what else differs, by kind.
+        notes: caveats.
+        p: McNemar's p value.
     """
 
     a: str
     b: str
     images: int
-    won: np.ndarray
-    lost: np.ndarray
-    metrics: list[Metric]
+    only_a_correct: np.ndarray
+    only_b_correct: np.ndarray
+    metrics: dict[str, Metric]
     classes: list[ClassResult]
-    needed: int | None
+    images_needed: int | None
     changed: dict[str, list[Change]]
     notes: list[str]
-
-    @property
-    def p(self) -> float:
-        """McNemar's p value."""
-        return mcnemar(len(self.won), len(self.lost))
+    p: float
 
 
 def compare(a: Results, b: Results) -> Comparison:
-    """Pair each test image with itself and compare two runs.
+    """Compare two runs image by image.
 
     Raises:
         DataError: they were tested on different images.
     """
     check_same_images(a, b)
-    names = _names(a, b)
-    position = {name: number for number, name in enumerate(names)}
-    actual = a.actual(position)
-    judged_a, judged_b = a.judged(position), b.judged(position)
-    right_a, right_b = judged_a.predicted == actual, judged_b.predicted == actual
-    won, lost = np.flatnonzero(right_b & ~right_a), np.flatnonzero(right_a & ~right_b)
+    class_index = _class_index(a, b)
+    actual = a.actual(class_index)
+    models = [results.model_predictions(class_index) for results in (a, b)]
+    correct_a, correct_b = (model.predicted == actual for model in models)
+    only_a, only_b = np.flatnonzero(correct_a & ~correct_b), np.flatnonzero(correct_b & ~correct_a)
+    images, counts = len(actual), (len(only_a), len(only_b))
+    low, high = accuracy_interval(*counts, images)
+    p = mcnemar(*counts)
+    losses = [float(results.metrics.get("loss", math.nan)) for results in (a, b)]
     bins, notes = _bins(a, b)
+    metrics = {
+        "accuracy": Metric(float(correct_a.mean()), float(correct_b.mean()), (low, high), p),
+        "errors": Metric(
+            int((~correct_a).sum()), int((~correct_b).sum()), (-high * images, -low * images), p
+        ),
+        "loss": Metric(losses[0], losses[1], None, None),  # unless it can be bootstrapped
+    }
     for letter, results in (("A", a), ("B", b)):
         notes += _notes(letter, results)
     return Comparison(
         a=str(a.revision),
         b=str(b.revision),
-        images=len(actual),
-        won=won,
-        lost=lost,
-        metrics=_metrics(a, b, actual, judged_a, judged_b, len(names), bins),
-        classes=_classes(names, actual, right_a, right_b),
-        needed=images_needed(len(won), len(lost), len(actual)),
+        images=images,
+        only_a_correct=only_a,
+        only_b_correct=only_b,
+        metrics=metrics | bootstrap(actual, models[0], models[1], len(class_index), bins),
+        classes=_classes(list(class_index), actual, correct_a, correct_b),
+        images_needed=images_needed(*counts, images),
         changed=changes(a, b),
         notes=notes,
+        p=p,
     )
 
 
 def check_same_images(a: Results, b: Results) -> None:
-    """Make sure that both runs were tested on the same images, row by row.
+    """Check that both runs were tested on the same images, in the same order.
 
     Raises:
         DataError: they were not.
@@ -132,84 +121,56 @@ def check_same_images(a: Results, b: Results) -> None:
     elif counts[0] != counts[1]:
         reason = f"{counts[0]} rows of {paths.PREDICTIONS} in one and {counts[1]} in the other"
     else:
-        names = _names(a, b)
-        position = {name: number for number, name in enumerate(names)}
-        first, second = a.actual(position), b.actual(position)
+        class_index = _class_index(a, b)
+        names = list(class_index)
+        first, second = a.actual(class_index), b.actual(class_index)
         different = np.flatnonzero(first != second)
         if not len(different):
             return
         row = int(different[0])
-        words = [one_line(repr(names[column[row]]), 40) for column in (first, second)]
-        reason = f"row {row + 1} of {paths.PREDICTIONS} is of class {words[0]} and {words[1]}"
+        shown = [one_line(repr(names[column[row]]), 40) for column in (first, second)]
+        reason = f"row {row + 1} of {paths.PREDICTIONS} is of class {shown[0]} and {shown[1]}"
     raise DataError(
-        f"{a.revision} and {b.revision} have different test splits ({reason}), so no image can be "
-        "paired with itself; compare runs whose `download` and `tensorize` settings are the same"
+        f"{a.revision} and {b.revision} have different test splits ({reason}), so their images "
+        "cannot be paired; compare runs with the same `download` and `tensorize` settings"
     )
 
 
-def _metrics(
-    a: Results,
-    b: Results,
-    actual: np.ndarray,
-    judged_a: Judged,
-    judged_b: Judged,
-    classes: int,
-    bins: int,
-) -> list[Metric]:
-    right = [judged.predicted == actual for judged in (judged_a, judged_b)]
-    won, lost = int((right[1] & ~right[0]).sum()), int((right[0] & ~right[1]).sum())
-    images = len(actual)
-    errors = [images - int(each.sum()) for each in right]
-    low, high = accuracy_interval(won, lost, images)
-    p = mcnemar(won, lost)
-    estimates = bootstrap(actual, judged_a, judged_b, classes, bins)
-    shares = [float(each.mean()) for each in right]
-    found = [
-        Metric("accuracy", shares[0], shares[1], (low, high), p),
-        Metric("errors", errors[0], errors[1], (-high * images, -low * images), p),
-    ]
-    if "loss" not in estimates:
-        recorded = [float(results.metrics.get("loss", math.nan)) for results in (a, b)]
-        found.append(Metric("loss", recorded[0], recorded[1], None, None))
-    for name in ("loss", "macro_f1", "expected_calibration_error"):
-        if name in estimates:
-            of = estimates[name]
-            found.append(Metric(name, of.first, of.second, of.interval, of.p))
-    return found
-
-
 def _classes(
-    names: list[str], actual: np.ndarray, right_a: np.ndarray, right_b: np.ndarray
+    names: list[str], actual: np.ndarray, correct_a: np.ndarray, correct_b: np.ndarray
 ) -> list[ClassResult]:
-    def count(chosen: np.ndarray) -> np.ndarray:
-        return np.bincount(actual[chosen], minlength=len(names))
+    def per_class(mask: np.ndarray) -> list[int]:
+        counts: list[int] = np.bincount(actual[mask], minlength=len(names)).tolist()
+        return counts
 
-    images = np.bincount(actual, minlength=len(names)).tolist()
-    wrong = [count(~right).tolist() for right in (right_a, right_b)]
-    won, lost = count(right_b & ~right_a).tolist(), count(right_a & ~right_b).tolist()
+    images = per_class(np.full(len(actual), True))
+    errors_a, errors_b = per_class(~correct_a), per_class(~correct_b)
+    only_a, only_b = per_class(correct_a & ~correct_b), per_class(correct_b & ~correct_a)
     kept = [number for number in range(len(names)) if images[number]]
-    p_values = [mcnemar(won[number], lost[number]) for number in kept]
+    p_values = [mcnemar(only_a[number], only_b[number]) for number in kept]
     return [
-        ClassResult(names[i], images[i], wrong[0][i], wrong[1][i], won[i], lost[i], p, adjusted)
-        for i, p, adjusted in zip(kept, p_values, holm(p_values), strict=True)
+        ClassResult(names[i], images[i], errors_a[i], errors_b[i], only_b[i], only_a[i], p, p_holm)
+        for i, p, p_holm in zip(kept, p_values, holm(p_values), strict=True)
     ]
 
 
-def _names(a: Results, b: Results) -> list[str]:
-    return list(dict.fromkeys([*a.class_names, *b.class_names]))
+def _class_index(a: Results, b: Results) -> dict[str, int]:
+    """Return the index of each class that either run knows, by name."""
+    names = dict.fromkeys([*a.class_names, *b.class_names])
+    return {name: index for index, name in enumerate(names)}
 
 
 def _bins(a: Results, b: Results) -> tuple[int, list[str]]:
-    """Return how many bins of confidence there are, and a note where the runs differ in that."""
-    found = [_evaluated_with(results) for results in (a, b)]
-    if found[0] == found[1]:
-        return found[0], []
-    return found[0], [
-        f"calibration error: both with A's {found[0]} bins; B was evaluated with {found[1]}"
+    """Return the number of confidence bins, and a note if the runs differ in it."""
+    bins_a, bins_b = _calibration_bins(a), _calibration_bins(b)
+    if bins_a == bins_b:
+        return bins_a, []
+    return bins_a, [
+        f"calibration error: both with A's {bins_a} bins; B was evaluated with {bins_b}"
     ]
 
 
-def _evaluated_with(results: Results) -> int:
+def _calibration_bins(results: Results) -> int:
     locked = results.lock.get("evaluate", {}).get("params", {}).get(paths.PARAMS.as_posix(), {})
     bins = locked.get(f"evaluate.{BINS}", results.params.get("evaluate", {}).get(BINS))
     if not isinstance(bins, int) or bins < 1:
@@ -221,35 +182,30 @@ def _evaluated_with(results: Results) -> int:
 
 def _notes(letter: str, results: Results) -> list[str]:
     notes, errors = [], results.predictions.errors
-    if unrun := not_yet_run(results):
-        key, ran, now = unrun[0]
-        more = f" (and {len(unrun) - 1} more)" if len(unrun) > 1 else ""
+    if not_run := params_not_run(results):
+        key, locked, current = not_run[0]
+        more = f" (and {len(not_run) - 1} more)" if len(not_run) > 1 else ""
         notes.append(
-            f"{letter}: the results are of {key} = {ran}, params.yaml has {now}{more}; `dvc repro` "
-            "would run it anew"
+            f"{letter}: the results are from {key} = {locked}, but params.yaml has {current}{more};"
+            " run `dvc repro` to update them"
         )
     recorded = results.metrics.get("errors", errors)
     if recorded != errors:
         notes.append(
             f"{letter}: {paths.TEST_METRICS} has {recorded} errors, {paths.PREDICTIONS} {errors}; "
-            "they are not of one run"
+            "they are from different runs"
         )
     loss = results.loss
     if loss is None:
         notes.append(
             f"{letter}: its {paths.PREDICTIONS} has no probability of the actual class, so the "
-            f"loss is that of {paths.TEST_METRICS}, without interval and p value"
+            f"loss is from {paths.TEST_METRICS}, without interval and p value"
         )
-    elif floored := int((loss >= -math.log(FLOOR)).sum()):
+    elif clipped := int((loss >= -math.log(MIN_PROBABILITY)).sum()):
         exact: Any = results.metrics.get("loss", math.nan)
-        if abs(exact - loss.mean()) > ROUNDING:
+        if abs(exact - loss.mean()) > ROUNDING_ERROR:
             notes.append(
-                f"{letter}: {floored} images whose class has a probability below 0.000001 count as "
+                f"{letter}: {clipped} images whose class has a probability below 0.000001 count as "
                 f"0.0000005; without that rounding its loss is {exact:.6f}"
             )
     return notes
-
-
-def significant(p: float | None) -> bool:
-    """Tell whether a p value is one of a difference at 5%."""
-    return p is not None and p < LEVEL

@@ -1,4 +1,4 @@
-"""What a revision says of its run: the predictions, the metrics, and dvc.lock."""
+"""The recorded results of a revision: predictions, metrics and dvc.lock."""
 
 import csv
 import io
@@ -16,25 +16,25 @@ from ruamel.yaml.error import YAMLError
 
 from image_pipeline.common import paths
 from image_pipeline.common.errors import DataError, one_line
-from image_pipeline.experiments.bootstrap import Judged
+from image_pipeline.experiments.bootstrap import ModelPredictions
 from image_pipeline.experiments.revisions import WORKSPACE, Revision
 from image_pipeline.serialization import DECIMALS
 
 LOCK = Path("dvc.lock")
 PROBABILITY = "probability_of_actual"
-FLOOR = 0.5 * 10**-DECIMALS  # what a probability of 0.000000 in the table stands for
+MIN_PROBABILITY = 0.5 * 10**-DECIMALS  # the table rounds smaller ones to 0.000000
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """A row for each test image.
+    """plots/predictions.csv, one row per test image.
 
     Attributes:
-        names: the classes that occur, in no particular order.
-        actual: each image's class, as its position in `names`, int64 `[N]`.
-        predicted: the class that it was taken for, alike.
-        confidence: the probability of that class, float64 `[N]`.
-        probability: that of the actual class, float64 `[N]`; None where the table lacks it.
+        names: the classes that occur, in any order.
+        actual: the true class, as an index into `names`, int64 `[N]`.
+        predicted: the predicted class, as an index into `names`, int64 `[N]`.
+        confidence: the probability of the predicted class, float64 `[N]`.
+        probability: that of the true class, float64 `[N]`; None if the table has no such column.
     """
 
     names: list[str]
@@ -45,19 +45,19 @@ class Predictions:
 
     @property
     def errors(self) -> int:
-        """How many images are taken for another class."""
+        """The number of misclassified images."""
         return int((self.actual != self.predicted).sum())
 
 
 @dataclass(frozen=True)
 class Results:
-    """A run, as it was recorded.
+    """The recorded results of a run.
 
     Attributes:
-        revision: where.
+        revision: where they were read.
         predictions: of the test images.
-        class_names: in the order of the metrics' table, or, without one, by name.
-        metrics: metrics/test.json; empty where there is none.
+        class_names: in the order of plots/classes.csv, or sorted if there is no such file.
+        metrics: metrics/test.json; empty if there is no such file.
         lock: the stages of dvc.lock, by name.
         params: params.yaml.
     """
@@ -70,35 +70,35 @@ class Results:
     params: dict[str, Any]
 
     def hash_of(self, path: Path) -> str | None:
-        """Return the hash that dvc.lock has of an output; None if it has none."""
+        """Return the hash of an output in dvc.lock; None if it is not there."""
         return output_hashes(self.lock).get(path.as_posix())
 
-    def actual(self, names: Mapping[str, int]) -> np.ndarray:
-        """Return each image's class, as its position in `names`, int64 `[N]`."""
-        found: np.ndarray = self._positions(names)[self.predictions.actual]
+    def actual(self, class_index: Mapping[str, int]) -> np.ndarray:
+        """Return the true classes by their index, int64 `[N]`."""
+        found: np.ndarray = self._indices(class_index)[self.predictions.actual]
         return found
 
-    def judged(self, names: Mapping[str, int]) -> Judged:
-        """Return the predictions as numbers, each class being its position in `names`."""
+    def model_predictions(self, class_index: Mapping[str, int]) -> ModelPredictions:
+        """Return the predictions, with classes by their index."""
         table = self.predictions
-        predicted = self._positions(names)[table.predicted]
-        return Judged(predicted, table.confidence, self.loss)
+        predicted = self._indices(class_index)[table.predicted]
+        return ModelPredictions(predicted, table.confidence, self.loss)
 
     @property
     def loss(self) -> np.ndarray | None:
-        """Each image's loss, float64 `[N]`, in nats; None where it is not known."""
+        """Cross-entropy of each image, float64 `[N]`, in nats; None if unknown."""
         probability = self.predictions.probability
-        return None if probability is None else -np.log(np.maximum(probability, FLOOR))
+        return None if probability is None else -np.log(np.maximum(probability, MIN_PROBABILITY))
 
-    def _positions(self, names: Mapping[str, int]) -> np.ndarray:
-        return np.array([names[name] for name in self.predictions.names], np.int64)
+    def _indices(self, class_index: Mapping[str, int]) -> np.ndarray:
+        return np.array([class_index[name] for name in self.predictions.names], np.int64)
 
 
 def read_results(revision: Revision) -> Results:
-    """Read what a revision has of its run; nothing is pulled.
+    """Read the results of a revision; nothing is pulled.
 
     Raises:
-        DataError: a file is missing or is not what it should be.
+        DataError: a file is missing or malformed.
     """
     lock = read_lock(revision)
     predictions = _read_predictions(revision, lock)
@@ -107,7 +107,7 @@ def read_results(revision: Revision) -> Results:
     try:
         metrics = json.loads(text) if text else {}
     except ValueError as error:
-        raise _bad(revision, paths.TEST_METRICS, f"no valid JSON ({one_line(error)})") from None
+        raise _bad(revision, paths.TEST_METRICS, f"not valid JSON ({one_line(error)})") from None
     names = _class_names(revision)
     return Results(
         revision,
@@ -123,16 +123,22 @@ def read_lock(revision: Revision) -> dict[str, dict[str, Any]]:
     """Return the stages of a revision's dvc.lock, by name.
 
     Raises:
-        DataError: there is none, or it is no YAML.
+        DataError: it is missing, empty or not YAML.
     """
     stages = _yaml(revision, LOCK).get("stages")
     if not isinstance(stages, dict) or not stages:
-        raise _bad(revision, LOCK, "it has no run")
+        raise _bad(revision, LOCK, "no run in it")
     return stages
 
 
+def read_stages(lock: Path) -> dict[str, dict[str, Any]]:
+    """Return the stages of a dvc.lock, by name; empty if there is no such file."""
+    values = YAML(typ="safe").load(lock) if lock.is_file() else None
+    return dict((values or {}).get("stages") or {})
+
+
 def output_hashes(lock: Mapping[str, Any]) -> dict[str, str]:
-    """Return the hash of every output in the stages of a dvc.lock, by its path."""
+    """Return the hashes of all outputs in the stages of a dvc.lock, by path."""
     outs = (out for stage in lock.values() for out in stage.get("outs", []))
     return {out["path"]: str(out.get("md5")) for out in outs}
 
@@ -145,11 +151,11 @@ def _read_predictions(revision: Revision, lock: Mapping[str, Any]) -> Prediction
     try:
         return _parsed(content)
     except (ValueError, IndexError, csv.Error) as error:
-        raise _bad(revision, path, f"no table of predictions ({one_line(error)})") from None
+        raise _bad(revision, path, f"not a table of predictions ({one_line(error)})") from None
 
 
 def _parsed(content: bytes) -> Predictions:
-    """Parse the table; not by pandas, whose import takes longer than ten thousand rows."""
+    """Parse the table without pandas, whose import takes longer than parsing 10,000 rows."""
     rows = csv.reader(io.TextIOWrapper(io.BytesIO(content), encoding="utf-8", newline=""))
     header = next(rows, [])
     actual_at, predicted_at = header.index("actual"), header.index("predicted")
@@ -165,11 +171,11 @@ def _parsed(content: bytes) -> Predictions:
         if probability_at is not None:
             probability.append(float(row[probability_at]))
     if not actual:
-        raise ValueError("it has no rows")
+        raise ValueError("no rows")
     for name, values in (("confidence", confidence), (PROBABILITY, probability)):
         numbers = np.asarray(values)
         if not ((numbers >= 0) & (numbers <= 1)).all():
-            raise ValueError(f"{name} must be numbers from 0 to 1 throughout")
+            raise ValueError(f"every {name} must be a number from 0 to 1")
     return Predictions(
         list(codes),
         np.asarray(actual, np.int64),
@@ -180,11 +186,11 @@ def _parsed(content: bytes) -> Predictions:
 
 
 def _from_cache(revision: Revision, md5: str | None) -> bytes:
-    """Return the predictions from DVC's cache, where a project may keep them; see the docs."""
+    """Read the predictions from DVC's cache; docs/experiments.md says when they are there."""
     path = paths.PREDICTIONS
     if md5 is None:
         raise DataError(f"{path}: neither in {revision} nor in its {LOCK}; run `dvc repro` there")
-    everywhere = "" if revision.commit is None else "--all-commits "
+    all_commits = "" if revision.commit is None else "--all-commits "
     from dvc.repo import Repo  # type: ignore[import-untyped]
 
     with Repo() as repo:
@@ -192,8 +198,8 @@ def _from_cache(revision: Revision, md5: str | None) -> bytes:
         if cached.is_file():
             return cached.read_bytes()
     raise DataError(
-        f"{path}: {revision} keeps it in DVC's cache, and it is not there; "
-        f"run `dvc pull {everywhere}{path}`"
+        f"{path}: {revision} keeps it in DVC's cache, which does not have it; "
+        f"run `dvc pull {all_commits}{path}`"
     )
 
 
@@ -206,7 +212,7 @@ def _class_names(revision: Revision) -> list[str]:
 def _yaml(revision: Revision, path: Path) -> dict[str, Any]:
     content = revision.read(path)
     if content is None:
-        raise DataError(f"{path}: not in {revision}; there is no run to be read")
+        raise DataError(f"{path}: not in {revision}; there is no run to read")
     try:
         values = YAML(typ="safe").load(content)
     except YAMLError as error:

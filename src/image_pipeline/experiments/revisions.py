@@ -1,6 +1,7 @@
-"""What Git has at a revision, and what lies in the workspace, read alike."""
+"""Git revisions, and the workspace, read through one interface."""
 
 import subprocess
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,11 +10,11 @@ from image_pipeline.common.errors import PipelineError, one_line
 
 WORKSPACE = "workspace"  # DVC's name for it
 PROJECT_FILE = Path("dvc.yaml")
-SHORT = 7  # digits of a commit
+SHORT = 7  # digits of an abbreviated hash
 
 
 class RevisionError(PipelineError):
-    """A revision that there is not, or a folder that has none."""
+    """A revision or an option that is not valid here, or no Git repository."""
 
     exit_code = 2
 
@@ -24,7 +25,7 @@ class Revision:
 
     Attributes:
         name: as the user wrote it.
-        commit: its 40 digits; None for the workspace.
+        commit: its full hash; None for the workspace.
     """
 
     name: str
@@ -36,23 +37,23 @@ class Revision:
         return f"{one_line(self.name, 60)} ({self.commit[:SHORT]})"
 
     def read(self, path: Path) -> bytes | None:
-        """Return the content of a file, from the project's root on; None if there is none."""
+        """Return the content of a file, relative to the project's root; None if it is missing."""
         if self.commit is None:
             try:
                 return path.read_bytes()
             except (FileNotFoundError, NotADirectoryError):
                 return None
-        # Not by DVC's GitFileSystem: in a file of 20 MB its pygit2 (1.21) waits for itself forever.
+        # Not by DVC's GitFileSystem: pygit2 (1.21) deadlocks in a file of 20 MB.
         show = ["git", "cat-file", "blob", f"{self.commit}:./{path.as_posix()}"]
         done = subprocess.run(show, capture_output=True, check=False)
         return None if done.returncode else done.stdout
 
 
 def repository_root() -> Path:
-    """Return the root of the Git repository around the project, at whose root this must run.
+    """Return the root of the Git repository, which may be above the project's root.
 
     Raises:
-        RevisionError: the current folder is no project's root, or is in no Git repository,
+        RevisionError: the current folder is not a project's root or not in a Git repository,
             or Git is not installed.
     """
     if not PROJECT_FILE.is_file():
@@ -60,53 +61,58 @@ def repository_root() -> Path:
     root = git("rev-parse", "--show-toplevel")
     if root is None:
         raise RevisionError(
-            f"{Path.cwd()}: in no Git repository, or Git is not installed; run from a clone of the "
-            "project"
+            f"{Path.cwd()}: not in a Git repository, or Git is not installed; run from a clone of "
+            "the project"
         )
     return Path(root)
 
 
-def check_picture(path: Path | None) -> None:
-    """Make sure that a picture can be written, before anything is read or run for it.
-
-    Raises:
-        RevisionError: it is no PNG, or its folder does not exist.
-    """
-    if path and (path.suffix.lower() != ".png" or not path.parent.is_dir()):
-        raise RevisionError(f"{path}: not a file.png in a folder that exists; give another name")
-
-
 def resolve(name: str) -> Revision:
-    """Return the revision that a name stands for, by DVC's own rules.
+    """Resolve a name as DVC does: by Git, then among experiments and remote branches.
 
-    These are Git's first, and then the names of experiments and of branches of remotes. DVC is
-    imported only where Git does not know the name: that takes half a second.
+    DVC, whose import takes half a second, is imported only if Git does not know the name.
 
     Args:
         name: a commit, branch, tag or experiment, or `workspace`.
 
     Raises:
-        RevisionError: it stands for nothing, or for several experiments.
+        RevisionError: there is no such revision, or several experiments have this name.
     """
     if name == WORKSPACE:
         return Revision(name, None)
     commit = git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}")
-    return Revision(name, commit or _resolved_by_dvc(name))
+    return Revision(name, commit or _resolve_by_dvc(name))
 
 
 def experiments() -> dict[str, Revision]:
-    """Return DVC's experiments of all commits, by name; of namesakes the last that Git lists."""
+    """Return DVC's experiments of all commits, by name; the last in Git's order if names repeat."""
     lines = git("for-each-ref", "--format=%(objectname) %(refname)", "refs/exps") or ""
     found = (line.split(" ", 1) for line in lines.splitlines())
     refs = [(commit, ref.split("/")) for commit, ref in found]
-    # refs/exps/<two digits>/<the other 38>/<name>; what DVC keeps besides is of another form.
+    # refs/exps/<two digits>/<the other 38>/<name>; DVC's other refs have other forms.
     return {ref[4]: Revision(ref[4], commit) for commit, ref in refs if len(ref) == 5 and ref[3]}
 
 
-def _resolved_by_dvc(name: str) -> str:
+def run_git(*arguments: str, root: Path | None = None, env: Mapping[str, str] | None = None) -> str:
+    """Return Git's output; raise an OSError or a CalledProcessError if it fails."""
+    command = ["git", *arguments]
+    return subprocess.run(
+        command, cwd=root, env=env, capture_output=True, check=True, encoding="utf-8"
+    ).stdout
+
+
+def git(*arguments: str) -> str | None:
+    """Return Git's output, stripped; None if it fails or is not installed."""
+    try:
+        return run_git(*arguments).strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _resolve_by_dvc(name: str) -> str:
     from dvc.scm import SCM, RevError, resolve_rev  # type: ignore[import-untyped]
 
-    with closing(SCM(".")) as scm:  # else dulwich complains when the interpreter closes its files
+    with closing(SCM(".")) as scm:  # otherwise dulwich warns of open files at exit
         try:
             commit: str = resolve_rev(scm, name)
         except RevError as error:
@@ -115,13 +121,3 @@ def _resolved_by_dvc(name: str) -> str:
                 "`dvc exp list --all-commits` experiments"
             ) from None
     return commit
-
-
-def git(*arguments: str) -> str | None:
-    """Return what Git says; None where it fails, or is not installed."""
-    command = ["git", *arguments]
-    try:
-        done = subprocess.run(command, capture_output=True, check=False, encoding="utf-8")
-    except OSError:
-        return None
-    return None if done.returncode else done.stdout.strip()

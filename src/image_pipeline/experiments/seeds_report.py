@@ -1,160 +1,142 @@
-"""Repeated runs in words and tables: for a terminal, for a pull request, for a program."""
+"""Runs over several seeds as text for a terminal, as Markdown for a pull request, and as JSON."""
 
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
 
-from image_pipeline.experiments.comparison import significant
-from image_pipeline.experiments.repeats import (
-    Repeat,
-    Spread,
-    common_metrics,
-    paired_p,
-    spread,
-    spreads,
+from image_pipeline.experiments.report import (
+    Table,
+    escaped,
+    markdown_table,
+    metric_value,
+    p_value,
+    relation,
+    text_table,
 )
-from image_pipeline.experiments.report import Table, aligned, figure, p_value, piped, relation
+from image_pipeline.experiments.seed_runs import (
+    SeedRun,
+    Summary,
+    common_metrics,
+    paired_t_test,
+    summarize,
+)
+from image_pipeline.experiments.significance import significant
 
-SPREAD_HEADER = ("", "mean", "deviation", "95% interval of the mean", "least", "most")
-PAIRED_HEADER = ("", "A", "B", "B - A", "95% interval", "deviation", "p")
+SUMMARY_HEADER = ("", "mean", "std dev", "95% interval of the mean", "min", "max")
+PAIRED_HEADER = ("", "A", "B", "B - A", "95% interval", "std dev", "p")
 
-Repeats = Mapping[int, Repeat]
-
-
-def spread_as_text(repeats: Repeats) -> str:
-    """Return what a terminal shows of one setting's runs."""
-    return f"{_sentence(repeats)}\n\n{aligned([SPREAD_HEADER, *_spread_rows(repeats)])}"
-
-
-def spread_as_markdown(repeats: Repeats) -> str:
-    """Return a part of a page of GitHub's Markdown."""
-    return f"**{_sentence(repeats)}**\n\n{piped([SPREAD_HEADER, *_spread_rows(repeats)])}"
-
-
-def spread_as_json(repeats: Repeats) -> str:
-    """Return all of it, unrounded, as JSON, with every run's own figures."""
-    values = {
-        "seeds": list(repeats),
-        "metrics": {name: asdict(of) for name, of in spreads(list(repeats.values())).items()},
-        "runs": {seed: repeat.metrics for seed, repeat in repeats.items()},
-    }
-    return json.dumps(values, indent=2)
+SeedRuns = Mapping[int, SeedRun]
 
 
 @dataclass(frozen=True)
 class Paired:
-    """A metric of two settings, seed by seed.
+    """A metric of two settings, paired by seed.
 
     Attributes:
         a, b: the means.
-        difference: how B minus A lies over the seeds.
+        difference: B minus A over the seeds.
         p: of Student's paired t test.
     """
 
     a: float
     b: float
-    difference: Spread
+    difference: Summary
     p: float
 
 
-def pair(a: Repeats, b: Repeats) -> dict[str, Paired]:
-    """Pair two settings by seed; both have the same seeds, two at least."""
+def format_summary(runs: SeedRuns, form: str) -> str:
+    """Format the runs of one configuration as "text", "markdown" or "json" (unrounded)."""
+    names = common_metrics(list(runs.values()))
+    metrics = {name: summarize([run.metrics[name] for run in runs.values()]) for name in names}
+    if form == "json":
+        values = {
+            "seeds": list(runs),
+            "metrics": {name: asdict(summary) for name, summary in metrics.items()},
+            "runs": {seed: run.metrics for seed, run in runs.items()},
+        }
+        return json.dumps(values, indent=2)
+    accuracy = metrics["accuracy"]
+    sentence = (
+        f"{len(runs)} seeds: test accuracy {metric_value('accuracy', accuracy.mean)} on average, "
+        f"standard deviation {_points(accuracy.deviation)} points"
+    )
+    rows = [SUMMARY_HEADER, *(_summary_row(name, metrics[name]) for name in names)]
+    if form == "markdown":
+        return f"**{sentence}**\n\n{markdown_table(rows)}"
+    return f"{sentence}\n\n{text_table(rows)}"
+
+
+def format_paired(name_a: str, name_b: str, a: SeedRuns, b: SeedRuns, form: str) -> str:
+    """Format two settings, paired by seed, as "text", "markdown" or "json" (unrounded).
+
+    Both must have the same seeds, at least two.
+    """
+    metrics = _pair(a, b)
+    verdict = _verdict(metrics["accuracy"], len(a))
+    if form == "json":
+        values = {
+            "a": name_a,
+            "b": name_b,
+            "seeds": list(a),
+            "verdict": verdict,
+            "metrics": {name: asdict(paired) for name, paired in metrics.items()},
+        }
+        return json.dumps(values, indent=2)
+    rows: Table = [PAIRED_HEADER, *(_paired_row(name, metrics[name]) for name in metrics)]
+    if form == "markdown":
+        title = f"### {escaped(name_b)} (B) against {escaped(name_a)} (A)"
+        return f"{title}\n\n**{verdict}.**\n\n{markdown_table(rows)}"
+    return f"A  {name_a}\nB  {name_b}\n\n{text_table(rows)}\n\n{verdict}."
+
+
+def _pair(a: SeedRuns, b: SeedRuns) -> dict[str, Paired]:
     found = {}
     for name in common_metrics([*a.values(), *b.values()]):
-        first = [a[seed].metrics[name] for seed in a]
-        second = [b[seed].metrics[name] for seed in a]
+        first, second = ([runs[seed].metrics[name] for seed in a] for runs in (a, b))
         differences = [y - x for x, y in zip(first, second, strict=True)]
-        found[name] = Paired(
-            spread(first).mean, spread(second).mean, spread(differences), paired_p(differences)
-        )
+        means = summarize(first).mean, summarize(second).mean
+        found[name] = Paired(*means, summarize(differences), paired_t_test(differences))
     return found
 
 
-def paired_as_text(a: Repeats, b: Repeats) -> str:
-    """Return what a terminal shows of two settings, seed by seed."""
-    paired = pair(a, b)
-    table = aligned([PAIRED_HEADER, *_paired_rows(paired)])
-    return f"{table}\n\n{paired_verdict(paired, len(a))}."
-
-
-def paired_as_markdown(a: Repeats, b: Repeats) -> str:
-    """Return a part of a page of GitHub's Markdown."""
-    paired = pair(a, b)
-    table = piped([PAIRED_HEADER, *_paired_rows(paired)])
-    return f"**{paired_verdict(paired, len(a))}.**\n\n{table}"
-
-
-def paired_values(a: Repeats, b: Repeats) -> dict[str, Any]:
-    """Return all of it, unrounded, for JSON."""
-    paired = pair(a, b)
-    return {
-        "seeds": list(a),
-        "verdict": paired_verdict(paired, len(a)),
-        "metrics": {name: asdict(of) for name, of in paired.items()},
-    }
-
-
-def paired_verdict(paired: Mapping[str, Paired], seeds: int) -> str:
-    """Return how much of the difference in accuracy is the settings', and how much the seed's."""
-    accuracy = paired["accuracy"]
-    difference = accuracy.difference
-    own = figure("accuracy", difference.mean, "+").removesuffix("%")
-    moves = figure("accuracy", difference.deviation or 0.0).removesuffix("%")
-    p = f"(p {relation(accuracy.p)})"
-    said = (
-        f"over {seeds} seeds B - A is {own} points, and another seed moves that by {moves} points "
-        "(standard deviation)"
+def _verdict(accuracy: Paired, seeds: int) -> str:
+    """Return one sentence on whether the settings differ by more than seeds do."""
+    found = (
+        f"B - A is {_points(accuracy.difference.mean, '+')} points over {seeds} seeds, standard "
+        f"deviation {_points(accuracy.difference.deviation)} points (p {relation(accuracy.p)})"
     )
     if not significant(accuracy.p):
-        return f"{said}: no difference that {seeds} seeds could show {p}"
-    better = "B" if difference.mean > 0 else "A"
-    return f"{said}: {better} is better, by more than the seeds' chance {p}"
+        return f"No significant difference: {found}"
+    return f"{'B' if accuracy.difference.mean > 0 else 'A'} is significantly better: {found}"
 
 
-def _sentence(repeats: Repeats) -> str:
-    accuracy = spreads(list(repeats.values()))["accuracy"]
-    mean, moves = figure("accuracy", accuracy.mean), figure("accuracy", accuracy.deviation or 0.0)
+def _points(share: float, sign: str = "") -> str:
+    """Format a difference of accuracies in percentage points."""
+    return metric_value("accuracy", share, sign).removesuffix("%")
+
+
+def _summary_row(name: str, summary: Summary) -> tuple[str, ...]:
     return (
-        f"{len(repeats)} seeds: test accuracy {mean}, and another seed moves it by "
-        f"{moves.removesuffix('%')} points (standard deviation)"
+        _label(name),
+        metric_value(name, summary.mean, more=1),
+        metric_value(name, summary.deviation, more=1),
+        " to ".join(metric_value(name, edge, more=1) for edge in summary.interval),
+        metric_value(name, summary.least),
+        metric_value(name, summary.most),
     )
 
 
-def _spread_rows(repeats: Repeats) -> Table:
-    rows: Table = []
-    for name, of in spreads(list(repeats.values())).items():
-        edges = of.interval or (of.mean, of.mean)
-        rows.append(
-            (
-                _words(name),
-                figure(name, of.mean, more=1),
-                figure(name, of.deviation or 0.0, more=1),
-                " to ".join(figure(name, edge, more=1) for edge in edges),
-                figure(name, of.least),
-                figure(name, of.most),
-            )
-        )
-    return rows
+def _paired_row(name: str, paired: Paired) -> tuple[str, ...]:
+    return (
+        _label(name),
+        metric_value(name, paired.a, more=1),
+        metric_value(name, paired.b, more=1),
+        metric_value(name, paired.difference.mean, "+", more=1),
+        " to ".join(metric_value(name, edge, "+", more=1) for edge in paired.difference.interval),
+        metric_value(name, paired.difference.deviation, more=1),
+        p_value(paired.p),
+    )
 
 
-def _paired_rows(paired: Mapping[str, Paired]) -> Table:
-    rows: Table = []
-    for name, of in paired.items():
-        edges = of.difference.interval or (of.difference.mean, of.difference.mean)
-        rows.append(
-            (
-                _words(name),
-                figure(name, of.a, more=1),
-                figure(name, of.b, more=1),
-                figure(name, of.difference.mean, "+", more=1),
-                " to ".join(figure(name, edge, "+", more=1) for edge in edges),
-                figure(name, of.difference.deviation or 0.0, more=1),
-                p_value(of.p),
-            )
-        )
-    return rows
-
-
-def _words(name: str) -> str:
+def _label(name: str) -> str:
     return name.replace("_", " ").replace(".", ": ")

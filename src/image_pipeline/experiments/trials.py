@@ -1,8 +1,8 @@
-"""The trials of a search: proposed by Optuna, run by DVC, the same ones whatever happens meanwhile.
+"""The trials of a search: proposed by Optuna, run by DVC, and the same however the search is timed.
 
-Trial k is proposed from the results of the trials 0 to k - jobs, and given up by comparison with
-these, whatever else has ended by then. So neither the speed of a run nor a kill changes what is
-proposed, and what has ended is all that has to be kept.
+Trial k is proposed from, and pruned by comparison with, the trials 0 to k - jobs only, whatever
+else has finished by then. So neither the speed of a run nor a kill changes the proposals, and the
+finished trials are all the state that has to be kept.
 """
 
 import time
@@ -17,33 +17,33 @@ from optuna.pruners import MedianPruner
 from optuna.samplers import TPESampler
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
-NUMBER, EXPERIMENT = "number", "experiment"  # a finished trial's own attributes
-STARTUP = 10  # trials proposed at random, and that no other is given up for
-POINTS = 20  # of a run at which it is compared with the others
-FIRST_POINT = 4  # before it, none is given up
-PAUSE = 0.5  # seconds
+NUMBER, EXPERIMENT = "number", "experiment"  # user attributes of a finished trial
+STARTUP_TRIALS = 10  # proposed at random; none is pruned until so many have finished
+PRUNING_STEPS = 20  # per run, at which it is compared with the others
+WARMUP_STEPS = 4  # before the first at which a run can be pruned
+POLL_SECONDS = 0.5
 METRIC = "validation_accuracy"
 
 
 class Runner(Protocol):
-    """What runs a trial."""
+    """Runs trials."""
 
     def start(self, number: int, values: dict[str, Any]) -> str:
-        """Start a trial with these values of the space; return the experiment's name."""
+        """Start a trial with these values of the search space; return the experiment's name."""
 
-    def ended(self) -> tuple[set[str], set[str]]:
-        """Return which experiments have ended well, and which failed, since the last call."""
+    def poll(self) -> tuple[set[str], set[str]]:
+        """Return which experiments have succeeded, and which failed, since the last call."""
 
     def curves(self, name: str) -> tuple[pd.DataFrame, int]:
-        """Return the epochs that a run has behind it, and how many it will have."""
+        """Return the learning curves so far, and the total number of epochs."""
 
-    def give_up(self, name: str) -> None:
-        """End a run."""
+    def prune(self, name: str) -> None:
+        """Kill an experiment."""
 
 
 @dataclass
 class Running:
-    """A trial at work, in a study of its own; `rows` of its curves have been looked at."""
+    """A running trial, in a study of its own; `rows` of its curves have been reported."""
 
     name: str
     trial: Trial
@@ -53,22 +53,22 @@ class Running:
 def search(
     study: optuna.Study,
     distributions: dict[str, BaseDistribution],
-    present: dict[str, Any] | None,
+    current: dict[str, Any] | None,
     trials: int,
     jobs: int,
     seed: int,
     runner: Runner,
 ) -> Iterator[FrozenTrial]:
-    """Bring a study to so many finished trials.
+    """Run trials until a study has a given number of finished ones.
 
     Args:
-        study: which keeps those that have finished.
-        distributions: what may vary.
-        present: the values that are tried first, if any.
-        trials: how many in all.
+        study: keeps the finished trials.
+        distributions: the search space.
+        current: the values of the first trial, if any.
+        trials: the total number.
         jobs: how many run at once.
-        seed: of what is proposed.
-        runner: what runs them.
+        seed: of the proposals.
+        runner: runs the trials.
 
     Yields:
         Each trial when it has finished.
@@ -78,16 +78,15 @@ def search(
     following = 0
 
     def propose(number: int) -> Trial:
-        known = [finished[before] for before in range(number - jobs + 1)]
-        memory = optuna.create_study(
+        known_study = optuna.create_study(
             direction="maximize",
-            sampler=TPESampler(seed=seed * 100_003 + number, n_startup_trials=STARTUP),
-            pruner=MedianPruner(n_startup_trials=STARTUP, n_warmup_steps=FIRST_POINT),
+            sampler=TPESampler(seed=seed * 100_003 + number, n_startup_trials=STARTUP_TRIALS),
+            pruner=MedianPruner(STARTUP_TRIALS, n_warmup_steps=WARMUP_STEPS),
         )
-        memory.add_trials(known)
-        if number == 0 and present:
-            memory.enqueue_trial(present)
-        return memory.ask(distributions)
+        known_study.add_trials([finished[before] for before in range(number - jobs + 1)])
+        if number == 0 and current:
+            known_study.enqueue_trial(current)
+        return known_study.ask(distributions)
 
     def finish(number: int, state: TrialState, value: float | None) -> FrozenTrial:
         run = running.pop(number)
@@ -114,31 +113,31 @@ def search(
                 trial = propose(following)
                 running[following] = Running(runner.start(following, trial.params), trial)
             following += 1
-        well, failed = runner.ended()
+        succeeded, failed = runner.poll()
         for number, run in list(running.items()):
-            hopeless, last = _look(run, *runner.curves(run.name))
-            if hopeless:
-                if run.name not in well | failed:
-                    runner.give_up(run.name)
+            prune, last = _report_new_epochs(run, *runner.curves(run.name))
+            if prune:
+                if run.name not in succeeded | failed:
+                    runner.prune(run.name)
                 yield finish(number, TrialState.PRUNED, last)
-            elif run.name in well:
+            elif run.name in succeeded:
                 yield finish(number, TrialState.COMPLETE, last)
             elif run.name in failed:
                 yield finish(number, TrialState.FAIL, None)
-        time.sleep(PAUSE)
+        time.sleep(POLL_SECONDS)
 
 
-def _look(run: Running, curves: pd.DataFrame, epochs: int) -> tuple[bool, float]:
-    """Report the epochs that are new; return whether the run is hopeless, and the last value."""
+def _report_new_epochs(run: Running, curves: pd.DataFrame, epochs: int) -> tuple[bool, float]:
+    """Report new epochs to Optuna; return whether to prune the run, and its last value."""
     last = float("nan")
     for row in curves.iloc[run.rows :].to_dict("records"):
         run.rows += 1
         last = float(row[METRIC])
-        point = int(row["epoch"]) * POINTS // epochs
-        if point == (int(row["epoch"]) - 1) * POINTS // epochs:
+        step = int(row["epoch"]) * PRUNING_STEPS // epochs
+        if step == (int(row["epoch"]) - 1) * PRUNING_STEPS // epochs:
             continue
-        run.trial.report(last, point)
-        if point < POINTS and run.trial.should_prune():
+        run.trial.report(last, step)
+        if step < PRUNING_STEPS and run.trial.should_prune():
             return True, last
     if len(curves):
         last = float(curves[METRIC].iloc[-1])

@@ -1,8 +1,8 @@
-"""Are the committed results of a commit real? Runs it aside, and compares every output.
+"""Verify a commit's results: run it in a clean checkout and compare every output.
 
-The commit is cloned into a temporary folder, every stage runs there, with nothing of DVC's cache,
-and what comes out is held against dvc.lock and against the metrics and plots in Git. Exit status: 0
-if all is the same, 1 if anything is not. Your working tree may be in any state.
+The commit is cloned into a temporary folder, and every stage runs there without DVC's cache. Its
+outputs are compared with dvc.lock and with the metrics and plots in Git. Exit status: 0 if all are
+the same, 1 if not. The state of your working tree does not matter.
 """
 
 import argparse
@@ -22,80 +22,85 @@ SHOWN = 3  # names in the verdict
 
 
 class RunError(PipelineError):
-    """A run that ended before its outputs were all there."""
+    """A stage failed."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Say what the command takes."""
+    """Add the command's arguments."""
     parser.add_argument(
         "rev", metavar="REV", nargs="?", default="HEAD", help="a commit, branch, tag or experiment"
     )
     parser.add_argument(
-        "--stage", help="run the stages up to this one, and compare its outputs alone"
+        "--stage", help="run the stages up to this one, and compare only its outputs"
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run a commit aside and compare; return the exit status.
+    """Run a commit in a clean checkout and compare its outputs; return the exit status.
 
     Raises:
-        CloneError: Git cannot clone it.
+        CheckoutError: Git cannot clone it.
         RevisionError: there is no such revision, or no such stage in it.
-        RunError: a stage fails.
+        RunError: a stage failed.
     """
     top = repository_root()
     revision = resolve(arguments.rev)
     if revision.commit is None:
-        raise RevisionError(f"`{WORKSPACE}` is no commit; commit it, then verify HEAD")
+        raise RevisionError(f"`{WORKSPACE}` is not a commit; commit it, then verify HEAD")
     return _verify(top, revision.commit, arguments.stage)
 
 
 def _verify(top: Path, commit: str, stage: str | None) -> int:
-    from image_pipeline.experiments.aside import CLONE, cloned, other_packages, run_stages
-    from image_pipeline.experiments.outputs import (
-        check_inputs,
-        check_outputs,
-        read_stages,
-        remove_outputs,
+    from image_pipeline.experiments.clean_checkout import (
+        CLONE,
+        clean_checkout,
+        mismatched_packages,
+        run_stages,
     )
+    from image_pipeline.experiments.results import read_stages
+    from image_pipeline.experiments.verification import check_inputs, check_outputs, remove_outputs
 
     short = commit[:SHORT]
-    with cloned(top, commit) as folder:
+    with clean_checkout(top, commit) as folder:
         root = folder / CLONE / Path.cwd().relative_to(top.resolve())
-        stated = read_stages(root / "dvc.lock")
-        if not stated:
+        recorded = read_stages(root / "dvc.lock")
+        if not recorded:
             raise RevisionError(f"{short} has no dvc.lock with a run in it; nothing to verify")
-        if stage and stage not in stated:
+        if stage and stage not in recorded:
             raise RevisionError(
-                f"--stage {stage}: not in the dvc.lock of {short}; it has {', '.join(stated)}"
+                f"--stage {stage}: not in the dvc.lock of {short}; it has {', '.join(recorded)}"
             )
-        others = other_packages(root)
-        for other in others:
-            print(f"verify: note: this environment has {other}", file=sys.stderr)
-        remove_outputs(root, stated)
+        mismatched = mismatched_packages(root)
+        for package in mismatched:
+            print(f"verify: note: this environment has {package}", file=sys.stderr)
+        remove_outputs(root, recorded)
         print(f"verify: running {short} in {root}", file=sys.stderr)
         status = run_stages(root, folder, stage)
-        found = read_stages(root / "dvc.lock")
+        rerun = read_stages(root / "dvc.lock")
         if status:
-            ended = next((name for name in stated if name not in found), "a stage")
+            failed = next((name for name in recorded if name not in rerun), "a stage")
             raise RunError(
-                f"{short}: {ended} failed (its words are above), so nothing can be said of its "
-                "results; run `make setup` in that commit if it is the environment, set "
-                "DATASET_MIRROR if it is the network"
+                f"{short}: {failed} failed (its output is above), so its results cannot be "
+                "verified; if it is the environment, run `make setup` in that commit; if it is the "
+                "network, set DATASET_MIRROR"
             )
-        inputs = list(check_inputs(stated, found))
+        checks = list(check_inputs(recorded, rerun))
         if stage:
-            stated, found = {stage: stated[stage]}, {stage: found[stage]}
-        outputs = list(check_outputs(root, stated, found, not stage))
-    for checked in (*inputs, *outputs):
-        print(f"{'DIFFERS' if checked.wrong else 'ok     '}  {checked.name}", end="")
-        print(f": {checked.wrong}" if checked.wrong else "")
-    wrong = [checked.name for checked in (*inputs, *outputs) if checked.wrong]
-    if not wrong:
+            recorded, rerun = {stage: recorded[stage]}, {stage: rerun[stage]}
+        outputs = list(check_outputs(root, recorded, rerun, not stage))
+    checks += outputs
+    for check in checks:
+        print(f"{'DIFFERS' if check.problem else 'ok     '}  {check.name}", end="")
+        print(f": {check.problem}" if check.problem else "")
+    differing = [check.name for check in checks if check.problem]
+    if not differing:
         of_stage = f" of {stage}" if stage else ""
-        print(f"verify: {short} is real: all {len(outputs)} outputs{of_stage} came out the same")
+        print(
+            f"verify: {short} is verified: all {len(outputs)} outputs{of_stage} came out the same"
+        )
         return 0
-    names = ", ".join(wrong[:SHOWN]) + (f" and {len(wrong) - SHOWN} more" * (len(wrong) > SHOWN))
-    why = "; this environment is not the commit's" if others else ""
-    print(f"verify: {short} is NOT what its code, data and params make: {names}{why}")
+    more = len(differing) - SHOWN
+    names = ", ".join(differing[:SHOWN]) + (f" and {more} more" if more > 0 else "")
+    reason = "; this environment does not match the commit's" if mismatched else ""
+    print(f"verify: {short} is NOT what its code, data and params produce: {names}{reason}")
     return 1

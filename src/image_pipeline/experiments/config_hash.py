@@ -1,0 +1,67 @@
+"""A hash of all that results depend on except the seed: runs that share it are repetitions."""
+
+import hashlib
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from image_pipeline.common import paths
+from image_pipeline.common.errors import DataError
+from image_pipeline.experiments.revisions import Revision, run_git
+
+# The code that computes results, as paths for Git, without what only draws or reads them.
+CODE = ("dvc.yaml", "requirements.lock", "stages", "src")
+NO_RESULT_CODE = re.compile(
+    r"stages/plot\.py|src/image_pipeline/(commands|experiments|plotting|__main__\.py)(/|$)"
+)
+NO_RESULT_PARAMS = ("plot", "machine")  # blocks of params.yaml that change no metric
+DIGITS = 8
+
+
+def config_hash(revision: Revision) -> str:
+    """Return a short hash of a revision's code, packages and params, except `train.seed`.
+
+    Raises:
+        DataError: its params.yaml is missing or not valid.
+    """
+    digest = hashlib.sha256(json.dumps(_params(revision), sort_keys=True).encode())
+    for path, blob in sorted(_files(revision)):
+        if not NO_RESULT_CODE.match(path):
+            digest.update(f"\n{blob} {path}".encode())
+    return digest.hexdigest()[:DIGITS]
+
+
+def _params(revision: Revision) -> dict[str, object]:
+    text = revision.read(paths.PARAMS)
+    try:
+        params = YAML(typ="safe").load(text or b"")
+    except YAMLError:
+        params = None
+    if not isinstance(params, dict) or not isinstance(params.get("train"), dict):
+        raise DataError(f"{paths.PARAMS} in {revision}: missing, or without the block `train`")
+    train = {key: value for key, value in params["train"].items() if key != "seed"}
+    kept = {key: value for key, value in params.items() if key not in NO_RESULT_PARAMS}
+    return kept | {"train": train}
+
+
+def _files(revision: Revision) -> Iterator[tuple[str, str]]:
+    """Yield path and blob hash of each file of code."""
+    tree = revision.commit or _workspace_tree()
+    for line in run_git("ls-tree", "-r", "-z", tree, "--", *CODE).split("\0")[:-1]:
+        info, _, path = line.partition("\t")
+        yield path, info.split()[2]
+
+
+def _workspace_tree() -> str:
+    """Return the hash of a Git tree of the workspace; the user's index stays untouched."""
+    with tempfile.TemporaryDirectory() as folder:
+        env = os.environ | {"GIT_INDEX_FILE": str(Path(folder) / "index")}
+        run_git("read-tree", "HEAD", env=env)
+        run_git("add", "--all", "--", *(path for path in CODE if Path(path).exists()), env=env)
+        return run_git("write-tree", env=env).strip()
