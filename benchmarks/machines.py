@@ -1,13 +1,13 @@
-"""Epochs on one host and on two, and on one host before there could be two.
+"""Seconds per epoch on one host and on two, and on one host before training was distributed.
 
     export PYTHONPATH=tests:tests/distributed
     python benchmarks/machines.py scaling ROUNDS EPOCHS IMAGES
     python benchmarks/machines.py single ROUNDS EPOCHS
 
 `scaling`: the residual network on random images of CIFAR's size, on hosts with a core each and a
-link of 10 and of 1 Gbit/s. `single`: the default network on data/tensors, by this commit and by the
-last one without several machines. Hosts are network namespaces, so it needs root and `ip`. Prints
-a line of JSON for each round: the seconds of an epoch, the first left out, by what was run.
+link of 10 and of 1 Gbit/s. `single`: the default network on data/tensors, with this commit and with
+the last one before distributed training. Hosts are network namespaces, so it needs root and `ip`.
+Prints a line of JSON per round: seconds per epoch, without the first epoch, for each setup.
 """
 
 import json
@@ -19,7 +19,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from fault_harness import forget
+from fault_harness import remove_outputs
 from hosts import Host, Network, Running
 from hosts_harness import write_images
 from processes import clone_project
@@ -31,13 +31,13 @@ from project import Project
 
 RECIPE = ROOT / "recipes" / "resnet.yaml"
 VALIDATION_IMAGES = 256
-LINKS = {"10gbit": "", "1gbit": "100us"}  # and the delay each way, where the kernel can have one
-FIRST_COMMIT = "src/image_pipeline/distributed/__init__.py"  # of several machines, added it
+LINKS = {"10gbit": "", "1gbit": "100us"}  # and the delay each way, if the kernel can
+FIRST_COMMIT = "src/image_pipeline/training/machines/__init__.py"  # distributed training added it
 TRAIN = ("python", "stages/train.py")
 
 
 def seconds_of_epochs(running: Running, epochs: int) -> float:
-    """Wait for the end; return the seconds of an epoch, the first left out."""
+    """Wait for the end; return the seconds per epoch, without the first one."""
     begin = end = 0.0
     while running.process.poll() is None:
         epoch = running.epoch()
@@ -45,48 +45,48 @@ def seconds_of_epochs(running: Running, epochs: int) -> float:
         end = end or time.perf_counter() * (epoch == epochs)
         time.sleep(0.005)
     if running.wait() or not begin or not end:
-        sys.exit(f"not measured:\n{running.text}")
+        sys.exit(f"no measurement:\n{running.text}")
     return (end - begin) / (epochs - 1)
 
 
 def measure_scaling(rounds: int, epochs: int, images: int, folder: Path) -> None:
-    """Measure one host, and two over each link, in turn."""
-    clone_project(folder / "first")
-    first = Project.at(folder / "first")
+    """Measure one host and two over each link, in turn."""
+    clone_project(folder / "coordinator")
+    coordinator = Project.at(folder / "coordinator")
     recipe = YAML(typ="safe").load(RECIPE)["train"] | {"epochs": epochs}
-    first.set_params({f"train.{key}": value for key, value in recipe.items()})
-    write_images(first, paths.TRAIN_TENSORS, images)
-    write_images(first, paths.VALIDATION_TENSORS, VALIDATION_IMAGES)
-    other = first.copy_to(folder / "other")
+    coordinator.set_params({f"train.{key}": value for key, value in recipe.items()})
+    write_images(coordinator, paths.TRAIN_TENSORS, images)
+    write_images(coordinator, paths.VALIDATION_TENSORS, VALIDATION_IMAGES)
+    other = coordinator.copy_to(folder / "other")
     with Network() as network:
-        hosts = [network.add(project) for project in (first, other)]
+        hosts = [network.add(project) for project in (coordinator, other)]
         for _ in range(rounds):
-            forget(first)
+            remove_outputs(coordinator)
             alone = on_core(0, hosts[0], *TRAIN)
             found = {"alone": seconds_of_epochs(alone, epochs)}
             for rate, delay in LINKS.items():
-                forget(first)
+                remove_outputs(coordinator)
                 for host in hosts:
                     host.limit(rate, delay)
-                running = hosts[0].lead("2", ("taskset", "-c", "0", *TRAIN))
-                join = ("python", "-m", "image_pipeline", "join", hosts[0].meeting_place)
+                running = hosts[0].coordinate("2", ("taskset", "-c", "0", *TRAIN))
+                join = ("python", "-m", "image_pipeline", "join", hosts[0].endpoint)
                 member = on_core(1, hosts[1], *join)
                 found[rate] = seconds_of_epochs(running, epochs)
                 member.wait()
-                traffic = re.search(r"([0-9.]+) MB out and in; ", running.text)
+                traffic = re.search(r"([0-9.]+) MB each way; ", running.text)
                 if not traffic:
-                    sys.exit(f"no traffic is told of:\n{running.text}")
+                    sys.exit(f"no traffic in the output:\n{running.text}")
                 found[f"{rate}_mb"] = float(traffic[1])
             print(json.dumps(found), flush=True)
 
 
 def on_core(core: int, host: Host, *command: str) -> Running:
-    """Start a command on a host, on one core."""
+    """Start a command on a host, pinned to a core."""
     return host.start("taskset", "-c", str(core), *command)
 
 
 def measure_single(rounds: int, epochs: int, folder: Path) -> None:
-    """Measure this commit, and the last one before there could be several machines, in turn."""
+    """Measure this commit and the last one before distributed training, in turn."""
     log = ["git", "log", "--diff-filter=A", "--format=%H", "--", FIRST_COMMIT]
     added = subprocess.run(log, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
     if not added:
@@ -106,13 +106,13 @@ def measure_single(rounds: int, epochs: int, folder: Path) -> None:
         for number in range(rounds):
             found = {}
             for name in list(hosts) if number % 2 else reversed(list(hosts)):
-                forget(projects[name])
+                remove_outputs(projects[name])
                 found[name] = seconds_of_epochs(hosts[name].start(*TRAIN), epochs)
             print(json.dumps(found), flush=True)
 
 
 def main() -> None:
-    """Measure what is asked for."""
+    """Run the measurement that the first argument names."""
     task, *numbers = sys.argv[1:]
     with tempfile.TemporaryDirectory() as folder:
         if task == "scaling":

@@ -17,31 +17,31 @@ def main() -> None:
     from image_pipeline import numerics
     from image_pipeline.common import paths
     from image_pipeline.common.params import read_params
-    from image_pipeline.distributed.settings import Settings
+    from image_pipeline.distributed.settings import CoordinatorSettings
 
     params = read_params()
     data = [paths.TRAIN_TENSORS, paths.VALIDATION_TENSORS]
-    if asked := Settings.read(params.train.numerics):
-        from image_pipeline.distributed.lead import lead
+    if settings := CoordinatorSettings.from_environment(params.train.numerics):
+        from image_pipeline.distributed.coordinator import run_coordinator
 
-        lead(asked, params.train, data, Path(__file__))  # runs this script again, beside others
+        run_coordinator(settings, params.train, data, Path(__file__))  # runs this script again
         return
 
     numerics.pin(params.train.numerics)
 
     # After the pin: these import torch and numpy.
     from image_pipeline.common.files import atomic_group
+    from image_pipeline.distributed.distributed_group import host_group_from_environment
     from image_pipeline.modeling import ood
     from image_pipeline.modeling.model_file import write_model
     from image_pipeline.serialization import write_csv, write_json
     from image_pipeline.tensors.tensor_files import read_split
     from image_pipeline.training.checkpoint import result_key
     from image_pipeline.training.history import history_table
-    from image_pipeline.training.host_group import HostGroup
     from image_pipeline.training.live_curves import LiveCurves
     from image_pipeline.training.train import Trainer
 
-    hosts = HostGroup()
+    hosts = host_group_from_environment()
     start = time.perf_counter()
     train, validation = read_split(paths.TRAIN_TENSORS), read_split(paths.VALIDATION_TENSORS)
     trainer = Trainer(train, validation, params.train, params.machine, hosts)

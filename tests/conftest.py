@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent
 SLOW = (
     ROOT / "app" / "test_page.py",
     ROOT / "browser",
-    ROOT / "machines" / "test_machines.py",
+    ROOT / "distributed" / "test_training_on_hosts.py",
     ROOT / "pipeline",
     ROOT / "numerics" / "test_operations.py",
     ROOT / "numerics" / "test_pin.py",
@@ -32,7 +32,7 @@ PROMISES = (ROOT / "pipeline" / "test_contract.py", ROOT / "pipeline" / "test_wh
 LONG = [
     f"test_{name}.py"
     for name in (
-        *("networks", "experiments_page", "search", "seeds", "survives_kills", "machines"),
+        *("networks", "experiments_page", "search", "seeds", "survives_kills", "training_on_hosts"),
         *("recipes", "dvc_usage", "export", "sharing", "whole_run"),
     )
 ]

@@ -1,6 +1,6 @@
-"""Faults at random moments of a run on three hosts, which must end in the bits of one machine.
+"""Faults at random moments of a run on several hosts, which must give the bits of one host.
 
-`make soak-machines` runs the long form; test_machines.py a short one. Needs root and `ip`.
+`make soak-machines` runs the long form; test_training_on_hosts.py a short one. Needs root and `ip`.
 """
 
 import argparse
@@ -20,81 +20,83 @@ from project import SMALL, TRAINED, Project
 EPOCHS = 120
 LONG = {**SMALL, "train.batch_size": 512, "train.epochs": EPOCHS}
 HOSTS = 3
-AWAY = (2.0, 14.0)  # seconds that a host is away: noticed or not
-LOSS = 0.05
+ABSENCE_SECONDS = (2.0, 14.0)  # some are long enough to be noticed
+PACKET_LOSS = 0.05
 
 
 class Round:
-    """One run, the fault in it, and the longest time in which no epoch was done."""
+    """One run with a fault, and the longest time without a finished epoch."""
 
     def __init__(self, hosts: list[Host], rng: random.Random) -> None:
         self.hosts, self.rng = hosts, rng
-        self.first = self._lead()
+        self.coordinator = self._start_coordinator()
         self.others = {host: host.join(hosts[0]) for host in hosts[1:]}
-        self.epoch, self.last, self.longest = 0, 0.0, 0.0
+        self.epoch, self.last, self.longest_stall = 0, 0.0, 0.0
 
-    def _lead(self) -> Running:
-        return self.hosts[0].lead(f"2:{len(self.hosts)}")
+    def _start_coordinator(self) -> Running:
+        return self.hosts[0].coordinate(f"2:{len(self.hosts)}")
 
     def watch(self, until: Callable[[], object], seconds: float = 300.0) -> None:
-        """Wait, and measure how long no epoch is done."""
+        """Wait for a condition, and measure stalls."""
         begin = now = time.monotonic()
         while not until():
             now = time.monotonic()
-            assert now - begin < seconds, f"no end in {seconds} s:\n{self.told()}"
-            if (epoch := self.first.epoch()) > self.epoch:
+            assert now - begin < seconds, f"timeout after {seconds} s:\n{self.output()}"
+            if (epoch := self.coordinator.epoch()) > self.epoch:
                 self.epoch, self.last = epoch, now
-            if self.epoch:  # not the start, which waits for machines
-                self.longest = max(self.longest, now - self.last)
+            if self.epoch:  # not at the start, where hosts are waited for
+                self.longest_stall = max(self.longest_stall, now - self.last)
             time.sleep(0.05)
 
-    def told(self) -> str:
-        return "\n\n".join("\n".join(each.lines) for each in (self.first, *self.others.values()))
+    def output(self) -> str:
+        return "\n\n".join(
+            "\n".join(each.lines) for each in (self.coordinator, *self.others.values())
+        )
 
-    def other(self) -> Host:
+    def random_other(self) -> Host:
         return self.rng.choice(self.hosts[1:])
 
-    def away(self) -> None:
-        end = time.monotonic() + self.rng.uniform(*AWAY)
+    def pause(self) -> None:
+        end = time.monotonic() + self.rng.uniform(*ABSENCE_SECONDS)
         self.watch(lambda: time.monotonic() > end)
 
     # The faults:
 
     def killed(self) -> None:
-        """All processes of a host end at once; it joins again."""
-        host = self.other()
+        """All processes of a host are killed; it joins again."""
+        host = self.random_other()
         host.signal(signal.SIGKILL)
-        self.away()
+        self.pause()
         self.others[host] = host.join(self.hosts[0])
 
     def frozen(self) -> None:
-        """All processes of a host, which may be the first, stand still for a while."""
+        """All processes of a host, which may be the coordinator, are stopped for a while."""
         host = self.rng.choice(self.hosts)
         host.signal(signal.SIGSTOP)
-        self.away()
+        self.pause()
         host.signal(signal.SIGCONT)
 
     def unplugged(self) -> None:
         host = self.rng.choice(self.hosts)
         host.set_link("down")
-        self.away()
+        self.pause()
         host.set_link("up")
 
     def lossy(self) -> None:
         """A host loses packets until the end of the run."""
-        self.rng.choice(self.hosts).lose(LOSS)
+        self.rng.choice(self.hosts).drop_packets(PACKET_LOSS)
 
-    def first_killed(self) -> None:
-        """All processes of the first host end at once; it is started again."""
+    def coordinator_killed(self) -> None:
+        """All processes of the coordinator are killed; it is started again."""
         self.hosts[0].signal(signal.SIGKILL)
-        self.away()
-        self.first = self._lead()
+        self.pause()
+        self.coordinator = self._start_coordinator()
 
     def joined_twice(self) -> None:
         """A host joins a second time, in the same folder."""
-        again = self.other().join(self.hosts[0])
+        again = self.random_other().join(self.hosts[0])
         assert again.wait() == 1, again.text
-        assert "join: error: this folder takes part in a training already" in again.text
+        assert "join: error: this folder already takes part in a training run" in again.text
 
 
 FAULTS = (
@@ -102,7 +104,7 @@ FAULTS = (
     Round.frozen,
     Round.unplugged,
     Round.lossy,
-    Round.first_killed,
+    Round.coordinator_killed,
     Round.joined_twice,
 )
 
@@ -110,47 +112,51 @@ FAULTS = (
 def fault_round(
     hosts: list[Host], expected: dict[str, str], fault: Callable[[Round], None], seed: int
 ) -> float:
-    """Run from nothing with a fault; return the longest stall in seconds.
+    """Train from the start with a fault; return the longest stall in seconds.
 
     Raises:
-        AssertionError: something differs, or does not end as it should; the message names the seed.
+        AssertionError: with the seed in its message.
     """
     rng = random.Random(seed)
     for host in hosts:
-        host.clear()
-        forget(host.project)
+        host.reset_link()
+        remove_outputs(host.project)
     after = rng.randint(1, EPOCHS // 2)
     run = Round(hosts, rng)
     try:
-        run.watch(lambda: run.first.epoch() >= after or run.first.process.poll() is not None)
+        run.watch(
+            lambda: run.coordinator.epoch() >= after or run.coordinator.process.poll() is not None
+        )
         fault(run)
-        run.watch(lambda: run.first.process.poll() is not None)
-        assert run.first.wait() == 0, run.told()
+        run.watch(lambda: run.coordinator.process.poll() is not None)
+        assert run.coordinator.wait() == 0, run.output()
         for host, other in run.others.items():
-            assert other.wait(60) == 0, f"{host.name}:\n{run.told()}"
-        left = [host.processes() for host in hosts]
-        assert not any(left), f"processes are left: {left}"
-        assert trained(hosts[0].project) == expected
-        assert not any(trained(host.project) for host in hosts[1:]), "another host wrote results"
+            assert other.wait(60) == 0, f"{host.name}:\n{run.output()}"
+        remaining = [host.processes() for host in hosts]
+        assert not any(remaining), f"processes remain: {remaining}"
+        assert train_outputs(hosts[0].project) == expected
+        assert not any(train_outputs(host.project) for host in hosts[1:]), (
+            "another host wrote results"
+        )
     except AssertionError as error:
         raise AssertionError(f"seed {seed}, {fault.__name__} at {after}: {error}") from None
-    return run.longest
+    return run.longest_stall
 
 
-def trained(project: Project) -> dict[str, str]:
-    """Return the hashes of what the train stage has written."""
+def train_outputs(project: Project) -> dict[str, str]:
+    """Return the hashes of the train stage's outputs."""
     return {name: found for name, found in project.hashes().items() if name in TRAINED}
 
 
-def forget(project: Project) -> None:
-    """Remove what the train stage writes, as DVC does, and what it keeps."""
+def remove_outputs(project: Project) -> None:
+    """Remove the train stage's outputs, as DVC does, and its checkpoints."""
     for path in (*(project.root / name for name in TRAINED), *project.root.glob("checkpoints/*")):
         path.unlink(missing_ok=True)
 
 
 @contextmanager
-def hosts_of(project: Project, folder: Path, count: int = HOSTS) -> Iterator[list[Host]]:
-    """Yield hosts with a copy each of a project that has its tensors."""
+def hosts_with(project: Project, folder: Path, count: int = HOSTS) -> Iterator[list[Host]]:
+    """Yield hosts, each with a copy of a project that has its tensors."""
     with Network() as network:
         yield [network.add(project.copy_to(folder / f"host{each + 1}")) for each in range(count)]
 
@@ -159,16 +165,16 @@ def main() -> None:
     """Run the long form."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--seed", type=int, default=0, help="of the first round (0)")
+    parser.add_argument("--seed", type=int, default=0, help="of the first round (default: 0)")
     arguments = parser.parse_args()
     begin, longest = time.monotonic(), 0.0
     with tempfile.TemporaryDirectory() as folder:
         project = Project(Path(folder) / "alone", LONG)
         project.run("dvc", "repro", "tensorize")
-        forget(project)
+        remove_outputs(project)
         project.stage("train")
-        expected = trained(project)
-        with hosts_of(project, Path(folder)) as hosts:
+        expected = train_outputs(project)
+        with hosts_with(project, Path(folder)) as hosts:
             for number in range(arguments.rounds):
                 seed = arguments.seed + number
                 fault = FAULTS[seed % len(FAULTS)]
@@ -178,8 +184,8 @@ def main() -> None:
                 print(f"seed {seed}: {fault.__name__}, longest stall {stall:.1f} s, {passed:.0f} s")
                 sys.stdout.flush()
     print(
-        f"{arguments.rounds} rounds of faults in {time.monotonic() - begin:.0f} s: each ended in "
-        f"the hashes of one machine; the longest stall took {longest:.1f} s"
+        f"{arguments.rounds} rounds of faults in {time.monotonic() - begin:.0f} s: each gave "
+        f"the hashes of one host; the longest stall took {longest:.1f} s"
     )
 
 

@@ -1,6 +1,6 @@
 """Hosts for the tests: network namespaces of this kernel, each with a clone of a project.
 
-They are joined by a bridge; a process in one reaches the others through its link only.
+They are connected by a bridge; a process reaches other hosts only through its host's link.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from project import Project, require
 
 PORT = 29400
 TOKEN = "a token that only the tests know"
-PATIENCE = 240.0  # seconds until something that must happen has happened
+TIMEOUT = 240.0  # seconds for whatever a test waits for
 COMMON = {"IMAGE_PIPELINE_TOKEN": TOKEN, "IMAGE_PIPELINE_WAIT": "120"}
 
 
@@ -27,15 +27,15 @@ def ip(*words: str, check: bool = True) -> str:
     return done.stdout
 
 
-def wait_until(condition: Callable[[], object], what: str, seconds: float = PATIENCE) -> None:
+def wait_until(condition: Callable[[], object], what: str, seconds: float = TIMEOUT) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, f"{what}: did not happen in {seconds:.0f} s"
+        assert time.monotonic() < deadline, f"{what}: timeout after {seconds:.0f} s"
         time.sleep(0.02)
 
 
 class Running:
-    """A command that runs on a host, and what it has printed."""
+    """A command that runs on a host, and its output."""
 
     def __init__(self, host: "Host", command: tuple[str, ...], env: Mapping[str, str]) -> None:
         self.log = host.project.root.parent / f"{host.name}.{os.urandom(3).hex()}.log"
@@ -56,23 +56,23 @@ class Running:
 
     @property
     def lines(self) -> list[str]:
-        """What was printed, but for the progress bar."""
+        """Printed lines, without the progress bar."""
         return [line for line in self.text.splitlines() if line and "%|" not in line]
 
-    def wait(self, seconds: float = PATIENCE) -> int:
+    def wait(self, seconds: float = TIMEOUT) -> int:
         try:
             return self.process.wait(seconds)
         except subprocess.TimeoutExpired:
-            raise AssertionError(f"it still runs after {seconds} s:\n{self.text}") from None
+            raise AssertionError(f"still running after {seconds} s:\n{self.text}") from None
 
-    def wait_for(self, words: str, seconds: float = PATIENCE) -> None:
+    def wait_for(self, words: str, seconds: float = TIMEOUT) -> None:
         wait_until(
             lambda: words in self.text or self.process.poll() is not None, repr(words), seconds
         )
         assert words in self.text, self.text
 
     def epoch(self) -> int:
-        """The last epoch that is done, by the progress bar."""
+        """The last finished epoch, from the progress bar."""
         found = self.text.rpartition(", epoch ")[2].split("/")[0]
         return int(found) if found.isdigit() else 0
 
@@ -84,7 +84,7 @@ class Host:
         self.network, self.name, self.project = network, f"{network.name}h{number}", project
         self.started: list[Running] = []
         self.address = f"10.77.{network.subnet}.{number}"
-        self.link = f"{network.name}v{number}"  # the bridge's end of its cable
+        self.link = f"{network.name}v{number}"  # the bridge's end of its veth pair
         ip("netns", "add", self.name)
         ip("link", "add", self.link, "type", "veth", "peer", "name", "eth0", "netns", self.name)
         ip("link", "set", self.link, "master", network.name, "up")
@@ -93,8 +93,8 @@ class Host:
             self.ip("link", "set", device, "up")
 
     @property
-    def meeting_place(self) -> str:
-        """Where others join, when this host leads."""
+    def endpoint(self) -> str:
+        """Where others join, if this host is the coordinator."""
         return f"{self.address}:{PORT}"
 
     def ip(self, *words: str) -> None:
@@ -104,33 +104,33 @@ class Host:
         self.started.append(Running(self, command, env or {}))
         return self.started[-1]
 
-    def lead(
+    def coordinate(
         self,
         machines: str,
         command: tuple[str, ...] = ("python", "stages/train.py"),
         env: Mapping[str, str] | None = None,
     ) -> Running:
-        asked = {
+        variables = {
             "IMAGE_PIPELINE_MACHINES": machines,
-            "IMAGE_PIPELINE_ADDRESS": self.meeting_place,
+            "IMAGE_PIPELINE_ADDRESS": self.endpoint,
         }
-        return self.start(*command, env={**asked, **(env or {})})
+        return self.start(*command, env={**variables, **(env or {})})
 
-    def join(self, first: "Host", env: Mapping[str, str] | None = None) -> Running:
-        return self.start("python", "-m", "image_pipeline", "join", first.meeting_place, env=env)
+    def join(self, coordinator: "Host", env: Mapping[str, str] | None = None) -> Running:
+        return self.start("python", "-m", "image_pipeline", "join", coordinator.endpoint, env=env)
 
     def processes(self) -> list[int]:
         return [int(number) for number in ip("netns", "pids", self.name).split()]
 
     def processes_of(self, module: str) -> list[int]:
-        """Return the processes of this host whose command names a module."""
+        """Return the processes of this host whose command line contains a module's name."""
         commands = {
             number: Path(f"/proc/{number}/cmdline").read_bytes() for number in self.processes()
         }
         return [number for number, words in commands.items() if module.encode() in words]
 
     def signal(self, number: int) -> None:
-        """Send a signal to all that runs on this host."""
+        """Send a signal to all processes of this host."""
         for process in self.processes():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, number)
@@ -139,9 +139,9 @@ class Host:
         ip("link", "set", self.link, state)
 
     def tc(self, *words: str) -> None:
-        """Have `tc` change what queues there are for what leaves this host and what comes to it.
+        """Run `tc` for the packets that leave this host and for those that reach it.
 
-        `DEVICE` stands for either end of its cable.
+        `DEVICE` stands for either end of the host's link.
         """
         for where, device in ((["-n", self.name], "eth0"), ([], self.link)):
             command = ["tc", *where, *(device if word == "DEVICE" else word for word in words)]
@@ -149,40 +149,45 @@ class Host:
             assert not done.returncode, f"{' '.join(command)}: {done.stderr}"
 
     def limit(self, rate: str, delay: str = "") -> None:
-        """Give its cable a rate, as `tc` writes it, such as 1gbit, and a delay where it can."""
+        """Limit the link to a rate for `tc`, such as 1gbit; add a delay if the kernel can."""
         queue = ("tbf", "rate", rate, "burst", "1mb", "latency", "100ms")
         self.tc("qdisc", "replace", "dev", "DEVICE", "root", "handle", "1:", *queue)
         if delay and self.network.has_netem():
             kind = ("netem", "delay", delay)
             self.tc("qdisc", "replace", "dev", "DEVICE", "parent", "1:1", *kind)
 
-    def lose(self, share: float) -> None:
-        """Drop this share of the packets at random, each way.
+    def drop_packets(self, fraction: float) -> None:
+        """Drop this fraction of the packets at random, each way.
 
-        By a class of packets whose queue holds none, for which a filter of four instructions
-        chooses: netem, made for this, is not in every kernel.
+        A BPF filter of four instructions sends them to a class whose queue has no room: netem, made
+        for this, is not in every kernel.
         """
-        numbers = ("32 0 0 4294963256", f"37 1 0 {int(share * (1 << 32))}", "6 0 0 4294967295")
-        chosen = f"4,{','.join(numbers)},6 0 0 0"  # a random number; is it larger?; yes; no
+        instructions = (
+            "32 0 0 4294963256",
+            f"37 1 0 {int(fraction * (1 << 32))}",
+            "6 0 0 4294967295",
+        )
+        # Load a random number; compare; return -1; return 0.
+        program = f"4,{','.join(instructions)},6 0 0 0"
         self.tc("qdisc", "replace", "dev", "DEVICE", "root", "handle", "1:", "htb", "default", "1")
         for name in ("1:1", "1:2"):
             kind = ("htb", "rate", "10gbit", "quantum", "60000")
             self.tc("class", "add", "dev", "DEVICE", "parent", "1:", "classid", name, *kind)
         self.tc("qdisc", "add", "dev", "DEVICE", "parent", "1:2", "pfifo", "limit", "0")
-        chooses = ("bpf", "bytecode", chosen, "flowid", "1:2")
-        self.tc("filter", "add", "dev", "DEVICE", "parent", "1:", *chooses)
+        classify = ("bpf", "bytecode", program, "flowid", "1:2")
+        self.tc("filter", "add", "dev", "DEVICE", "parent", "1:", *classify)
 
-    def clear(self) -> None:
-        """Have the cable lose nothing, and be as fast as it can."""
+    def reset_link(self) -> None:
+        """Undo `limit` and `drop_packets`."""
         self.tc("qdisc", "replace", "dev", "DEVICE", "root", "pfifo", "limit", "1000")
 
     def traffic(self) -> int:
-        """Return how many bytes have left this host."""
+        """Return the number of bytes sent by this host."""
         return int(Path(f"/sys/class/net/{self.link}/statistics/rx_bytes").read_text())
 
     def remove(self) -> None:
         self.signal(signal.SIGKILL)
-        wait_until(lambda: not self.processes(), "the end of all processes of a host")
+        wait_until(lambda: not self.processes(), "end of all processes of a host")
         for running in self.started:
             running.wait()
         ip("netns", "delete", self.name, check=False)
@@ -190,12 +195,12 @@ class Host:
 
 
 class Network:
-    """A bridge with hosts on it; gone, with all that runs there, when the block ends."""
+    """A bridge with hosts; the context manager removes it, with all their processes."""
 
     def __init__(self, subnet: int | None = None) -> None:
         require(os.geteuid() == 0 and shutil.which("ip"), "root and `ip` (Debian's iproute2)")
         done = subprocess.run(["ip", "netns", "add", "probe"], capture_output=True, check=False)
-        require(done.returncode == 0, "the right to make network namespaces")
+        require(done.returncode == 0, "permission to create network namespaces")
         ip("netns", "delete", "probe")
         self.subnet = os.getpid() % 250 if subnet is None else subnet
         self.name = f"ipl{self.subnet}"
@@ -213,7 +218,7 @@ class Network:
         ip("link", "delete", self.name)
 
     def has_netem(self) -> bool:
-        """Tell whether this kernel can delay packets."""
+        """Whether this kernel can delay packets."""
         words = ["tc", "qdisc", "replace", "dev", self.name, "root", "netem", "delay", "1us"]
         done = subprocess.run(words, capture_output=True, check=False)
         if not done.returncode:

@@ -1,4 +1,4 @@
-"""Four networks on one to five hosts, with one process each and with two: the same hashes.
+"""Four networks on one to five hosts, with one and two processes each: the same hashes.
 
 `make soak-machines` runs it. Needs root and `ip`.
 """
@@ -11,63 +11,63 @@ import time
 from pathlib import Path
 
 import numpy as np
-from fault_harness import forget, hosts_of, trained
+from fault_harness import hosts_with, remove_outputs, train_outputs
 
 from image_pipeline.common import paths
 from image_pipeline.tensors.tensor_files import DatasetInfo, writing_split
 from project import SMALL, Project
 
 HOSTS, PROCESSES = (2, 3, 4, 5), (1, 2)
-SHAPE, CLASSES = (3, 32, 32), tuple("0123456789")  # as CIFAR's
-IMAGES, VALIDATION_IMAGES = 768, 200  # a batch of eight lanes, and a last one of four
+SHAPE, CLASSES = (3, 32, 32), tuple("0123456789")  # as in CIFAR-10
+IMAGES, VALIDATION_IMAGES = 768, 200  # a batch of eight micro-batches, and a last one of four
 SETTINGS = {**SMALL, "train.batch_size": 512, "train.epochs": 2}
 NETWORKS: dict[str, dict[str, object]] = {
     "mlp": {},
     "cnn": {"filters": [4, 8]},
     "resnet": {"stem_filters": 8, "filters": [8, 16]},
-    "dropped": {},
+    "dropout_network": {},
 }
-DROPPED = Path(__file__).with_name("dropped.py")
+DROPOUT_NETWORK = Path(__file__).with_name("dropout_network.py")
 
 
 def write_images(project: Project, path: Path, count: int) -> None:
     """Write a split of random images."""
     rng = np.random.default_rng(count)
-    description = DatasetInfo("random", CLASSES, (0.5,) * 3, (0.29,) * 3, "crop")
+    info = DatasetInfo("random", CLASSES, (0.5,) * 3, (0.29,) * 3, "crop")
     with writing_split(project.root / path, count, SHAPE, "random", CLASSES) as split:
         images = rng.integers(0, 256, (count, *SHAPE), np.uint8)
         split.append(images, rng.integers(0, len(CLASSES), count))
-        split.finish(description)
+        split.finish(info)
 
 
 def main() -> None:
-    """Train each network on one machine, then on several."""
+    """Train each network on one host, then on several."""
     begin = time.monotonic()
     runs = 0
     with tempfile.TemporaryDirectory() as folder:
         alone = Project(Path(folder) / "alone", SETTINGS)
-        shutil.copy(DROPPED, alone.root / "src/image_pipeline/models")
+        shutil.copy(DROPOUT_NETWORK, alone.root / "src/image_pipeline/models")
         write_images(alone, paths.TRAIN_TENSORS, IMAGES)
         write_images(alone, paths.VALIDATION_TENSORS, VALIDATION_IMAGES)
-        with hosts_of(alone, Path(folder), max(HOSTS)) as hosts:
+        with hosts_with(alone, Path(folder), max(HOSTS)) as hosts:
             for network, options in NETWORKS.items():
                 for project in (alone, *(host.project for host in hosts)):
                     project.set_params(
                         {"train.model.name": network, f"train.model.{network}": options}
                     )
-                forget(alone)
+                remove_outputs(alone)
                 alone.stage("train")
-                expected = trained(alone)
+                expected = train_outputs(alone)
                 for count, processes in itertools.product(HOSTS, PROCESSES):
                     for host in hosts:
-                        forget(host.project)
+                        remove_outputs(host.project)
                         host.project.set_params({"machine.cores": processes})
-                    first = hosts[0].lead(str(count))
+                    coordinator = hosts[0].coordinate(str(count))
                     others = [host.join(hosts[0]) for host in hosts[1:count]]
-                    assert first.wait() == 0, first.text
-                    assert all(other.wait(60) == 0 for other in others), first.text
-                    assert f", {count} machines, " in first.lines[-1], first.text
-                    found = trained(hosts[0].project)
+                    assert coordinator.wait() == 0, coordinator.text
+                    assert all(other.wait(60) == 0 for other in others), coordinator.text
+                    assert f", {count} machines, " in coordinator.lines[-1], coordinator.text
+                    found = train_outputs(hosts[0].project)
                     assert found == expected, f"{network}, {count} hosts, {processes} processes"
                     runs += 1
                     passed = time.monotonic() - begin
@@ -75,7 +75,7 @@ def main() -> None:
                     sys.stdout.flush()
     print(
         f"{runs} runs of {len(NETWORKS)} networks on {HOSTS[0]} to {HOSTS[-1]} hosts in "
-        f"{time.monotonic() - begin:.0f} s: each ended in the hashes of one machine"
+        f"{time.monotonic() - begin:.0f} s: each gave the hashes of one host"
     )
 
 

@@ -1,4 +1,4 @@
-"""What the environment may ask for, and the words for what it may not."""
+"""Environment variables: their values and the messages for wrong ones."""
 
 from pathlib import Path
 
@@ -7,16 +7,17 @@ import pytest
 from image_pipeline.common.errors import ParamsError
 from image_pipeline.distributed.settings import (
     ADDRESS,
+    DEFAULT_WAIT,
     MACHINES,
     TOKEN,
-    USUAL_WAIT,
     WAIT,
     Address,
-    KeptToken,
-    Settings,
+    CoordinatorSettings,
+    TokenFile,
 )
 
 HERE = Address("192.168.1.5", 29400)
+from_environment = CoordinatorSettings.from_environment
 
 
 @pytest.fixture(autouse=True)
@@ -27,37 +28,37 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(ADDRESS, str(HERE))
 
 
-def test_nothing_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unset_variable_means_a_single_host(monkeypatch: pytest.MonkeyPatch) -> None:
     for value in ("", None):
         monkeypatch.delenv(MACHINES, raising=False)
         if value is not None:
             monkeypatch.setenv(MACHINES, value)
-        assert Settings.read("fast") is None
+        assert from_environment("fast") is None
 
 
-def test_a_part_of_a_run_asks_for_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("IMAGE_PIPELINE_PART", "{}")
-    assert Settings.read("portable") is None
+def test_a_worker_is_no_coordinator(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IMAGE_PIPELINE_WORKER", "{}")
+    assert from_environment("portable") is None
 
 
-def test_what_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert Settings.read("portable") == Settings(2, 4, HERE, None, USUAL_WAIT)
+def test_valid_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert from_environment("portable") == CoordinatorSettings(2, 4, HERE, None, DEFAULT_WAIT)
     monkeypatch.setenv(MACHINES, "3")
     monkeypatch.setenv(TOKEN, "t" * 16)
     monkeypatch.setenv(WAIT, "5")
-    assert Settings.read("portable") == Settings(3, 3, HERE, "t" * 16, 5)
+    assert from_environment("portable") == CoordinatorSettings(3, 3, HERE, "t" * 16, 5)
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "said"),
+    ("name", "value", "message"),
     [
         *(
             (MACHINES, wrong, f"{MACHINES}: '{wrong}' is not allowed: it must be a number of ")
             for wrong in ("1", "0:2", "4:2", "2:65", "two", "2:", "-2", "2:3:4", "1:1", "2 :3")
         ),
-        (ADDRESS, "", f"{ADDRESS} is missing beside {MACHINES}"),
+        (ADDRESS, "", f"{ADDRESS} is missing, {MACHINES} needs it"),
         *(
-            (ADDRESS, wrong, f"{ADDRESS}: '{wrong}' is not an address; give the first machine's ")
+            (ADDRESS, wrong, f"{ADDRESS}: '{wrong}' is not an address; give the coordinator's ")
             for wrong in (
                 "host",
                 "host:",
@@ -78,17 +79,19 @@ def test_what_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
         ),
     ],
 )
-def test_what_is_refused(name: str, value: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_variables(
+    name: str, value: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv(name, value)
     with pytest.raises(ParamsError) as caught:
-        Settings.read("portable")
-    assert str(caught.value).startswith(said)
+        from_environment("portable")
+    assert str(caught.value).startswith(message)
     assert "\n" not in str(caught.value)
 
 
-def test_bits_of_a_processor_are_not_shared() -> None:
+def test_fast_numerics_cannot_be_distributed() -> None:
     with pytest.raises(ParamsError, match="numerics: fast has bits that depend on the processor"):
-        Settings.read("fast")
+        from_environment("fast")
 
 
 def test_addresses() -> None:
@@ -97,13 +100,13 @@ def test_addresses() -> None:
     assert str(Address("fe80::1", 29400)) == "[fe80::1]:29400"
 
 
-def test_a_made_token_is_known_again_until_the_run_is_over(tmp_path: Path) -> None:
-    kept = KeptToken(tmp_path / "checkpoints")
-    token = kept.get()
+def test_generated_token_is_kept_until_the_run_ends(tmp_path: Path) -> None:
+    token_file = TokenFile(tmp_path / "checkpoints")
+    token = token_file.read_or_create()
     assert len(token) == 32
-    assert KeptToken(tmp_path / "checkpoints").get() == token
-    [file] = (tmp_path / "checkpoints").iterdir()
-    assert file.stat().st_mode & 0o777 == 0o600  # others on this machine do not read it
-    kept.remove()
-    assert not file.exists()
-    assert kept.get() != token
+    assert TokenFile(tmp_path / "checkpoints").read_or_create() == token
+    [path] = (tmp_path / "checkpoints").iterdir()
+    assert path.stat().st_mode & 0o777 == 0o600  # other users cannot read it
+    token_file.remove()
+    assert not path.exists()
+    assert token_file.read_or_create() != token

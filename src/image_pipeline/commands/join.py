@@ -1,11 +1,11 @@
-"""Take part in a training that another machine leads, to the bits of one machine.
+"""Take part in a training run that another machine coordinates; its results have the same bits.
 
-On the first machine, `dvc repro` with IMAGE_PIPELINE_MACHINES and IMAGE_PIPELINE_ADDRESS set waits
-for others and prints the command for them. It is run in a clone with the same code, params and
-libraries; the training and validation tensors, where they are not here, are pulled from the DVC
-remote or made. Nothing is written here: the first machine has the results (docs/machines.md).
+On the coordinator, `dvc repro` with IMAGE_PIPELINE_MACHINES and IMAGE_PIPELINE_ADDRESS set waits
+for other machines and prints the command to run there, in a clone with the same code, params and
+libraries. If the training and validation tensors are missing, they are pulled from the DVC remote
+or made. No results are written here: the coordinator has them (docs/machines.md).
 
-Exit status: 0 when the run is over, 1 where it, or this machine's part, has failed.
+Exit status: 0 when the run is over, 1 if it fails, here or on the coordinator.
 """
 
 import argparse
@@ -14,73 +14,72 @@ import subprocess
 import sys
 from typing import IO
 
-from image_pipeline.commands.first_machine import FirstMachine
+from image_pipeline.commands.coordinator_client import CoordinatorClient
 from image_pipeline.common import paths
-from image_pipeline.common.errors import MachineError, ParamsError
+from image_pipeline.common.errors import HostError, ParamsError
 from image_pipeline.common.params import read_params
-from image_pipeline.distributed.facts import data_facts, facts_of
-from image_pipeline.distributed.lead import DONE, say
-from image_pipeline.distributed.part import STAGE
-from image_pipeline.distributed.settings import PREFIX, TOKEN, Address, token_of, wait_of
+from image_pipeline.distributed.coordinator import DONE, print_line
+from image_pipeline.distributed.fingerprint import data_fingerprint, environment_fingerprint
+from image_pipeline.distributed.settings import PREFIX, TOKEN, Address, read_token, read_wait
+from image_pipeline.distributed.worker import STAGE
 
 DATA = [paths.TRAIN_TENSORS, paths.VALIDATION_TENSORS]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Say what the command takes."""
-    parser.add_argument("address", metavar="ADDRESS", help="the first machine's, host:port")
+    """Add the command's arguments."""
+    parser.add_argument("address", metavar="ADDRESS", help="the coordinator's, host:port")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Train with the others until the run is over; return the exit status.
 
     Raises:
-        ParamsError: the address or the environment is not what it should be.
-        MachineError: this machine cannot take part, or the run has failed.
+        ParamsError: the address or an environment variable has a wrong value.
+        HostError: this machine cannot take part, or the run failed.
     """
     address = Address.parse(arguments.address, "ADDRESS")
-    token, wait = token_of(os.environ), wait_of(os.environ)
+    token, wait = read_token(os.environ), read_wait(os.environ)
     if token is None:
-        raise ParamsError(f"{TOKEN} is missing; the first machine prints the command that has it")
+        raise ParamsError(f"{TOKEN} is missing; run the command that the coordinator prints")
     params = read_params()
-    with _only_one_here():
-        facts = facts_of(params.train, STAGE)
-        first = FirstMachine(address, token, wait, _say)
-        first.look(facts)
+    with _lock_folder():
+        fingerprint = environment_fingerprint(params.train, STAGE)
+        coordinator = CoordinatorClient(address, token, wait, _print)
+        coordinator.check(fingerprint)
         _fetch_data()
-        outcome = first.take_part(facts | {"data": data_facts(DATA)})
+        outcome = coordinator.train(fingerprint | {"data": data_fingerprint(DATA)})
     if outcome != DONE:
-        raise MachineError(f"the run of {address} is over: {outcome}")
-    _say(f"the run is over; {address} has the results")
+        raise HostError(f"the run of {address} is over: {outcome}")
+    _print(f"the run is over; {address} has the results")
     return 0
 
 
 def _fetch_data() -> None:
-    """Pull the tensors from the DVC remote, or make them, where they are not here."""
+    """Pull the tensors from the DVC remote, or make them, if they are missing."""
     if all(path.exists() for path in DATA):
         return
     names = [str(path) for path in DATA]
-    _say(f"{' and '.join(names)} are not here: fetching them with `dvc pull`, else making them")
+    _print(f"{' and '.join(names)} are missing: trying `dvc pull`, then `dvc repro tensorize`")
     dvc = [sys.executable, "-m", "dvc"]
     for command in ([*dvc, "pull", "--quiet", *names], [*dvc, "repro", "tensorize"]):
-        pull = "pull" in command
-        # What a remote lacks, or the lack of one, is no error here: the data can be made.
-        quiet = subprocess.DEVNULL if pull else None
+        # An incomplete remote, or none, is no error: the data can be made.
+        output = subprocess.DEVNULL if "pull" in command else None
         environment = {k: v for k, v in os.environ.items() if not k.startswith(PREFIX)}
-        subprocess.run(command, check=False, stdout=quiet, stderr=quiet, env=environment)
+        subprocess.run(command, check=False, stdout=output, stderr=output, env=environment)
         if all(path.exists() for path in DATA):
             return
-    raise MachineError(
-        f"{' and '.join(names)} cannot be had; run `dvc pull` or `dvc repro tensorize` here, and "
-        "join again"
+    raise HostError(
+        f"{' and '.join(names)} could be neither pulled nor made; run `dvc pull` or "
+        "`dvc repro tensorize` here, then join again"
     )
 
 
-def _only_one_here() -> IO[bytes]:
-    """Keep other trainings, and other joins, out of this folder until the file is closed.
+def _lock_folder() -> IO[bytes]:
+    """Return a lock on this folder, held until the file is closed.
 
     Raises:
-        MachineError: there is one.
+        HostError: another training run, or another `join`, holds it.
     """
     script = STAGE.open("rb")
     if sys.platform != "win32":
@@ -90,13 +89,13 @@ def _only_one_here() -> IO[bytes]:
             fcntl.flock(script, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             script.close()
-            raise MachineError(
-                "this folder takes part in a training already; join from another clone, or wait"
+            raise HostError(
+                "this folder already takes part in a training run; join from another clone, or wait"
             ) from None
         except OSError:
-            pass  # a network folder without locks
+            pass  # a network file system without locks
     return script
 
 
-def _say(line: str) -> None:
-    say(f"join: {line}", beside_a_bar=sys.stdout.isatty())
+def _print(line: str) -> None:
+    print_line(f"join: {line}", over_progress_bar=sys.stdout.isatty())

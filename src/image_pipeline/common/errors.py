@@ -43,18 +43,18 @@ class WorkerError(PipelineError):
     """A worker process that ended before its work was done."""
 
 
-class MachineError(PipelineError):
-    """A machine that cannot take part in a run, or a run that lacks machines."""
+class HostError(PipelineError):
+    """A host that cannot take part in a run on several hosts, or too few hosts for it."""
 
 
-class LostMachineError(MachineError):
-    """Another machine does not answer any more; those that are left can go on without it."""
+class HostLostError(HostError):
+    """A host that no longer answers; the others can resume without it."""
 
-    exit_code = 75  # as <sysexits.h> has it: a failure after which one tries again
+    exit_code = 75  # EX_TEMPFAIL in <sysexits.h>: the user is invited to retry
 
 
-class UnconnectedError(LostMachineError):
-    """The machines have met, but cannot connect with each other for the training."""
+class HostConnectionError(HostLostError):
+    """Hosts that have held a rendezvous, but cannot connect to each other for training."""
 
     exit_code = 77
 

@@ -1,17 +1,18 @@
-"""Training on several machines, to the bits of one.
+"""Training on several hosts, with the same bits as on one.
 
-Machines hold aligned blocks of a batch's lanes (see `training.lanes`), as the processes of one do.
-What crosses the network in a step is the sum of each block, which every machine adds up in the same
-tree; each takes the optimizer's step itself. So it changes no bit how many there are, nor that some
-come and others go.
+Each host computes a share of a batch's micro-batches, as the processes of one host do (see
+`training.microbatching`). In a step, hosts send each other their partial sums of the gradients; all
+add them up in the same tree and take the optimizer's step themselves. So neither the number of
+hosts nor their joining and leaving changes a bit.
 
-- `settings`: what the environment asks for.
-- `facts`: what must be equal on two machines, and the words for what is not.
-- `line`, `gate`: who may take part: a connection that both ends have proved to know the token on.
-- `lead`: the first machine, which opens the gate and keeps the store of PyTorch's rendezvous.
-  Any other one's side is in `commands.join` and `commands.first_machine`.
-- `agent`, `elastic`: PyTorch's elastic agent, a process of each machine. It finds the others by the
-  rendezvous, starts `part`, and starts it anew when a machine is lost or wants to join.
-- `part`: the process that trains on a machine: the train stage itself.
-- `exchange`: what the machines that train tell each other, by PyTorch's gloo.
+- `settings`: environment variables, the rendezvous address, the token.
+- `fingerprint`: what must be equal on all hosts, and a description of what differs.
+- `connection`, `rendezvous_server`: connections on which both ends have proved that they know the
+  token, and the server that accepts them, in front of the store of PyTorch's rendezvous.
+- `coordinator`: the first host's side of a run. The others' is in `commands.join` and
+  `commands.coordinator_client`.
+- `agent_process`, `elastic_agent`: PyTorch's elastic agent, a process on each host. It finds the
+  other hosts through the rendezvous, starts `worker`, and restarts it when a host leaves or joins.
+- `worker`: the process that trains: the train stage itself.
+- `distributed_group`: collective operations between the hosts' workers, on PyTorch's gloo backend.
 """

@@ -1,4 +1,4 @@
-"""What the environment asks for: it changes no bit of a result, so it is no parameter."""
+"""Environment variables of a run on several hosts. They change no result, so they are no params."""
 
 import os
 import re
@@ -15,18 +15,18 @@ PREFIX = "IMAGE_PIPELINE_"
 MACHINES, ADDRESS, TOKEN, WAIT = (
     f"{PREFIX}{name}" for name in ("MACHINES", "ADDRESS", "TOKEN", "WAIT")
 )
-PART = f"{PREFIX}PART"  # what the agent tells the process that trains beside other machines
-SAVED = "saved"  # in the store, how many states the process that trains has saved in this round
-MAX_MACHINES = 64
-USUAL_WAIT = 300  # seconds
+WORKER = f"{PREFIX}WORKER"  # set by the agent for the worker: JSON
+CHECKPOINT_COUNT = "checkpoints"  # key in the store: how many the coordinator saved in this round
+MAX_HOSTS = 64
+DEFAULT_WAIT = 300  # seconds
 MAX_WAIT = 86_400
-MIN_TOKEN_LENGTH = 16  # characters, when it is the user's own
-EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 - which is what is refused
+MIN_TOKEN_LENGTH = 16  # characters
+WILDCARDS = ("0.0.0.0", "::")  # noqa: S104 - refused
 
 
 @dataclass(frozen=True)
 class Address:
-    """Where the first machine is to be reached."""
+    """Where the coordinator listens."""
 
     host: str
     port: int
@@ -36,100 +36,105 @@ class Address:
 
     @classmethod
     def parse(cls, text: str, name: str) -> "Address":
-        """Read `host:port`, or `[host]:port` for a host of IPv6.
+        """Parse `host:port`, or `[host]:port` for IPv6.
 
         Raises:
-            ParamsError: it is nothing of the kind; the message begins with `name`.
+            ParamsError: it is neither; the message begins with `name`.
         """
         found = re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[^\s:\[\]/@]+):([0-9]{1,5})", text)
         if not found or not 0 < int(found[2]) < 1 << 16:
             raise ParamsError(
-                f"{name}: '{one_line(text, 60)}' is not an address; give the first machine's host "
+                f"{name}: '{one_line(text, 60)}' is not an address; give the coordinator's host "
                 "and a free port, such as 192.168.1.5:29400"
             )
         host = found[1].strip("[]")
-        if host in EVERYWHERE:
+        if host in WILDCARDS:
             raise ParamsError(
                 f"{name}: {host} stands for every network of this machine; give the one address "
-                "that the other machines reach it by"
+                "at which the other machines can reach it"
             )
         return cls(host, int(found[2]))
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What the first machine is asked for.
+class CoordinatorSettings:
+    """Settings of a run on several hosts, on its coordinator.
 
     Attributes:
-        least: machines, this one among them, below which no training goes on.
-        most: machines that are let in.
-        address: where this one listens for the others.
-        token: the secret that all of them know; None to make one.
-        wait: seconds to wait where there are too few machines.
+        min_hosts: hosts, the coordinator included, below which training waits.
+        max_hosts: hosts that train at once.
+        address: where the coordinator listens.
+        token: the secret that all hosts know; None to generate one.
+        wait: seconds to wait while there are fewer than `min_hosts`.
     """
 
-    least: int
-    most: int
+    min_hosts: int
+    max_hosts: int
     address: Address
     token: str | None
     wait: int
 
     @classmethod
-    def read(cls, numerics: Literal["portable", "fast"]) -> "Settings | None":
-        """Read the environment; return None where it asks for no other machines.
+    def from_environment(
+        cls, numerics: Literal["portable", "fast"]
+    ) -> "CoordinatorSettings | None":
+        """Read the environment variables.
 
         Args:
-            numerics: as params.yaml has it.
+            numerics: `train.numerics` of params.yaml.
+
+        Returns:
+            None for a run on a single host, and in a worker.
 
         Raises:
-            ParamsError: a variable cannot be what it is, or is missing.
+            ParamsError: a variable has a wrong value, or is missing.
         """
         environment = os.environ
-        if not (asked := environment.get(MACHINES)) or PART in environment:
+        if not (machines := environment.get(MACHINES)) or WORKER in environment:
             return None
-        found = re.fullmatch(r"([0-9]{1,4})(?::([0-9]{1,4}))?", asked)
+        found = re.fullmatch(r"([0-9]{1,4})(?::([0-9]{1,4}))?", machines)
         least, most = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
-        if not 1 <= least <= most <= MAX_MACHINES or most < 2:
+        if not 1 <= least <= most <= MAX_HOSTS or most < 2:
             raise ParamsError(
-                f"{MACHINES}: '{one_line(asked, 60)}' is not allowed: it must be a number of "
-                f"machines, 2 to {MAX_MACHINES}, or the least and the most, such as 2:4"
+                f"{MACHINES}: '{one_line(machines, 60)}' is not allowed: it must be a number of "
+                f"machines, 2 to {MAX_HOSTS}, or a minimum and a maximum, such as 2:4"
             )
         if not environment.get(ADDRESS):
             raise ParamsError(
-                f"{ADDRESS} is missing beside {MACHINES}; give the address and a free port that "
-                "the other machines reach this one by, such as 192.168.1.5:29400"
+                f"{ADDRESS} is missing, {MACHINES} needs it; give the address and a free port at "
+                "which the other machines can reach this one, such as 192.168.1.5:29400"
             )
         if numerics == "fast":
             raise ParamsError(
                 "train.numerics: fast has bits that depend on the processor, so machines cannot "
-                f"share its work; set it to portable, or unset {MACHINES}"
+                f"share a run; set it to portable, or unset {MACHINES}"
             )
         address = Address.parse(environment[ADDRESS], ADDRESS)
-        return cls(least, most, address, token_of(environment), wait_of(environment))
+        return cls(least, most, address, read_token(environment), read_wait(environment))
 
 
-def token_of(environment: Mapping[str, str]) -> str | None:
-    """Return the token that the environment has.
+def read_token(environment: Mapping[str, str]) -> str | None:
+    """Return the token, or None if it is unset.
 
     Raises:
-        ParamsError: it could be guessed.
+        ParamsError: it is so short that it could be guessed.
     """
     token = environment.get(TOKEN) or None
     if token is not None and len(token) < MIN_TOKEN_LENGTH:
         raise ParamsError(
-            f"{TOKEN} has {len(token)} characters, so it could be guessed; give {MIN_TOKEN_LENGTH} "
-            "or more, or leave it unset on the first machine, which then makes one"
+            f"{TOKEN} has {len(token)} characters, so it could be guessed; use at least "
+            f"{MIN_TOKEN_LENGTH}, or unset it on the coordinator, which then generates one"
         )
     return token
 
 
-def wait_of(environment: Mapping[str, str]) -> int:
-    """Return how many seconds to wait for machines that are not there.
+def read_wait(environment: Mapping[str, str]) -> int:
+    """Return how many seconds to wait for other hosts.
 
     Raises:
-        ParamsError: it is no such number.
+        ParamsError: it is not an integer in the allowed range.
     """
-    text = environment.get(WAIT) or str(USUAL_WAIT)
+    text = environment.get(WAIT) or str(DEFAULT_WAIT)
     if not re.fullmatch(r"[0-9]{1,6}", text) or not 1 <= int(text) <= MAX_WAIT:
         raise ParamsError(
             f"{WAIT}: '{one_line(text, 60)}' is not allowed: it must be a number of seconds, 1 to "
@@ -138,30 +143,30 @@ def wait_of(environment: Mapping[str, str]) -> int:
     return int(text)
 
 
-class KeptToken:
-    """A token of the first machine's making, kept for the time that the run takes.
+class TokenFile:
+    """The generated token, kept until the run ends.
 
-    So the other machines know it again when this one was killed and goes on.
+    So the other hosts can reconnect to a coordinator that was killed and started again.
     """
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / "machines.token"
 
-    def get(self) -> str:
-        """Return the token, which is made where there is none."""
+    def read_or_create(self) -> str:
+        """Return the token; generate it if there is no file."""
         try:
             token = self._path.read_text(encoding="ascii")
         except FileNotFoundError:
             token = ""
         if len(token) < MIN_TOKEN_LENGTH:
             token = secrets.token_hex(16)
-            before = os.umask(0o077)  # nobody else on this machine reads it
+            umask = os.umask(0o077)  # other users of this host cannot read it
             try:
                 write_bytes(self._path, token.encode())
             finally:
-                os.umask(before)
+                os.umask(umask)
         return token
 
     def remove(self) -> None:
-        """Forget it: the run is over."""
+        """Remove the file, once the run has ended."""
         self._path.unlink(missing_ok=True)

@@ -162,16 +162,19 @@ class Trainer:
                     self.reducer.push(microbatch.index)
                 self.local.gather()
                 if self.local.rank == 0:
-                    count, metrics = batch.num_microbatches, (self.losses, self.correct)
-                    self.reducer.reduce(count)
-                    all_gather_step(
-                        self.hosts, self.reducer, self.state, metrics, count, first=step == 0
-                    )
+                    self.reducer.reduce(batch.num_microbatches)
+            if self.local.rank == 0:
+                count, metrics = batch.num_microbatches, (self.losses, self.correct)
+                # Not checked: what sends tensors computes nothing.
+                all_gather_step(
+                    self.hosts, self.reducer, self.state, metrics, count, first=step == 0
+                )
+                with self.check_portability(step == 0):
                     self.reducer.assign_grads()
                     self.state.step()
-                    losses.append(math.fsum(self.losses[:count]))
-                    correct += int(self.correct[:count].sum())
-                self.local.broadcast()
+                losses.append(math.fsum(self.losses[:count]))
+                correct += int(self.correct[:count].sum())
+            self.local.broadcast()
             bar.update(batch.size)
         self._check_finite(losses, epoch)
         images = sum(self.loader.batch_sizes)
@@ -233,8 +236,8 @@ class Trainer:
         """Return how many processes compute: as many as there are cores and micro-batches for."""
         if sys.platform != "linux":  # only Linux forks safely
             return 1
-        here = len(self.hosts.partition(range(self.loader.max_microbatches)))
-        return min(self.machine.cores, here, available_cores())
+        most = len(self.hosts.partition(range(self.loader.max_microbatches), 0))  # of any host
+        return min(self.machine.cores, most, available_cores())
 
     def _check_finite(self, losses: list[float], epoch: int) -> None:
         for step, loss in enumerate(losses):

@@ -1,11 +1,11 @@
-"""A network of a user's own: a random layer, batch norm's buffers, a weight without a gradient."""
+"""A custom network: a random layer, batch norm's buffers, and a weight without a gradient."""
 
 import torch
 from torch import Tensor, nn
 
 
 class Model(nn.Module):
-    """As a file in `models/` has it, without options."""
+    """The class that a file in `models/` defines, here without options."""
 
     def __init__(self, shape: tuple[int, int, int], classes: int) -> None:
         super().__init__()
@@ -19,6 +19,6 @@ class Model(nn.Module):
         self.unused = nn.Parameter(torch.ones(3))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return logits float32 `[B, classes]` of float32 `[B, C, H, W]`."""
+        """Map images float32 `[B, C, H, W]` to logits float32 `[B, classes]`."""
         logits: Tensor = self.layers(images)
         return logits
