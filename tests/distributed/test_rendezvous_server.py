@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from image_pipeline.commands.coordinator_client import CoordinatorClient, Heartbeat, StoreTunnels
 from image_pipeline.common.errors import HostError
 from image_pipeline.distributed.connection import AuthenticatedConnection, UnauthenticatedError
+from image_pipeline.distributed.coordinator_client import CoordinatorClient, Heartbeat, StoreTunnels
 from image_pipeline.distributed.rendezvous_server import (
     MAX_PENDING_HANDSHAKES,
     MAX_UNAUTHENTICATED_EVENTS,
@@ -33,7 +33,7 @@ SECONDS = 10.0
 def short_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("image_pipeline.distributed.connection.HANDSHAKE_TIMEOUT", 1.0)
     monkeypatch.setattr("image_pipeline.distributed.connection.HEARTBEAT_TIMEOUT", 2.0)
-    for module in ("distributed.rendezvous_server", "commands.coordinator_client"):
+    for module in ("distributed.rendezvous_server", "distributed.coordinator_client"):
         monkeypatch.setattr(f"image_pipeline.{module}.HEARTBEAT_SECONDS", 0.2)
 
 

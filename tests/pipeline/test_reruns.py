@@ -4,7 +4,7 @@ import re
 
 import pytest
 from code_facts import stage_names
-from dvc.repo import Repo
+from dvc.repo import Repo  # type: ignore[import-untyped]
 
 from project import ROOT, Project
 

@@ -54,7 +54,7 @@ def test_a_second_run_has_nothing_to_do(finished: Project) -> None:
 
 
 def test_one_process_and_two_give_the_same_bits(finished: Project, tmp_path: Path) -> None:
-    """A batch of 128 has two micro-batches. The run above had as many processes as there are cores."""
+    """A batch of 128 has two micro-batches. The run above had a process for each core."""
     for cores in (1, 2):
         project = finished.copy_to(tmp_path / str(cores))
         (project.root / "models/model.safetensors").unlink()

@@ -14,11 +14,11 @@ import subprocess
 import sys
 from typing import IO
 
-from image_pipeline.commands.coordinator_client import CoordinatorClient
 from image_pipeline.common import paths
 from image_pipeline.common.errors import HostError, ParamsError
 from image_pipeline.common.params import read_params
 from image_pipeline.distributed.coordinator import DONE, print_line
+from image_pipeline.distributed.coordinator_client import CoordinatorClient
 from image_pipeline.distributed.fingerprint import data_fingerprint, environment_fingerprint
 from image_pipeline.distributed.settings import PREFIX, TOKEN, Address, read_token, read_wait
 from image_pipeline.distributed.worker import STAGE

@@ -10,7 +10,7 @@ hosts nor their joining and leaving changes a bit.
 - `connection`, `rendezvous_server`: connections on which both ends have proved that they know the
   token, and the server that accepts them, in front of the store of PyTorch's rendezvous.
 - `coordinator`: the first host's side of a run. The others' is in `commands.join` and
-  `commands.coordinator_client`.
+  `distributed.coordinator_client`.
 - `agent_process`, `elastic_agent`: PyTorch's elastic agent, a process on each host. It finds the
   other hosts through the rendezvous, starts `worker`, and restarts it when a host leaves or joins.
 - `worker`: the process that trains: the train stage itself.
