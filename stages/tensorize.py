@@ -1,8 +1,8 @@
 """Turn the files in data/raw/ into data/tensors/{train,validation,test}.safetensors.
 
 Each holds uint8 images [N, C, H, W], int64 labels [N], the class names, and the training split's
-mean and standard deviation. The test split is the data set's own and stays whole.
-plots/data.csv says what is in them; a test split that leaks into the others is warned of.
+mean and standard deviation. The test split is the data set's own and is left as it is.
+plots/data.csv says what is in them; a warning tells of test images that are also in other splits.
 """
 
 import sys
@@ -14,20 +14,17 @@ def main() -> None:
     # Here, not at the top: run_stage takes care of Ctrl-C and of errors first.
     from image_pipeline.common import paths
     from image_pipeline.common.params import read_params
-    from image_pipeline.datasets import DATASETS
+    from image_pipeline.downloading.dataset import load_dataset
     from image_pipeline.tensorizing.data_report import leak_warning
     from image_pipeline.tensorizing.tensorize import tensorize
 
     params = read_params()
     table = tensorize(
-        DATASETS[params.download.dataset](params),
+        load_dataset(params.download.dataset).read(paths.RAW, params),
         params.download.dataset,
-        paths.RAW,
         params.tensorize.validation_fraction,
         params.tensorize.seed,
-        paths.TRAIN_TENSORS,
-        paths.VALIDATION_TENSORS,
-        paths.TEST_TENSORS,
+        (paths.TRAIN_TENSORS, paths.VALIDATION_TENSORS, paths.TEST_TENSORS),
         paths.DATA_METRICS,
         paths.CLASS_BALANCE,
         paths.DATA_TABLE,

@@ -1,4 +1,4 @@
-"""Small files in the formats in which the MNIST family is published."""
+"""Small files in the formats in which the data sets are published, and what reads them."""
 
 import gzip
 import hashlib
@@ -7,10 +7,16 @@ from pathlib import Path
 
 import numpy as np
 
-from image_pipeline.datasets.base import RawSplit
+from image_pipeline.common.params import read_params
+from image_pipeline.downloading.dataset import Dataset, RawDataset, RawSplit
+from image_pipeline.tensorizing.data_report import SPLITS, Table
+from image_pipeline.tensorizing.tensorize import tensorize
+from project import ROOT
 
 REMEDY = "; delete it and run `dvc repro --force download`"
 IDX_TYPES = {"u1": 8, "i4": 12}
+PARAMS = read_params(ROOT / "params.yaml")
+REPORTS = ("data.json", "class_balance.csv", "data.csv")
 
 
 def idx(values: np.ndarray) -> bytes:
@@ -28,3 +34,19 @@ def md5(path: Path) -> str:
 def whole(split: RawSplit) -> np.ndarray:
     """Return all images of a split, `[N, C, H, W]`."""
     return np.concatenate(list(split.chunks()))
+
+
+def read_all(dataset: Dataset, folder: Path) -> None:
+    """Read every image of a data set."""
+    raw = dataset.read(folder, PARAMS)
+    for split in (raw.train, raw.test):
+        whole(split)
+
+
+def tensorize_into(
+    folder: Path, raw: RawDataset, fraction: float, name: str = "data"
+) -> tuple[list[Path], Table]:
+    """Return the files of the three splits in `folder`, and the report."""
+    paths = [folder / f"{split}.safetensors" for split in SPLITS]
+    reports = [folder / report for report in REPORTS]
+    return paths, tensorize(raw, name, fraction, 0, paths, *reports)

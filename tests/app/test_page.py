@@ -337,7 +337,7 @@ def test_a_test_image_is_shown_with_its_true_class(page: Page) -> None:
     wait(lambda: page.is_shown("#number input"), "the number")
     page.find("#number input")[0].send_keys("12")
     page.prediction()
-    actual = sample.description.class_names[int(sample.labels[0])]
+    actual = sample.info.class_names[int(sample.labels[0])]
     wait(lambda: f"its class is {actual}." in page.text(".prediction"), "its class")
     assert network_input(page) == sample.images[0].tobytes()
 

@@ -212,7 +212,7 @@ ALLOWED = {
         "table.to_csv(index=False",
     ),  # no path: returns the text
     # Into the file that `atomic_write` gives.
-    ("src/image_pipeline/datasets/image_files/archives.py", "tarfile.open(fileobj=file, mode='w',"),
+    ("src/image_pipeline/downloading/archives.py", "tarfile.open(fileobj=file, mode='w',"),
     ("src/image_pipeline/plotting/figures.py", "figure.savefig(buffer,"),
     (
         "src/image_pipeline/training/checkpoint.py",
@@ -220,7 +220,7 @@ ALLOWED = {
     ),
     ("src/image_pipeline/training/state.py", "checkpoint.save("),
     ("src/image_pipeline/training/train.py", "self.state.save(checkpoint)"),
-    ("src/image_pipeline/datasets/image_files/archives.py", "tarfile.open(fileobj=file, mode='w'"),
+    ("src/image_pipeline/downloading/archives.py", "tarfile.open(fileobj=file, mode='w'"),
 }
 
 

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from image_pipeline.common.errors import DataError, DownloadError
-from image_pipeline.datasets.cifar import CIFAR10, CIFAR100, Cifar
-from image_pipeline.tensorizing.tensorize import tensorize
+from image_pipeline.datasets import cifar10, cifar100
 from image_pipeline.tensors.tensor_files import read_split
-from published import REMEDY, whole
+from published import PARAMS, REMEDY, tensorize_into, whole
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (80, 3, 32, 32), np.uint8)
+ARCHIVE = cifar10.ARCHIVE.name
 NAMES_FILE = "cifar-10-batches-bin/batches.meta.txt"
 NAMES = {"cifar10": tuple("abcdefghij"), "cifar100": tuple(f"class_{n}" for n in range(100))}
 
@@ -54,27 +54,19 @@ def cifar100_files() -> dict[str, bytes]:
     }
 
 
-def with_archive(dataset: Cifar, content: bytes, folder: Path) -> Cifar:
-    """Write the archive to a folder; return the data set that knows its checksum."""
-    folder.mkdir(exist_ok=True)
-    path = folder / dataset._archive.name
-    path.write_bytes(content)
+def publish(content: bytes, mirror: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Write CIFAR-10's archive to a mirror, and make its checksum the expected one."""
+    (mirror / ARCHIVE).write_bytes(content)
     digest = hashlib.sha256(content).hexdigest()
-    file = dataclasses.replace(dataset._archive, sha256=digest, size=len(content))
-    return Cifar(
-        file,
-        dataset._folder,
-        dataset._names_file,
-        dataset._classes,
-        dataset._files,
-        dataset._label_bytes,
-    )
+    file = dataclasses.replace(cifar10.ARCHIVE, sha256=digest, size=len(content))
+    monkeypatch.setattr(cifar10, "ARCHIVE", file)
 
 
-def test_cifar10_is_fetched_and_read(tmp_path: Path) -> None:
-    dataset = with_archive(CIFAR10, archive(cifar10_files()), tmp_path / "mirror")
-    dataset.fetch(tmp_path / "raw", str(tmp_path / "mirror"))
-    train, test = dataset.read(tmp_path / "raw")
+def test_cifar10_is_fetched_and_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish(archive(cifar10_files()), tmp_path, monkeypatch)
+    cifar10.fetch(tmp_path / "raw", str(tmp_path), PARAMS)
+    dataset = cifar10.read(tmp_path / "raw", PARAMS)
+    train, test = dataset.train, dataset.test
     assert dataset.class_names == NAMES["cifar10"]
     assert train.shape == (3, 32, 32)
     assert np.array_equal(whole(train), IMAGES[:60])
@@ -84,8 +76,9 @@ def test_cifar10_is_fetched_and_read(tmp_path: Path) -> None:
 
 
 def test_cifar100_has_the_finer_labels(tmp_path: Path) -> None:
-    dataset = with_archive(CIFAR100, archive(cifar100_files()), tmp_path / "raw")
-    train, test = dataset.read(tmp_path / "raw")
+    (tmp_path / cifar100.ARCHIVE.name).write_bytes(archive(cifar100_files()))
+    dataset = cifar100.read(tmp_path, PARAMS)
+    train, test = dataset.train, dataset.test
     assert dataset.class_names == NAMES["cifar100"]
     assert train.labels.tolist() == list(range(60))
     assert test.labels.tolist() == list(range(60, 80))
@@ -93,33 +86,31 @@ def test_cifar100_has_the_finer_labels(tmp_path: Path) -> None:
 
 
 def test_it_goes_through_tensorize(tmp_path: Path) -> None:
-    dataset = with_archive(CIFAR10, archive(cifar10_files()), tmp_path / "raw")
-    paths = [tmp_path / f"{name}.safetensors" for name in ("train", "validation", "test")]
-    reports = [tmp_path / name for name in ("data.json", "class_balance.csv", "data.csv")]
-    report = tensorize(dataset, "cifar10", tmp_path / "raw", 0.25, 0, *paths, *reports)
+    (tmp_path / ARCHIVE).write_bytes(archive(cifar10_files()))
+    paths, report = tensorize_into(tmp_path, cifar10.read(tmp_path, PARAMS), 0.25)
     assert report["images"] == {"train": 40, "validation": 20, "test": 20}
-    assert len(read_split(paths[0]).description.mean) == 3
+    assert len(read_split(paths[0]).info.mean) == 3
 
 
-def test_another_file_is_not_taken(tmp_path: Path) -> None:
-    dataset = with_archive(CIFAR10, archive(cifar10_files()), tmp_path / "mirror")
-    path = tmp_path / "mirror" / "cifar-10-binary.tar.gz"
+def test_another_file_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish(archive(cifar10_files()), tmp_path, monkeypatch)
+    path = tmp_path / ARCHIVE
     path.write_bytes(path.read_bytes()[:-1] + b"!")
     with pytest.raises(DownloadError, match="its checksum is wrong"):
-        dataset.fetch(tmp_path / "raw", str(tmp_path / "mirror"))
+        cifar10.fetch(tmp_path / "raw", str(tmp_path), PARAMS)
 
 
 TEST_BATCH = "cifar-10-batches-bin/test_batch.bin"
 BAD = {
-    "torn": (archive(cifar10_files())[:20_000], "not a whole tar.gz file ("),
-    "no archive": (b"<html>", "not a whole tar.gz file ("),
+    "torn": (archive(cifar10_files())[:20_000], "not a valid tar.gz file ("),
+    "no archive": (b"<html>", "not a valid tar.gz file ("),
     "no test images": (
         archive({key: value for key, value in cifar10_files().items() if key != TEST_BATCH}),
         "it has no file cifar-10-batches-bin/test_batch.bin",
     ),
     "half an image": (
         archive(cifar10_files() | {TEST_BATCH: bytes(3073 + 100)}),
-        "test_batch.bin has 3173 bytes, which are no records of 3073",
+        "test_batch.bin has 3173 bytes, not a multiple of 3073",
     ),
     "a label too high": (
         archive(cifar10_files() | {TEST_BATCH: bytes([10]) + bytes(3072)}),
@@ -127,15 +118,15 @@ BAD = {
     ),
     "too few classes": (
         archive(cifar10_files() | {NAMES_FILE: b"cat dog"}),
-        "batches.meta.txt has other classes",
+        "batches.meta.txt does not name 10 classes",
     ),
     "a class twice": (
         archive(cifar10_files() | {NAMES_FILE: b"a b c d e f g h i i"}),
-        "batches.meta.txt has other classes",
+        "batches.meta.txt does not name 10 classes",
     ),
     "too many classes": (
         archive(cifar10_files() | {NAMES_FILE: b"a b c d e f g h i j k"}),
-        "batches.meta.txt has other classes",
+        "batches.meta.txt does not name 10 classes",
     ),
 }
 
@@ -143,15 +134,15 @@ BAD = {
 @pytest.mark.parametrize("name", BAD)
 def test_bad_archives(name: str, tmp_path: Path) -> None:
     content, cause = BAD[name]
-    dataset = with_archive(CIFAR10, content, tmp_path / "raw")
+    (tmp_path / ARCHIVE).write_bytes(content)
     with pytest.raises(DataError) as caught:
-        dataset.read(tmp_path / "raw")
+        cifar10.read(tmp_path, PARAMS)
     message = str(caught.value)
-    assert message.startswith(f"{tmp_path / 'raw' / 'cifar-10-binary.tar.gz'}: ")
+    assert message.startswith(f"{tmp_path / ARCHIVE}: ")
     assert cause in message
     assert message.endswith(REMEDY)
 
 
 def test_no_archive_at_all(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="not found; run `dvc repro --force download`"):
-        CIFAR10.read(tmp_path)
+        cifar10.read(tmp_path, PARAMS)

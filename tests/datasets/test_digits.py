@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 
 from image_pipeline.common.errors import DataError
-from image_pipeline.datasets.digits import Digits, to_mnist_manner
+from image_pipeline.datasets import digits
+from image_pipeline.reading.digits import center_digit
+from published import PARAMS, whole
 
 
 @pytest.fixture
 def raw(tmp_path: Path) -> Path:
-    Digits().fetch(tmp_path, None)
+    digits.fetch(tmp_path, None, PARAMS)
     return tmp_path
 
 
@@ -27,8 +29,9 @@ def centre_of_mass(image: np.ndarray) -> tuple[float, float]:
 
 
 def test_sizes_classes_and_bytes(raw: Path) -> None:
-    train, test = Digits().read(raw)
-    images = [np.concatenate(list(split.chunks())) for split in (train, test)]
+    dataset = digits.read(raw, PARAMS)
+    train, test = dataset.train, dataset.test
+    images = [whole(train), whole(test)]
     assert images[0].shape == (1437, 1, 28, 28)
     assert images[1].shape == (360, 1, 28, 28)
     assert images[0].dtype == np.uint8
@@ -40,8 +43,9 @@ def test_sizes_classes_and_bytes(raw: Path) -> None:
 
 
 def test_every_digit_lies_as_in_mnist(raw: Path) -> None:
-    for split in Digits().read(raw):
-        for image in np.concatenate(list(split.chunks()))[:, 0].astype(np.int64):
+    dataset = digits.read(raw, PARAMS)
+    for split in (dataset.train, dataset.test):
+        for image in whole(split)[:, 0].astype(np.int64):
             rows, columns = np.flatnonzero(image.any(axis=1)), np.flatnonzero(image.any(axis=0))
             assert max(np.ptp(rows), np.ptp(columns)) + 1 <= 20
             assert np.abs(np.array(centre_of_mass(image)) - 13.5).max() <= 0.5 + 1e-9
@@ -53,13 +57,13 @@ def test_a_block_by_hand() -> None:
     image[1:5, 6:8] = 16
     expected = np.zeros((28, 28), np.uint8)
     expected[4:24, 9:19] = 255
-    assert np.array_equal(to_mnist_manner(image), expected)
+    assert np.array_equal(center_digit(image), expected)
 
 
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        (b"not packed", "not a whole gzip file"),
+        (b"not packed", "not a valid gzip file"),
         (gzip.compress(b"1,2,3\n"), "not scikit-learn's digits"),
     ],
     ids=[
@@ -70,16 +74,16 @@ def test_a_block_by_hand() -> None:
 def test_another_file_is_refused(tmp_path: Path, content: bytes, problem: str) -> None:
     (tmp_path / "digits.csv.gz").write_bytes(content)
     with pytest.raises(DataError, match=problem):
-        Digits().read(tmp_path)
+        digits.read(tmp_path, PARAMS)
 
 
 def test_a_torn_file_is_refused(raw: Path) -> None:
     path = raw / "digits.csv.gz"
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(DataError, match="not a whole gzip file"):
-        Digits().read(raw)
+    with pytest.raises(DataError, match="not a valid gzip file"):
+        digits.read(raw, PARAMS)
 
 
 def test_a_missing_file_is_told(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="not found; run `dvc repro --force download`"):
-        Digits().read(tmp_path)
+        digits.read(tmp_path, PARAMS)

@@ -13,14 +13,20 @@ from hypothesis import strategies as st
 from torchvision import datasets as torchvision_datasets
 
 from image_pipeline.common.errors import DataError, DownloadError, PipelineError
-from image_pipeline.datasets.base import CHUNK_BYTES
-from image_pipeline.datasets.emnist import ARCHIVE, CLASS_NAMES, Emnist
-from image_pipeline.tensorizing.tensorize import tensorize
+from image_pipeline.datasets import emnist
+from image_pipeline.datasets.emnist import ARCHIVE, CLASS_NAMES
+from image_pipeline.downloading.dataset import RawDataset
+from image_pipeline.reading.raw_files import CHUNK_BYTES
 from image_pipeline.tensors.tensor_files import read_split
-from published import REMEDY, idx, md5, whole
+from published import PARAMS, REMEDY, idx, md5, tensorize_into, whole
 
 COUNTS = {"train": 150, "test": 70}
 Files = dict[str, bytes]
+
+
+def read(split: str, folder: Path) -> RawDataset:
+    tensorize = PARAMS.tensorize.model_copy(update={"emnist_split": split})
+    return emnist.read(folder, PARAMS.model_copy(update={"tensorize": tensorize}))
 
 
 def first_label(split: str) -> int:
@@ -84,15 +90,15 @@ def test_a_split_is_fetched_and_read_as_torchvision_reads_it(
     split: str, mirror: Path, tmp_path: Path
 ) -> None:
     raw = tmp_path / "raw"
-    dataset = Emnist(split)
-    dataset.fetch(raw, str(mirror))
+    emnist.fetch(raw, str(mirror), PARAMS)
     # Whichever the split: download need not run again for another one.
     assert [path.name for path in raw.iterdir()] == [ARCHIVE]
 
     unpacked = tmp_path / "EMNIST" / "raw"
     unpacked.mkdir(parents=True)
     (unpacked / ARCHIVE).write_bytes((mirror / ARCHIVE).read_bytes())
-    for part, found in zip(COUNTS, dataset.read(raw), strict=True):
+    dataset = read(split, raw)
+    for part, found in zip(COUNTS, (dataset.train, dataset.test), strict=True):
         theirs = torchvision_datasets.EMNIST(tmp_path, split, train=part == "train", download=True)
         assert found.shape == (1, 28, 28)
         images = whole(found)
@@ -117,27 +123,26 @@ def test_a_letter_stands_upright(tmp_path: Path) -> None:
         for name in LETTERS
     }
     (tmp_path / ARCHIVE).write_bytes(pack(files, zipfile.ZIP_STORED))
-    for split in Emnist("letters").read(tmp_path):
+    letters = read("letters", tmp_path)
+    for split in (letters.train, letters.test):
         assert np.array_equal(whole(split)[0, 0], image)
         assert CLASS_NAMES["letters"][split.labels[0]] == "l"
 
 
 def test_letters_through_tensorize(mirror: Path, tmp_path: Path) -> None:
-    dataset = Emnist("letters")
-    dataset.fetch(tmp_path / "raw", str(mirror))
-    paths = [tmp_path / f"{name}.safetensors" for name in ("train", "validation", "test")]
-    reports = [tmp_path / name for name in ("data.json", "class_balance.csv", "data.csv")]
-    report = tensorize(dataset, "emnist", tmp_path / "raw", 0.2, 0, *paths, *reports)
+    emnist.fetch(tmp_path / "raw", str(mirror), PARAMS)
+    letters = read("letters", tmp_path / "raw")
+    paths, report = tensorize_into(tmp_path, letters, 0.2, "emnist")
     assert report["images"] == {
         "train": 124,
         "validation": 26,
         "test": 70,
     }  # one kept back of each letter
     validation, test = read_split(paths[1]), read_split(paths[2])
-    assert test.description.dataset == "emnist"
-    assert test.description.class_names == tuple("abcdefghijklmnopqrstuvwxyz")
+    assert test.info.dataset == "emnist"
+    assert test.info.class_names == tuple("abcdefghijklmnopqrstuvwxyz")
     assert sorted(validation.labels.tolist()) == list(range(26))
-    assert np.array_equal(test.images.numpy(), whole(dataset.read(tmp_path / "raw")[1]))
+    assert np.array_equal(test.images.numpy(), whole(letters.test))
 
 
 def test_memory_does_not_grow_with_the_images(tmp_path: Path) -> None:
@@ -147,7 +152,7 @@ def test_memory_does_not_grow_with_the_images(tmp_path: Path) -> None:
         for name in LETTERS
     }
     (tmp_path / ARCHIVE).write_bytes(pack(files, zipfile.ZIP_STORED))
-    train, _ = Emnist("letters").read(tmp_path)
+    train = read("letters", tmp_path).train
     tracemalloc.start()
     try:
         assert sum(len(chunk) for chunk in train.chunks()) == len(images)
@@ -159,8 +164,8 @@ def test_memory_does_not_grow_with_the_images(tmp_path: Path) -> None:
 
 def test_another_zip_file_is_not_taken(mirror: Path, tmp_path: Path) -> None:
     (mirror / ARCHIVE).write_bytes(pack(LETTERS))
-    with pytest.raises(DownloadError, match="its checksum is wrong: the mirror holds another file"):
-        Emnist("letters").fetch(tmp_path / "raw", str(mirror))
+    with pytest.raises(DownloadError, match="its checksum is wrong: the mirror holds a differ"):
+        emnist.fetch(tmp_path / "raw", str(mirror), PARAMS)
     assert not list((tmp_path / "raw").iterdir())
 
 
@@ -168,7 +173,8 @@ def test_another_zip_file_is_not_taken(mirror: Path, tmp_path: Path) -> None:
 
 
 def read_letters(folder: Path) -> None:
-    for split in Emnist("letters").read(folder):
+    letters = read("letters", folder)
+    for split in (letters.train, letters.test):
         whole(split)
 
 
@@ -194,9 +200,9 @@ ZIP = pack(LETTERS, zipfile.ZIP_STORED)
 STORED_AT = ZIP.index(LETTERS[TRAIN_IMAGES])
 SIZE = len(LETTERS[TRAIN_IMAGES])
 BAD: dict[str, tuple[Callable[[], bytes], str]] = {
-    "empty": (lambda: b"", "not a whole zip file (File is not a zip file)"),
-    "a web page": (lambda: b"<html>" * 99, "not a whole zip file (File is not a zip file)"),
-    "truncated": (lambda: ZIP[:-1000], "not a whole zip file (File is not a zip file)"),
+    "empty": (lambda: b"", "not a valid zip file (File is not a zip file)"),
+    "a web page": (lambda: b"<html>" * 99, "not a valid zip file (File is not a zip file)"),
+    "truncated": (lambda: ZIP[:-1000], "not a valid zip file (File is not a zip file)"),
     "its beginning is gone": (lambda: ZIP[20_000:], "("),
     "a member is missing": (
         lambda: pack(without(TRAIN_LABELS)),
@@ -204,19 +210,19 @@ BAD: dict[str, tuple[Callable[[], bytes], str]] = {
     ),
     "a member is a web page": (
         lambda: pack(LETTERS | {TRAIN_IMAGES: b"<html>"}),
-        f"{TRAIN_IMAGES}: not a whole gzip file (Not a gzipped file",
+        f"{TRAIN_IMAGES}: not a valid gzip file (Not a gzipped file",
     ),
     "a member is truncated": (
         lambda: pack(LETTERS | {TRAIN_IMAGES: LETTERS[TRAIN_IMAGES][:-50]}),
-        f"{TRAIN_IMAGES}: not a whole gzip file (",
+        f"{TRAIN_IMAGES}: not a valid gzip file (",
     ),
     "a member claims a terabyte": (
         lambda: pack(LETTERS, sizes={TRAIN_IMAGES: 1 << 40}),
-        f"{TRAIN_IMAGES}: promises 1099511627776 bytes, more than the whole zip file",
+        f"{TRAIN_IMAGES}: claims 1099511627776 bytes, more than the whole zip file",
     ),
     "a member claims a byte less": (
         lambda: pack(LETTERS, zipfile.ZIP_STORED, {TRAIN_IMAGES: SIZE - 1}),
-        f"not a whole zip file (Bad CRC-32 for file '{TRAIN_IMAGES}')",
+        f"not a valid zip file (Bad CRC-32 for file '{TRAIN_IMAGES}')",
     ),
     "a member is a bomb of zeros": (
         lambda: pack(LETTERS | {TRAIN_IMAGES: LETTERS[TRAIN_IMAGES] + bytes(99 << 20)}),
@@ -226,7 +232,7 @@ BAD: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: pack(
             LETTERS | {TRAIN_LABELS: LETTERS[TRAIN_LABELS] + idx(np.zeros(99 << 20, "B"))}
         ),
-        f"{TRAIN_LABELS}: its header promises 150 bytes, it holds more",
+        f"{TRAIN_LABELS}: its header declares 150 bytes, it holds more",
     ),
     "a flipped bit": (lambda: flipped(ZIP, STORED_AT + 5000), "("),
     "another compression": (

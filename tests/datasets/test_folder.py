@@ -21,18 +21,19 @@ import pytest
 from PIL import Image
 
 from image_pipeline.common.errors import DataError, DownloadError, ParamsError, PipelineError
-from image_pipeline.common.params import check_params, read_params
+from image_pipeline.common.params import Params, check_params, read_params
 from image_pipeline.common.processes import TASKS_AHEAD, Processes
-from image_pipeline.datasets import download
-from image_pipeline.datasets.base import RawSplit
-from image_pipeline.datasets.folder import NO_IMAGES, Folder
-from image_pipeline.datasets.image_files import archives, decoding
-from image_pipeline.datasets.image_files.pixels import PixelSettings
+from image_pipeline.datasets import folder as folder_dataset
+from image_pipeline.datasets.folder import PLACEHOLDER
+from image_pipeline.downloading import archives, mirrors
+from image_pipeline.downloading.dataset import RawDataset, RawSplit
 from image_pipeline.downloading.params import DownloadFolderParams
+from image_pipeline.reading import decoding
+from image_pipeline.reading.pixels import PixelSettings
 from image_pipeline.tensorizing.params import TensorizeFolderParams
-from image_pipeline.tensorizing.tensorize import tensorize
 from image_pipeline.tensors.tensor_files import read_split
 from project import ROOT, child_processes
+from published import PARAMS, REPORTS, tensorize_into
 
 SIZE = 8
 
@@ -59,35 +60,55 @@ def write(folder: Path, files: Mapping[str, bytes]) -> None:
         (folder / name).write_bytes(content)
 
 
+class Folder:
+    """The data set with settings of its own."""
+
+    def __init__(self, params: Params, workers: int | None) -> None:
+        self._params, self._workers = params, workers
+
+    def fetch(self, folder: Path, mirror: str | None) -> None:
+        folder_dataset.fetch(folder, mirror, self._params)
+
+    def read(self, folder: Path) -> RawDataset:
+        with pytest.MonkeyPatch.context() as patch:
+            if self._workers:
+                patch.setattr(decoding, "available_cores", lambda: self._workers)
+            return folder_dataset.read(folder, self._params)
+
+
 def make(
-    path: Path | str, workers: int | None = 1, url: str = "", sha256: str = "", **reading: Any
+    path: Path | str,
+    workers: int | None = 1,
+    url: str = "",
+    sha256: str = "",
+    seed: int = 0,
+    **settings: Any,
 ) -> Folder:
-    asked = {
+    defaults = {
         "channels": 1,
         "image_size": SIZE,
         "fit": "pad",
         "test_fraction": 0.2,
         "unreadable": "error",
     }
-    return Folder(
-        DownloadFolderParams(path=str(path), url=url, sha256=sha256),
-        TensorizeFolderParams.model_validate(asked | reading),
-        seed=0,
-        workers=workers,
-    )
+    source = DownloadFolderParams(path=str(path), url=url, sha256=sha256)
+    pixels = TensorizeFolderParams.model_validate(defaults | settings)
+    blocks = {
+        "download": PARAMS.download.model_copy(update={"folder": source}),
+        "tensorize": PARAMS.tensorize.model_copy(update={"folder": pixels, "seed": seed}),
+    }
+    return Folder(PARAMS.model_copy(update=blocks), workers)
 
 
-def load(
-    files: Mapping[str, bytes], tmp_path: Path, **settings: Any
-) -> tuple[Folder, RawSplit, RawSplit]:
+def load(files: Mapping[str, bytes], tmp_path: Path, **settings: Any) -> RawDataset:
     """Write the files, fetch and read them."""
     write(tmp_path / "images", files)
     dataset = make(tmp_path / "images", **settings)
     raw = tmp_path / "data" / "raw"
     dataset.fetch(raw, None)
-    train, test = dataset.read(raw)
+    found = dataset.read(raw)
     assert [path.name for path in raw.parent.iterdir()] == ["raw"]
-    return dataset, train, test
+    return found
 
 
 def refusal(files: Mapping[str, bytes], tmp_path: Path, **settings: Any) -> str:
@@ -110,14 +131,15 @@ def shades(split: RawSplit) -> list[tuple[int, int]]:
 
 
 def test_classes_are_the_folders_in_sorted_order(tmp_path: Path) -> None:
-    dataset, train, test = load(classes("dog", "ant", "Cat") | {"README.md": b"Pets"}, tmp_path)
+    dataset = load(classes("dog", "ant", "Cat") | {"README.md": b"Pets"}, tmp_path)
     assert dataset.class_names == ("Cat", "ant", "dog")
+    train, test = dataset.train, dataset.test
     assert len(train.labels) == 12
     assert np.bincount(test.labels).tolist() == [1, 1, 1]
     expected = {(2, n) for n in range(5)} | {(1, 40 + n) for n in range(5)}
     assert set(shades(train) + shades(test)) == expected | {(0, 80 + n) for n in range(5)}
     assert train.shape == test.shape == (1, SIZE, SIZE)
-    assert train.skipped == test.skipped == 0
+    assert dataset.skipped == 0
 
 
 @pytest.mark.parametrize(
@@ -128,10 +150,10 @@ def test_classes_are_the_folders_in_sorted_order(tmp_path: Path) -> None:
 def test_train_and_test_folders(above: str, in_test: str, tmp_path: Path) -> None:
     files = {f"{above}/{name}": content for name, content in classes("a", "b").items()}
     files |= {f"{in_test}/a/x.png": shade(200), f"{in_test}/b/deep/er/y.png": shade(201)}
-    dataset, train, test = load(files, tmp_path)
+    dataset = load(files, tmp_path)
     assert dataset.class_names == ("a", "b")
-    assert shades(train) == [(0, n) for n in range(5)] + [(1, 40 + n) for n in range(5)]
-    assert shades(test) == [(0, 200), (1, 201)]
+    assert shades(dataset.train) == [(0, n) for n in range(5)] + [(1, 40 + n) for n in range(5)]
+    assert shades(dataset.test) == [(0, 200), (1, 201)]
 
 
 @pytest.mark.parametrize("name", ["val", "valid", "validation"])
@@ -139,24 +161,23 @@ def test_a_validation_folder_counts_as_training(name: str, tmp_path: Path) -> No
     files = {f"train/{key}": content for key, content in classes("a", "b").items()}
     files |= {f"test/{key}": content for key, content in classes("a", "b").items()}
     files |= {f"{name}/a/x.png": shade(200)}
-    _, train, test = load(files, tmp_path)
-    assert (0, 200) in shades(train)
-    assert len(test.labels) == 10
+    dataset = load(files, tmp_path)
+    assert (0, 200) in shades(dataset.train)
+    assert len(dataset.test.labels) == 10
 
 
-def test_a_test_split_is_drawn_by_class_and_by_seed(tmp_path: Path) -> None:
+def test_a_test_split_is_stratified_and_depends_on_the_seed(tmp_path: Path) -> None:
     files = classes("a", "b", images=40)
-    _, train, test = load(files, tmp_path)
+    dataset = load(files, tmp_path)
+    train, test = dataset.train, dataset.test
     assert np.bincount(test.labels).tolist() == [8, 8]
     assert sorted(shades(train) + shades(test)) == sorted(
         [(0, n) for n in range(40)] + [(1, 40 + n) for n in range(40)]
     )
-    again = make(tmp_path / "images")
-    again._seed = 1
-    _, other = again.read(tmp_path / "data" / "raw")
-    assert shades(other) != shades(test)
-    _, half = make(tmp_path / "images", test_fraction=0.5).read(tmp_path / "data" / "raw")
-    assert np.bincount(half.labels).tolist() == [20, 20]
+    other = make(tmp_path / "images", seed=1).read(tmp_path / "data" / "raw")
+    assert shades(other.test) != shades(test)
+    half = make(tmp_path / "images", test_fraction=0.5).read(tmp_path / "data" / "raw")
+    assert np.bincount(half.test.labels).tolist() == [20, 20]
 
 
 def under(*tops: str) -> dict[str, bytes]:
@@ -164,15 +185,15 @@ def under(*tops: str) -> dict[str, bytes]:
 
 
 LAYOUTS: dict[str, tuple[dict[str, bytes], str]] = {
-    "no folders": ({"1.png": shade(1)}, "at least two folders, one per class, are expected; found"),
-    "one class": (classes("cat"), "one per class, are expected; found: 'cat' alone"),
+    "no folders": ({"1.png": shade(1)}, "expected at least two folders, one per class; found"),
+    "one class": (classes("cat"), "one per class; found: only 'cat'"),
     "one class in train": (
         {"train/a/1.png": shade(1), "test/a/1.png": shade(2)},
-        "one per class, are expected; found: 'a' alone",
+        "one per class; found: only 'a'",
     ),
     "something beside train": (
         under("train", "test", "extra"),
-        "the folder 'extra' lies beside train/; only test/ and validation/ may: move or remove it",
+        "the folder 'extra' is beside train/; only test/ and validation/ may be: move or remove it",
     ),
     "test alone": (
         under("test", "other"),
@@ -188,20 +209,20 @@ LAYOUTS: dict[str, tuple[dict[str, bytes], str]] = {
     ),
     "a name that does not print": (
         classes("a", "b\u200b"),
-        r"the class name 'b\u200b' does not print; rename it",
+        r"the class name 'b\u200b' is not printable; rename it",
     ),
     "a class of one": (
         classes("a", "b") | {"c/1.png": shade(1)},
-        "class c: it has a single training image, and tensorize.folder.test_fraction (0.2) keeps "
-        "back at least one of each class; add an image, or leave the class out",
+        "class c: it has a single training image, and tensorize.folder.test_fraction (0.2) holds "
+        "out at least one of each class; add an image, or remove the class",
     ),
 }
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_a_layout_that_is_refused(name: str, tmp_path: Path) -> None:
-    files, told = LAYOUTS[name]
-    assert told in refusal(files, tmp_path)
+    files, problem = LAYOUTS[name]
+    assert problem in refusal(files, tmp_path)
 
 
 # Files that cannot be used.
@@ -220,11 +241,11 @@ def test_useless_files_are_named_with_their_causes(tmp_path: Path) -> None:
     assert message == (
         f"5 of 15 files in {tmp_path / 'images'} cannot be used: "
         "a/broken.png (image file is truncated); "
-        "a/empty.jpg (no image of these formats: PNG, JPEG, BMP, GIF, TIFF, WEBP); "
-        "b/liar.gif (no image of these formats: PNG, JPEG, BMP, GIF, TIFF, WEBP); "
+        "a/empty.jpg (not an image in one of the formats PNG, JPEG, BMP, GIF, TIFF, WEBP); "
+        "b/liar.gif (not an image in one of the formats PNG, JPEG, BMP, GIF, TIFF, WEBP); "
         "b/notes.txt (its name ends in none of .png .jpg .jpeg .bmp .gif .tif .tiff .webp); "
-        "stray.png (it is in no class's folder). "
-        "Take them out, or set tensorize.folder.unreadable to skip"
+        "stray.png (it is in no class folder). "
+        "Remove them, or set tensorize.folder.unreadable to skip"
     )
 
 
@@ -233,30 +254,30 @@ def test_the_first_ten_are_named_and_the_others_counted(workers: int, tmp_path: 
     files = classes("a", "b", images=300) | {f"a/x{n:03}.png": b"?" for n in range(400)}
     message = refusal(files, tmp_path, workers=workers)
     assert message.startswith(f"400 of 1000 files in {tmp_path / 'images'} cannot be used: a/x000.")
-    assert "a/x009.png (no image of these formats" in message
-    assert "WEBP); and 390 more. Take them out" in message
+    assert "a/x009.png (not an image in one of the formats" in message
+    assert "WEBP); and 390 more. Remove them" in message
     assert "a/x010.png" not in message
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_useless_files_are_skipped_and_counted(workers: int, tmp_path: Path) -> None:
     clean = load(classes("a", "b"), tmp_path / "clean")
-    dataset, train, test = load(
+    dataset = load(
         classes("a", "b") | BROKEN, tmp_path / "broken", unreadable="skip", workers=workers
     )
     assert dataset.class_names == ("a", "b")
-    assert (train.skipped, test.skipped) == (5, 0)
-    assert shades(train) == shades(clean[1])
-    assert shades(test) == shades(clean[2])
+    assert dataset.skipped == 5
+    assert shades(dataset.train) == shades(clean.train)
+    assert shades(dataset.test) == shades(clean.test)
 
 
-def test_skipped_files_are_counted_by_split(tmp_path: Path) -> None:
+def test_skipped_files_of_both_splits_are_counted(tmp_path: Path) -> None:
     files = under("train", "test")
     files |= {f"train/{name}": content for name, content in BROKEN.items()}
     files |= {"test/a/broken.png": b"", "test/stray.png": shade(1), "LICENSE": b"Free"}
-    _, train, test = load(files, tmp_path, unreadable="skip")
-    assert (train.skipped, test.skipped) == (6, 2)
-    assert (len(train.labels), len(test.labels)) == (10, 10)
+    dataset = load(files, tmp_path, unreadable="skip")
+    assert dataset.skipped == 8
+    assert (len(dataset.train.labels), len(dataset.test.labels)) == (10, 10)
 
 
 @pytest.mark.parametrize("files", [{"c/1.png": b""}, {"c/notes.txt": b"", "c/more.txt": b""}])
@@ -343,10 +364,8 @@ def as_archive(files: Mapping[str, bytes], kind: str, path: Path) -> None:
 def tensors(dataset: Folder, folder: Path) -> list[str]:
     """Fetch, tensorize, and return the hashes of what was written."""
     dataset.fetch(folder / "raw", None)
-    paths = [folder / f"{name}.safetensors" for name in ("train", "validation", "test")]
-    reports = [folder / name for name in ("data.json", "class_balance.csv", "data.csv")]
-    tensorize(dataset, "folder", folder / "raw", 0.1, 0, *paths, *reports)
-    written = [*paths, *reports, folder / "raw" / "images.tar"]
+    paths, _ = tensorize_into(folder, dataset.read(folder / "raw"), 0.1)
+    written = [*paths, *(folder / name for name in REPORTS), folder / "raw" / "images.tar"]
     return [hashlib.sha256(path.read_bytes()).hexdigest() for path in written]
 
 
@@ -354,7 +373,7 @@ def test_the_tensors_say_how_other_images_are_fitted(tmp_path: Path) -> None:
     write(tmp_path / "images", classes("cat", "dog"))
     for fit in ("crop", "pad"):
         tensors(make(tmp_path / "images", fit=fit), tmp_path / fit)
-        assert read_split(tmp_path / fit / "test.safetensors").description.fit == fit
+        assert read_split(tmp_path / fit / "test.safetensors").info.fit == fit
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -395,8 +414,8 @@ def test_a_local_archive_is_checked(tmp_path: Path) -> None:
 
 def test_the_path_as_it_is_committed_stands_for_no_images(tmp_path: Path) -> None:
     committed = read_params(ROOT / "params.yaml").download.folder
-    assert Path(committed.path) == NO_IMAGES
-    assert (ROOT / NO_IMAGES).is_file()
+    assert Path(committed.path) == PLACEHOLDER
+    assert (ROOT / PLACEHOLDER).is_file()
     with pytest.raises(ParamsError) as caught:
         make(committed.path).fetch(tmp_path / "raw", None)
     assert str(caught.value) == (
@@ -435,12 +454,12 @@ def test_an_archive_from_a_url_may_be_as_large_as_archives_may_be(
     as_archive(classes("a", "b"), "tar", tmp_path / "images.tar")
     content = (tmp_path / "images.tar").read_bytes()
     sha256 = hashlib.sha256(content).hexdigest()
-    monkeypatch.setattr(download, "MAX_BYTES", 1000)  # of files of which nobody has told more
+    monkeypatch.setattr(mirrors, "MAX_BYTES", 1000)  # of files without a limit of their own
     for name in ("images.tar", f"{'x' * 300}.tar"):
         (tmp_path / name[-100:]).write_bytes(content)
         source = make("unused", url=f"http://127.0.0.1:9/{name}", sha256=sha256)
         source.fetch(tmp_path / "raw", str(tmp_path))
-        assert len(source.read(tmp_path / "raw")[0].labels) == 8
+        assert len(source.read(tmp_path / "raw").train.labels) == 8
     monkeypatch.setattr(archives, "MAX_BYTES", 1000)
     monkeypatch.setattr(archives, "MAX_ENTRIES", 2)
     with pytest.raises(DownloadError, match="longer than the expected 3048 bytes"):
@@ -466,13 +485,12 @@ def test_an_archive_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         make("unused", url=url, sha256=sha256).fetch(raw, None)
         server.shutdown()
     assert [path.name for path in raw.iterdir()] == ["images.tar"]
-    train, _ = make("unused").read(raw)
-    assert len(train.labels) == 8
+    assert len(make("unused").read(raw).train.labels) == 8
 
     # Without the server: from a mirror, or not at all.
     make("unused", url=url, sha256=sha256).fetch(tmp_path / "again", str(server_root))
     assert (tmp_path / "again/images.tar").read_bytes() == (raw / "images.tar").read_bytes()
-    with pytest.raises(DownloadError, match=r"images.tar could not be had .*\?download=1: no conn"):
+    with pytest.raises(DownloadError, match=r"could not be downloaded .*\?download=1: no conn"):
         make("unused", url=url, sha256=sha256).fetch(tmp_path / "never", None)
     with pytest.raises(DownloadError, match="its checksum is wrong"):
         make("unused", url=url, sha256="0" * 64).fetch(tmp_path / "never", str(server_root))
@@ -498,8 +516,8 @@ import itertools, sys
 from pathlib import Path
 import numpy as np
 from image_pipeline.common.processes import Processes
-from image_pipeline.datasets.image_files import decoding
-from image_pipeline.datasets.image_files.pixels import PixelSettings
+from image_pipeline.reading import decoding
+from image_pipeline.reading.pixels import PixelSettings
 
 with open(sys.argv[1], "rb") as tar:
     sizes = np.array([int(sys.argv[2])])
@@ -546,6 +564,7 @@ def test_a_process_that_is_killed_is_told(tmp_path: Path, monkeypatch: pytest.Mo
     make(tmp_path / "images").fetch(tmp_path, None)
     before = child_processes()
     monkeypatch.setattr(decoding, "decode", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+    monkeypatch.setattr(decoding, "available_cores", lambda: 2)
     with (
         (tmp_path / "images.tar").open("rb") as tar,
         (tmp_path / "pixels").open("wb") as pixels,
@@ -557,7 +576,6 @@ def test_a_process_that_is_killed_is_told(tmp_path: Path, monkeypatch: pytest.Mo
             np.full(100_000, len(content)),
             PixelSettings(1, 4, "pad"),
             pixels,
-            workers=2,
         )
     assert child_processes() == before
 

@@ -7,10 +7,9 @@ import pytest
 from torchvision import datasets as torchvision_datasets
 
 from image_pipeline.common.errors import DataError, DownloadError
-from image_pipeline.datasets.qmnist import Qmnist
-from image_pipeline.tensorizing.tensorize import tensorize
+from image_pipeline.datasets import qmnist
 from image_pipeline.tensors.tensor_files import read_split
-from published import REMEDY, idx, md5, whole
+from published import PARAMS, REMEDY, idx, md5, tensorize_into, whole
 
 COUNTS = {"train": 40, "test": 25}
 LABELS = "qmnist-train-labels-idx2-int.gz"
@@ -43,14 +42,14 @@ def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_class_names_are_torchvisions() -> None:
     classes = torchvision_datasets.QMNIST.classes
-    assert list(Qmnist.class_names) == [name.split(" - ")[0] for name in classes]
+    assert list(qmnist.CLASS_NAMES) == [name.split(" - ")[0] for name in classes]
 
 
 def test_its_files_are_fetched_and_read_as_torchvision_reads_them(
     mirror: Path, tmp_path: Path
 ) -> None:
     raw = tmp_path / "raw"
-    Qmnist().fetch(raw, str(mirror))
+    qmnist.fetch(raw, str(mirror), PARAMS)
     names = sorted(path.name for path in mirror.iterdir())
     assert sorted(path.name for path in raw.iterdir()) == names
 
@@ -58,7 +57,8 @@ def test_its_files_are_fetched_and_read_as_torchvision_reads_them(
     unpacked.mkdir(parents=True)
     for name in names:
         (unpacked / name).write_bytes((mirror / name).read_bytes())
-    for part, found in zip(COUNTS, Qmnist().read(raw), strict=True):
+    read = qmnist.read(raw, PARAMS)
+    for part, found in zip(COUNTS, (read.train, read.test), strict=True):
         theirs = torchvision_datasets.QMNIST(tmp_path, what=part, download=True)
         assert found.shape == (1, 28, 28)
         assert np.array_equal(whole(found)[:, 0], theirs.data.numpy())
@@ -67,17 +67,15 @@ def test_its_files_are_fetched_and_read_as_torchvision_reads_them(
 
 
 def test_it_goes_through_tensorize(mirror: Path, tmp_path: Path) -> None:
-    paths = [tmp_path / f"{name}.safetensors" for name in ("train", "validation", "test")]
-    reports = [tmp_path / name for name in ("data.json", "class_balance.csv", "data.csv")]
-    report = tensorize(Qmnist(), "qmnist", mirror, 0.25, 0, *paths, *reports)
+    paths, report = tensorize_into(tmp_path, qmnist.read(mirror, PARAMS), 0.25)
     assert report["images"] == {"train": 30, "validation": 10, "test": 25}
     assert sorted(read_split(paths[1]).labels.tolist()) == list(range(10))
 
 
 def test_another_file_is_not_taken(mirror: Path, tmp_path: Path) -> None:
     (mirror / LABELS).write_bytes(idx(make_labels(41)))
-    with pytest.raises(DownloadError, match="its checksum is wrong: the mirror holds another file"):
-        Qmnist().fetch(tmp_path / "raw", str(mirror))
+    with pytest.raises(DownloadError, match="its checksum is wrong: the mirror holds a differ"):
+        qmnist.fetch(tmp_path / "raw", str(mirror), PARAMS)
     assert not (tmp_path / "raw" / LABELS).exists()
 
 
@@ -86,7 +84,7 @@ NEGATIVE, TOO_LARGE = GOOD.copy(), GOOD.copy()
 NEGATIVE[3, 0] = -1
 TOO_LARGE[39, 0] = 256
 BAD = {
-    "seven columns": (idx(GOOD[:, :7]), "7 columns, expected are 8"),
+    "seven columns": (idx(GOOD[:, :7]), "7 columns, expected 8"),
     "a label too few": (idx(GOOD[:39]), "39 labels for 40 images"),
     "a negative label": (idx(NEGATIVE), "the label -1 is not one of 0 to 9"),
     "a label beyond a byte": (idx(TOO_LARGE), "the label 256 is not one of 0 to 9"),
@@ -94,7 +92,7 @@ BAD = {
         idx(GOOD[:, 0].astype(np.uint8)),
         "not an IDX file of int32 values with 2 dimensions (it begins with 00 00 08 01)",
     ),
-    "torn": (idx(GOOD)[:-20], "not a whole gzip file ("),
+    "torn": (idx(GOOD)[:-20], "not a valid gzip file ("),
 }
 
 
@@ -103,7 +101,7 @@ def test_bad_labels(name: str, mirror: Path) -> None:
     content, cause = BAD[name]
     (mirror / LABELS).write_bytes(content)
     with pytest.raises(DataError) as caught:
-        Qmnist().read(mirror)
+        qmnist.read(mirror, PARAMS)
     message = str(caught.value)
     assert message.startswith(f"{mirror / LABELS}: {cause}")
     assert message.endswith(REMEDY)

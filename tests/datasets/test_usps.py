@@ -10,10 +10,9 @@ from hypothesis import strategies as st
 from torchvision import datasets as torchvision_datasets
 
 from image_pipeline.common.errors import DataError, DownloadError, PipelineError
-from image_pipeline.datasets.usps import Usps
-from image_pipeline.tensorizing.tensorize import tensorize
+from image_pipeline.datasets import usps
 from image_pipeline.tensors.tensor_files import read_split
-from published import REMEDY, md5, whole
+from published import PARAMS, REMEDY, md5, read_all, tensorize_into, whole
 
 ZEROS = ["0"] * 256
 
@@ -62,9 +61,10 @@ def test_its_files_are_fetched_and_read_as_torchvision_reads_them(
     mirror: Path, tmp_path: Path
 ) -> None:
     raw = tmp_path / "raw"
-    Usps().fetch(raw, str(mirror))
+    usps.fetch(raw, str(mirror), PARAMS)
     assert sorted(path.name for path in raw.iterdir()) == ["usps.bz2", "usps.t.bz2"]
-    for train, found in zip((True, False), Usps().read(raw), strict=True):
+    read = usps.read(raw, PARAMS)
+    for train, found in ((True, read.train), (False, read.test)):
         theirs = torchvision_datasets.USPS(raw, train=train)
         assert found.shape == (1, 16, 16)
         images = whole(found)
@@ -77,33 +77,26 @@ def test_its_files_are_fetched_and_read_as_torchvision_reads_them(
 
 
 def test_it_goes_through_tensorize(mirror: Path, tmp_path: Path) -> None:
-    paths = [tmp_path / f"{name}.safetensors" for name in ("train", "validation", "test")]
-    reports = [tmp_path / name for name in ("data.json", "class_balance.csv", "data.csv")]
-    report = tensorize(Usps(), "usps", mirror, 0.25, 0, *paths, *reports)
+    paths, report = tensorize_into(tmp_path, usps.read(mirror, PARAMS), 0.25)
     assert report["images"] == {"train": 36, "validation": 12, "test": 25}
     validation = read_split(paths[1])
     assert validation.shape == (1, 16, 16)
-    assert validation.description.class_names == tuple("0123456789")
+    assert validation.info.class_names == tuple("0123456789")
 
 
 def test_another_file_is_not_taken(mirror: Path, tmp_path: Path) -> None:
     write(mirror, TEST)
-    with pytest.raises(DownloadError, match="its checksum is wrong: the mirror holds another file"):
-        Usps().fetch(tmp_path / "raw", str(mirror))
+    with pytest.raises(DownloadError, match="its checksum is wrong: the mirror holds a differ"):
+        usps.fetch(tmp_path / "raw", str(mirror), PARAMS)
     assert not list((tmp_path / "raw").iterdir())
 
 
 # Files that are not what they should be.
 
 
-def read_all(folder: Path) -> None:
-    for split in Usps().read(folder):
-        whole(split)
-
-
 def refusal(path: Path) -> str:
     with pytest.raises(DataError) as caught:
-        read_all(path.parent)
+        read_all(usps, path.parent)
     message = str(caught.value)
     assert message.startswith(str(path))
     assert message.isprintable()
@@ -112,7 +105,7 @@ def refusal(path: Path) -> str:
 
 LIBSVM = "not in LIBSVM's format ("
 LABEL = "a label is not one of 1 to 10"
-MISSING = "an image has not all of its 256 pixels"
+MISSING = "an image lacks some of its 256 pixels"
 BEYOND = "a pixel is not from -1 to 1"
 BAD_LINES = {
     "label 0": (line(0, ZEROS), LABEL),
@@ -138,7 +131,7 @@ BAD_LINES = {
     "beyond float32": (line(3, ["1e99", *ZEROS[1:]]), BEYOND),
     "nan": (line(3, ["nan", *ZEROS[1:]]), BEYOND),
     "a long word": (b"3 " + bytes(40 << 20), LIBSVM),
-    "a bomb": (b"3 " + bytes(99 << 20), "unpacks to more than 67108864 bytes"),
+    "a bomb": (b"3 " + bytes(99 << 20), "decompresses to more than 67108864 bytes"),
 }
 
 
@@ -152,13 +145,13 @@ def test_bad_lines_are_refused(name: str, tmp_path: Path) -> None:
     assert len(message) < 400
 
 
-ENDED = "not a whole bzip2 file (Compressed file ended before the end-of-stream marker was reached)"
+ENDED = "not a valid bzip2 file (Compressed file ended before the end-of-stream marker was reached)"
 BAD_FILES = {
     "empty": (b"", ENDED),
     "no lines": (bz2.compress(b""), "it has no images"),
-    "a web page": (b"<html>", "not a whole bzip2 file (Invalid data stream)"),
+    "a web page": (b"<html>", "not a valid bzip2 file (Invalid data stream)"),
     "torn": (bz2.compress(TRAIN)[:-100], ENDED),
-    "text": (TRAIN, "not a whole bzip2 file (Invalid data stream)"),
+    "text": (TRAIN, "not a valid bzip2 file (Invalid data stream)"),
 }
 
 
@@ -192,7 +185,7 @@ def test_any_damage(
     folder = tmp_path_factory.getbasetemp() / "usps"
     write(folder, GOOD_LINE[:start] + put + GOOD_LINE[start + length :], GOOD_LINE)
     try:
-        read_all(folder)
+        read_all(usps, folder)
     except PipelineError as error:
         message = str(error)
     else:

@@ -14,7 +14,7 @@ import numpy as np
 from fault_harness import hosts_with, remove_outputs, train_outputs
 
 from image_pipeline.common import paths
-from image_pipeline.tensors.tensor_files import DatasetInfo, writing_split
+from image_pipeline.tensors.tensor_files import DatasetInfo, open_split_writer
 from project import SMALL, Project
 
 HOSTS, PROCESSES = (2, 3, 4, 5), (1, 2)
@@ -34,7 +34,7 @@ def write_images(project: Project, path: Path, count: int) -> None:
     """Write a split of random images."""
     rng = np.random.default_rng(count)
     info = DatasetInfo("random", CLASSES, (0.5,) * 3, (0.29,) * 3, "crop")
-    with writing_split(project.root / path, count, SHAPE, "random", CLASSES) as split:
+    with open_split_writer(project.root / path, count, SHAPE, "random", CLASSES) as split:
         images = rng.integers(0, 256, (count, *SHAPE), np.uint8)
         split.append(images, rng.integers(0, len(CLASSES), count))
         split.finish(info)

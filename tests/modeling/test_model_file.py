@@ -27,7 +27,7 @@ from project import ROOT
 from refusals import refusal, valid_or_refused
 
 quick = settings(derandomize=True, deadline=None, max_examples=150, database=None)
-REMEDY = "; run `dvc repro --force train` to make it anew"
+REMEDY = "; run `dvc repro --force train` to recreate it"
 OPTIONS = {"hidden_sizes": [4, 5]}
 CARD = ModelCard(
     network="mlp",
@@ -83,7 +83,7 @@ def test_training_statistics_round_trip(tmp_path: Path) -> None:
 GOOD = model()
 NAN = torch.full((4, 6), torch.nan)
 BAD: dict[str, tuple[bytes, str]] = {
-    "torn": (GOOD[:-1], "it is no valid safetensors file ("),
+    "torn": (GOOD[:-1], "not a valid safetensors file ("),
     "no card": (save(WEIGHTS), "invalid model metadata (KeyError("),
     "deep JSON": (save(WEIGHTS, {METADATA_KEY: "[" * 99_999}), "metadata (RecursionError"),
     "another shape": (model(input_shape=[1, 2, 4]), "do not match its metadata"),
@@ -99,7 +99,7 @@ BAD: dict[str, tuple[bytes, str]] = {
         "do not match its metadata",
     ),
     "a network's path": (model(network="../mlp"), "invalid model metadata (ValueError"),
-    "a class twice": (model(data=VALUES["data"] | {"class_names": ["a"] * 3}), "of one name"),
+    "a class twice": (model(data=VALUES["data"] | {"class_names": ["a"] * 3}), "the same name"),
     "a model without thresholds": (
         save(
             WEIGHTS,

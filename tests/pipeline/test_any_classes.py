@@ -12,7 +12,7 @@ from sklearn.datasets import load_digits
 
 from declared_plots import PICTURES
 from image_pipeline.common import paths
-from image_pipeline.datasets.base import RawSplit
+from image_pipeline.downloading.dataset import RawDataset, RawSplit
 from image_pipeline.tensorizing.tensorize import tensorize
 from image_pipeline.tensors.tensor_files import read_sample
 from project import Project
@@ -32,36 +32,30 @@ ODD = (
 )
 
 
-class Recoloured:
-    """scikit-learn's digits, in another colour and turn for every ten classes."""
+def recolor(classes: int, channels: int, side: int) -> RawDataset:
+    """Return scikit-learn's digits, in another colour and turn for every ten classes."""
+    class_names = tuple(
+        f"{ODD[number % 10]} {number // 10}" if number > 9 else ODD[number]
+        for number in range(classes)
+    )
+    digits = load_digits()
+    by_digit = [digits.images[digits.target == digit] for digit in range(10)]
+    images, labels = [], []
+    for label in range(classes):
+        for image in by_digit[label % 10][: max(20, 200 // classes)]:
+            small = Image.fromarray(np.rint(image * 255 / 16).astype(np.uint8))
+            large = np.rot90(np.asarray(small.resize((side, side))), label // 50)
+            hue = np.array(HUES[label // 10 % 5][:channels])
+            images.append(np.rint(hue[:, None, None] * large).astype(np.uint8))
+            labels.append(label)
+    every, truth = np.stack(images), np.array(labels, np.uint8)
 
-    def __init__(self, classes: int, channels: int, side: int) -> None:
-        self.class_names = tuple(
-            f"{ODD[number % 10]} {number // 10}" if number > 9 else ODD[number]
-            for number in range(classes)
-        )
-        self._classes, self._shape = classes, (channels, side, side)
+    def split(chosen: np.ndarray) -> RawSplit:
+        part = every[chosen]
+        return RawSplit((channels, side, side), truth[chosen], lambda: [part])
 
-    def fetch(self, folder: Path, mirror: str | None) -> None:
-        """Nothing to fetch."""
-
-    def read(self, folder: Path) -> tuple[RawSplit, RawSplit]:  # noqa: ARG002
-        digits = load_digits()
-        by_digit = [digits.images[digits.target == digit] for digit in range(10)]
-        images, labels = [], []
-        for label in range(self._classes):
-            for image in by_digit[label % 10][: max(20, 200 // self._classes)]:
-                small = Image.fromarray(np.rint(image * 255 / 16).astype(np.uint8))
-                large = np.rot90(np.asarray(small.resize(self._shape[1:])), label // 50)
-                hue = np.array(HUES[label // 10 % 5][: self._shape[0]])
-                images.append(np.rint(hue[:, None, None] * large).astype(np.uint8))
-                labels.append(label)
-        every, truth = np.stack(images), np.array(labels, np.uint8)
-        test = np.arange(len(truth)) % 4 == 0
-        return self._part(every[~test], truth[~test]), self._part(every[test], truth[test])
-
-    def _part(self, images: np.ndarray, labels: np.ndarray) -> RawSplit:
-        return RawSplit(self._shape, labels, lambda: [images])
+    test = np.arange(len(truth)) % 4 == 0
+    return RawDataset(class_names, split(~test), split(test))
 
 
 @pytest.mark.parametrize(
@@ -80,16 +74,13 @@ def test_every_stage_works(
     for path in project.root.glob("plots/*"):
         path.unlink()
     monkeypatch.chdir(project.root)
-    dataset = Recoloured(classes, channels, side)
+    dataset = recolor(classes, channels, side)
     tensorize(
         dataset,
         "recoloured",
-        paths.RAW,
         0.1,
         0,
-        paths.TRAIN_TENSORS,
-        paths.VALIDATION_TENSORS,
-        paths.TEST_TENSORS,
+        (paths.TRAIN_TENSORS, paths.VALIDATION_TENSORS, paths.TEST_TENSORS),
         paths.DATA_METRICS,
         paths.CLASS_BALANCE,
         paths.DATA_TABLE,
@@ -118,11 +109,11 @@ def test_every_stage_works(
 def test_a_leak_is_told_by_the_stage_and_in_the_picture(finished: Project, tmp_path: Path) -> None:
     project = finished.copy_to(tmp_path / "project")
     # The digits' file under another split: every test image of a copy is a training image, too.
-    source = project.root / "src/image_pipeline/datasets/digits.py"
+    source = project.root / "src/image_pipeline/reading/digits.py"
     text = source.read_text(encoding="utf-8")
-    leaky = "self._part(images[np.r_[train, test[:7]]], labels[np.r_[train, test[:7]]])"
-    assert text.count("self._part(images[train], labels[train])") == 1
-    source.write_text(text.replace("self._part(images[train], labels[train])", leaky))
+    leaky = "_split(images[np.r_[train, test[:7]]], labels[np.r_[train, test[:7]]])"
+    assert text.count("_split(images[train], labels[train])") == 1
+    source.write_text(text.replace("_split(images[train], labels[train])", leaky))
     done = project.stage("tensorize")
     assert "WARNING: THE TEST SPLIT LEAKS" in done.stderr
     assert "7 of 360 test images (1.94%) are also in train or validation" in done.stderr

@@ -61,7 +61,7 @@ TRAIN, VALIDATION, TEST = (
 PREDICTIONS = "plots/predictions.csv"
 CASES: list[tuple[str, str, Damage, str, str]] = [
     # stage, file, damage, cause, the stage to run anew
-    ("tensorize", RAW, truncate, "not a whole gzip file (", "--force download"),
+    ("tensorize", RAW, truncate, "not a valid gzip file (", "--force download"),
     ("train", VALIDATION, dangle, "not found", "tensorize"),
     ("evaluate", TEST, other_shape, "images of shape (1, 27, 28), but the model expects", ""),
     ("plot", PREDICTIONS, shorten, " rows for the 360 images of data/tens", "--force evaluate"),

@@ -17,9 +17,10 @@ from ruamel.yaml import YAML
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
-from image_pipeline.datasets.digits import Digits
-from image_pipeline.datasets.idx import iterate_idx
+from image_pipeline.datasets import digits
+from image_pipeline.reading.idx import iterate_idx
 from project import IN_CI, ROOT, SHARED_MNIST, Project, require
+from published import PARAMS, whole
 
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 CLASSES = tuple(sorted(NAMES))
@@ -45,9 +46,10 @@ def real_images(split: str, count: int, tmp_path: Path) -> tuple[np.ndarray, np.
         )
         return images, labels
     assert not IN_CI
-    Digits().fetch(tmp_path, None)
-    found = dict(zip(("train", "test"), Digits().read(tmp_path), strict=True))[split]
-    images = np.concatenate(list(found.chunks()))[:, 0]
+    digits.fetch(tmp_path, None, PARAMS)
+    dataset = digits.read(tmp_path, PARAMS)
+    found = {"train": dataset.train, "test": dataset.test}[split]
+    images = whole(found)[:, 0]
     return images[:count], found.labels[:count]
 
 

@@ -19,12 +19,12 @@ from image_pipeline.plotting import report
 from image_pipeline.plotting.params import PlotParams
 from image_pipeline.plotting.report import _read_table, draw_report
 from image_pipeline.tensorizing.data_report import SPLITS
-from image_pipeline.tensors.tensor_files import DatasetInfo, writing_split
+from image_pipeline.tensors.tensor_files import DatasetInfo, open_split_writer
 from project import ROOT
 from refusals import refusal, valid_or_refused
 
 quick = settings(derandomize=True, deadline=None, max_examples=150, database=None)
-REMEDY = "; run `dvc repro --force evaluate` to make it anew"
+REMEDY = "; run `dvc repro --force evaluate` to recreate it"
 DATA = DatasetInfo("toy", ("cat", "dog", "fox"), (0.5,), (0.25,))
 AUGMENTATION = read_params(ROOT / "params.yaml").train.augmentation.model_dump()
 PARAMS = PlotParams(dpi=50, mistakes=2, samples=2, seed=0)
@@ -64,7 +64,7 @@ def write_inputs(
     labels = np.zeros(images[0], np.int64)
     for path in (paths.TRAIN_TENSORS, paths.TEST_TENSORS):
         sizes: Any = images[1:]
-        with writing_split(path, len(labels), sizes, "toy", data.class_names) as writer:
+        with open_split_writer(path, len(labels), sizes, "toy", data.class_names) as writer:
             writer.append(pixels, labels)
             writer.finish(data)
     for path, text in (
@@ -278,7 +278,7 @@ def test_tensors_of_other_classes(folder: Path) -> None:
         (torch.full((4, 6), torch.nan), "its first layer must be float32 and finite"),
         (torch.zeros(4, 6, dtype=torch.float64), "its first layer must be float32 and"),
         # NumPy only knows this dtype if some library has registered it.
-        (torch.zeros(4, 6, dtype=torch.bfloat16), "a value in it is unusable|must be float32 and"),
+        (torch.zeros(4, 6, dtype=torch.bfloat16), "a value in it is invalid|must be float32 and"),
         (torch.zeros(4, 7), "its first layer does not match its metadata"),
         (torch.zeros(6), "its first layer does not match its metadata"),
     ],
@@ -295,7 +295,7 @@ def test_weights_that_cannot_be_drawn(weights: torch.Tensor, cause: str, folder:
     save_file(load_file(path) | {"hidden.0.weight": weights}, path, metadata)
     message = error_of(paths.MODEL)
     assert re.search(cause, message)
-    assert message.endswith("; run `dvc repro --force train` to make it anew")
+    assert message.endswith("; run `dvc repro --force train` to recreate it")
 
 
 def test_an_invalid_augmentation_in_the_model_file(folder: Path) -> None:

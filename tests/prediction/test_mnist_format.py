@@ -9,13 +9,13 @@ import torch
 from PIL import Image
 
 from image_pipeline.common.errors import DataError
-from image_pipeline.datasets.idx import iterate_idx
 from image_pipeline.modeling.inference import normalise
 from image_pipeline.modeling.model_file import read_model
 from image_pipeline.prediction.inputs import ImageInput
 from image_pipeline.prediction.mnist_format import is_mnist_format, to_mnist_format
 from image_pipeline.prediction.preprocessing import Mode, Preprocessor
 from image_pipeline.prediction.streaming import Prediction, predict_files
+from image_pipeline.reading.idx import iterate_idx
 from project import SHARED_MNIST, Project, require
 
 # Photographs and scans by others, listed in SOURCES.md; the conversion was developed on different

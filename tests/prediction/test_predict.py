@@ -155,9 +155,9 @@ def test_bad_files_get_an_error_line_each_and_the_others_are_predicted(
         {
             "huge.png": "Image size (2500000000 pixels) exceeds limit",
             "short.jpg": "image file is truncated",
-            "text.png": "no image of these formats: PNG, JPEG",
+            "text.png": "not an image in one of the formats PNG, JPEG",
             "moving.gif": "has several frames; the first one is used",
-            "empty.png": "no image of these formats: PNG, JPEG",
+            "empty.png": "not an image in one of the formats PNG, JPEG",
             "nothing": "no images in this folder",
             "*.bmp": "no file matches this pattern",
             "gone.png": "no such file or folder",
@@ -196,7 +196,7 @@ def test_one_image_on_standard_input(model: Path) -> None:
     assert json.loads(done.stdout)["image"] == "-"
     assert done.returncode == 0
     done = predict("--model", model, "-", stdin=b"a.png\nb.png\n")
-    assert "predict: error: -: no image of these formats" in done.stderr
+    assert "predict: error: -: not an image in one of the formats" in done.stderr
     assert "to give a list of file names, use --files-from -" in done.stderr
 
 
@@ -220,7 +220,7 @@ def test_a_closed_output_pipe_is_not_an_error(model: Path, digits: tuple[Path, n
         ([], 2, "no IMAGE; name files, folders or patterns, or - for standard input"),
         (["x.png"], 1, "models/model.safetensors: not found; run `dvc pull` or `dvc repro` in "),
         (["x.png", "--model", "other"], 1, "other: not found; name a model file that `train` wr"),
-        (["x.png", "--model", "text"], 1, "text: it is no valid safetensors file ("),
+        (["x.png", "--model", "text"], 1, "text: not a valid safetensors file ("),
         (["x.png", "--show", "x.jpg"], 2, "x.jpg: not a .png file in an existing folder; choose "),
     ],
 )

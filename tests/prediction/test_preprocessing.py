@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from image_pipeline.datasets.image_files.pixels import PixelSettings, decode, decode_whole
 from image_pipeline.prediction.preprocessing import PreprocessingError, Preprocessor
+from image_pipeline.reading.pixels import PixelSettings, decode, decode_whole
 from prediction.prediction_files import image_file, make_card
 
 RNG = np.random.default_rng(0)

@@ -14,26 +14,25 @@ from ruamel.yaml import YAML
 from image_pipeline import augmentations
 from image_pipeline.augmenting import custom
 from image_pipeline.common.errors import DataError
-from image_pipeline.common.params import Params
-from image_pipeline.datasets import DATASETS
+from image_pipeline.common.params import check_params
+from image_pipeline.common.schema import names_in
 from image_pipeline.datasets.emnist import CLASS_NAMES
 from image_pipeline.tensorizing.params import TensorizeParams
-from image_pipeline.tensorizing.tensorize import tensorize
 from image_pipeline.tensors.tensor_files import read_split
 from project import ROOT
-from published import md5
+from published import PARAMS, md5, tensorize_into
 
 PAGE = ROOT / "docs" / "data-sets.md"
 TEXT = PAGE.read_text(encoding="utf-8")
-EXAMPLE, *LINES, CHANGE = re.findall(r"^ *```python\n(.*?)^ *```$", TEXT, re.MULTILINE | re.DOTALL)
+EXAMPLE, CHANGE = re.findall(r"^ *```python\n(.*?)^ *```$", TEXT, re.MULTILINE | re.DOTALL)
 COUNTS = {"train": 20, "test": 6}
 
 
 @pytest.fixture
 def leaves(tmp_path: Path) -> ModuleType:
-    """Return the page's module, with the page's line for the table of the data sets in a table."""
+    """Return the page's module."""
     path = tmp_path / "leaves.py"
-    path.write_text(f"{EXAMPLE}\n\nTABLE = {{\n    {LINES[0].strip()}\n}}\n")
+    path.write_text(EXAMPLE)
     spec = spec_from_file_location("leaves", path)
     assert spec
     assert spec.loader
@@ -61,41 +60,43 @@ def mirror(leaves: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_the_example_goes_from_a_mirror_into_tensors(
     leaves: ModuleType, mirror: Path, tmp_path: Path
 ) -> None:
-    dataset = leaves.TABLE["leaves"](None)
     raw = tmp_path / "raw"
-    dataset.fetch(raw, str(mirror))
-    paths = [tmp_path / f"{name}.safetensors" for name in ("train", "validation", "test")]
-    reports = [tmp_path / name for name in ("data.json", "class_balance.csv", "data.csv")]
-    report = tensorize(dataset, "leaves", raw, 0.2, 0, *paths, *reports)
+    leaves.fetch(raw, str(mirror), PARAMS)
+    paths, report = tensorize_into(tmp_path, leaves.read(raw, PARAMS), 0.2)
     assert report["images"] == {"train": 16, "validation": 4, "test": 6}
     test = read_split(paths[2])
-    assert test.description.class_names == ("birch", "oak")
+    assert test.info.class_names == ("birch", "oak")
     assert test.shape == (3, 8, 8)
     assert np.array_equal(test.images.numpy(), np.load(mirror / "test-images.npy"))
     assert test.labels.tolist() == [0, 1, 0, 1, 0, 1]
 
 
-def test_the_example_tells_what_is_wrong(leaves: ModuleType, mirror: Path) -> None:
+def test_the_example_reports_bad_files(leaves: ModuleType, mirror: Path) -> None:
     path = mirror / "test-labels.npy"
     np.save(path, np.full(6, 2, np.uint8))
-    with pytest.raises(DataError, match=r"test-labels.npy: no labels 0 and 1; delete it"):
-        leaves.Leaves().read(mirror)
+    with pytest.raises(DataError, match=r"test-labels.npy: labels other than 0 and 1; delete it"):
+        leaves.read(mirror, PARAMS)
     np.save(path, np.zeros(5, np.uint8))
-    with pytest.raises(DataError, match=r"test-images.npy: no images of \(3, 8, 8\) that fit"):
-        leaves.Leaves().read(mirror)
+    with pytest.raises(DataError, match=r"test-images.npy: no images of \(3, 8, 8\) that match"):
+        leaves.read(mirror, PARAMS)
     path.write_bytes(b"<html>")
-    with pytest.raises(DataError, match=r"test-labels.npy: unusable \("):
-        leaves.Leaves().read(mirror)
+    with pytest.raises(DataError, match=r"test-labels.npy: not a valid npy file \("):
+        leaves.read(mirror, PARAMS)
     path.unlink()
-    with pytest.raises(DataError, match=r"test-labels.npy: unusable \(.*No such file"):
-        leaves.Leaves().read(mirror)
+    with pytest.raises(DataError, match=r"test-labels.npy: not found; run"):
+        leaves.read(mirror, PARAMS)
 
 
-def test_the_example_is_in_the_projects_style(leaves: ModuleType) -> None:
-    assert leaves.__file__
+def test_the_example_is_in_the_projects_style() -> None:
+    path = "src/image_pipeline/datasets/leaves.py"
     for command in (["format", "--check"], ["check"]):
-        config = ["--config", str(ROOT / "pyproject.toml")]
-        subprocess.run(["ruff", *command, *config, leaves.__file__], check=True)
+        subprocess.run(
+            ["ruff", *command, "--stdin-filename", path, "-"],
+            input=EXAMPLE,
+            text=True,
+            cwd=ROOT,
+            check=True,
+        )
 
 
 def test_the_example_of_a_change_changes_images(
@@ -113,11 +114,6 @@ def test_the_example_of_a_change_changes_images(
     assert not np.array_equal(custom.apply(function, images, (0, 2)), changed)
 
 
-def test_the_line_of_emnist_is_the_tables() -> None:
-    table = (ROOT / "src" / "image_pipeline" / "datasets" / "__init__.py").read_text()
-    assert LINES[1].strip() in table
-
-
 def rows(header: str) -> list[str]:
     """Return the first cell of each row of the table with this first cell of its header."""
     table = TEXT.split(f"| {header} |")[1].split("\n\n")[0]
@@ -125,7 +121,8 @@ def rows(header: str) -> list[str]:
 
 
 def test_its_tables_have_each_data_set_and_each_split() -> None:
-    assert rows("`download.dataset`") == list(DATASETS)
+    files = (ROOT / "src/image_pipeline/datasets").glob("[a-z]*.py")
+    assert sorted(rows("`download.dataset`")) == sorted(path.stem for path in files)
     assert rows("`tensorize.emnist_split`") == list(CLASS_NAMES)
     assert tuple(CLASS_NAMES) == get_args(TensorizeParams.model_fields["emnist_split"].annotation)
 
@@ -134,9 +131,12 @@ def test_its_tables_have_each_data_set_and_each_split() -> None:
     "page", ["README.md", "docs/data-sets.md", "docs/export.md", "docs/networks.md"]
 )
 def test_the_settings_it_shows_are_allowed(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    # The files that the pages show in whole, which are one's own to add.
-    files = {"models": ["mlp", "cnn", "mixer"], "augmentations": ["none", "brightness"]}
-    monkeypatch.setattr("image_pipeline.common.schema.names_in", files.__getitem__)
+    # The files that the pages show and a user adds.
+    added = {"models": ["mixer"], "augmentations": ["brightness"]}
+    monkeypatch.setattr(
+        "image_pipeline.common.schema.names_in",
+        lambda folder: names_in(folder) + added.get(folder, []),
+    )
     shown = re.findall(r"-S ([a-z0-9_.]+)=([^\s`]+)", (ROOT / page).read_text(encoding="utf-8"))
     assert shown
     for key, value in shown:
@@ -147,7 +147,7 @@ def test_the_settings_it_shows_are_allowed(page: str, monkeypatch: pytest.Monkey
             block = block[part]
         assert name in block
         block[name] = YAML(typ="safe").load(value)
-        Params.model_validate(params)
+        check_params(params, ROOT / page)
 
 
 def test_every_file_it_links_exists() -> None:

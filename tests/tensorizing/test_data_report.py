@@ -4,7 +4,7 @@ import numpy as np
 
 from image_pipeline.tensorizing.data_report import (
     DataReport,
-    leak_in_words,
+    describe_leak,
     leak_warning,
     table_rows,
 )
@@ -71,7 +71,7 @@ def test_a_clean_data_set() -> None:
         "pixels": {"mean": (0.1, 0.2, 0.3), "standard_deviation": (0.4, 0.5, 0.6)},
         "shape": SHAPE,
     }
-    assert leak_warning(table, "a.csv") == leak_in_words(0, 3) == ""
+    assert leak_warning(table, "a.csv") == describe_leak(0, 3) == ""
 
 
 def test_a_class_has_few_images_if_one_split_has_few_of_it() -> None:
@@ -95,7 +95,7 @@ def test_a_leak_is_counted_and_told() -> None:
     assert leaky["different_in_train"] == {"validation": 0, "test": 1}
     assert leaky["labels_differ_in_train"] == {"validation": 0, "test": 1}
     assert leaky["labels_differ_in_test"] == {"train": 1, "validation": 0}
-    assert leak_in_words(3, 6) == "3 of 6 test images (50.00%) are also in train or validation"
+    assert describe_leak(3, 6) == "3 of 6 test images (50.00%) are also in train or validation"
     lines = leak_warning(leaky, "plots/data.csv").splitlines()
     assert len(lines) > 8
     assert len({len(line) for line in lines}) == 1  # a frame
@@ -103,8 +103,8 @@ def test_a_leak_is_counted_and_told() -> None:
     text = "\n".join(line.strip("! ") for line in lines)
     assert "WARNING: THE TEST SPLIT LEAKS" in text
     assert "3 of 6 test images (50.00%) are also in train or validation" in text
-    assert "2 also in train, 1 of their pictures with differing labels" in text
-    assert "1 also in validation, 0 of their pictures with differing labels" in text
+    assert "2 also in train, 1 distinct ones with differing labels" in text
+    assert "1 also in validation, 0 distinct ones with differing labels" in text
     assert "plots/data.csv" in text
     heading = "A look at the data"
     assert heading in text

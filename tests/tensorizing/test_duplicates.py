@@ -64,14 +64,14 @@ def test_by_hand() -> None:
         (4, 1, 2),
     ]
     expected = Duplicates(
-        copies=(2, 1, 1),
+        duplicates=(2, 1, 1),
         labels_differ=(0, 1, 0),
         shared={
             (0, 1): Shared(1, (1, 1), 0),
             (0, 2): Shared(2, (4, 2), 1),
             (1, 2): Shared(2, (3, 3), 1),
         },
-        seen=4,
+        leaked=4,
     )
     assert counted(images) == expected == plainly(images)
 
@@ -100,8 +100,8 @@ def test_every_byte_of_an_image_counts() -> None:
     counter.add(0, image, labels[:1])
     counter.add(1, near, labels)
     found = counter.count()
-    assert found.copies == (0, 0)
-    assert found.seen == 0
+    assert found.duplicates == (0, 0)
+    assert found.leaked == 0
 
 
 @pytest.mark.parametrize("repeats", [1, 2, 1 << 20], ids=["all-different", "pairs", "all-the-same"])
@@ -116,7 +116,9 @@ def test_what_is_held_is_some_bytes_per_image(repeats: int) -> None:
     found = counter.count()
     counting = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert sum(found.copies) == {1: 0, 2: chunk * chunks // 2}.get(repeats, chunk * chunks - SPLITS)
+    assert sum(found.duplicates) == {1: 0, 2: chunk * chunks // 2}.get(
+        repeats, chunk * chunks - SPLITS
+    )
     assert held < 25 * chunk * chunks
     assert most < 27 * chunk * chunks + (1 << 19)
     # Only images that occur more than once take more when they are compared.
@@ -146,4 +148,4 @@ def test_a_chunk_may_have_no_image_of_a_split() -> None:
     counter = DuplicateCounter(SPLITS)
     for split, count in ((0, 2), (1, 0)):
         counter.add(split, np.zeros((count, 3, 4, 4), np.uint8), np.zeros(count, np.uint8))
-    assert counter.count().copies == (1, 0, 0)
+    assert counter.count().duplicates == (1, 0, 0)

@@ -7,14 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from image_pipeline.datasets.base import RawSplit
-from image_pipeline.datasets.digits import Digits
-from image_pipeline.tensorizing.tensorize import PixelStatistics, tensorize
+from image_pipeline.datasets import digits
+from image_pipeline.tensorizing.tensorize import PixelStatistics
 from image_pipeline.tensors.tensor_files import read_split
-
-
-def whole(split: RawSplit) -> np.ndarray:
-    return np.concatenate(list(split.chunks()))
+from published import PARAMS, tensorize_into, whole
 
 
 def test_statistics_by_hand() -> None:
@@ -27,16 +23,14 @@ def test_statistics_by_hand() -> None:
     statistics.add(images[:1])
     statistics.add(images[1:])
     assert statistics.mean() == (0.5, 0.4, 0.4)
-    assert statistics.deviation() == (0.5, round(0.12**0.5, 8), 1.0)
+    assert statistics.std() == (0.5, round(0.12**0.5, 8), 1.0)
 
 
 def test_tensorize_leaves_the_test_split_whole(tmp_path: Path) -> None:
     raw = tmp_path / "raw"
-    Digits().fetch(raw, None)
-    paths = [tmp_path / f"{name}.safetensors" for name in ("train", "validation", "test")]
-    report, balance = tmp_path / "data.json", tmp_path / "balance.csv"
-    reports = [report, balance, tmp_path / "data.csv"]
-    table = tensorize(Digits(), "digits", raw, 0.1, 0, *paths, *reports)
+    digits.fetch(raw, None, PARAMS)
+    dataset = digits.read(raw, PARAMS)
+    paths, table = tensorize_into(tmp_path, dataset, 0.1)
     assert table["images"] == {"train": 1292, "validation": 145, "test": 360}
     with (tmp_path / "data.csv").open(newline="") as file:
         written = {row["split"]: row for row in csv.DictReader(file)}
@@ -44,27 +38,28 @@ def test_tensorize_leaves_the_test_split_whole(tmp_path: Path) -> None:
     for column, counts in table.items():
         for split, row in written.items():
             assert row[column] == str(counts.get(split, ""))
-    metrics = json.loads(report.read_text())
+    metrics = json.loads((tmp_path / "data.json").read_text())
     assert metrics["shape"] == [1, 28, 28]
     assert metrics["number_of_classes"] == 10
-    rows = [line.rsplit(",", 2) for line in balance.read_text().splitlines()]
+    rows = [
+        line.rsplit(",", 2) for line in (tmp_path / "class_balance.csv").read_text().splitlines()
+    ]
     assert rows[0] == ["class", "split", "images"]
     assert sum(int(images) for _, _, images in rows[1:]) == 1797
 
     train, validation, test = (read_split(path) for path in paths)
-    original, original_test = Digits().read(raw)
-    assert np.array_equal(test.images.numpy(), whole(original_test))
-    assert np.array_equal(test.labels.numpy(), original_test.labels)
+    assert np.array_equal(test.images.numpy(), whole(dataset.test))
+    assert np.array_equal(test.labels.numpy(), dataset.test.labels)
 
     def images_of(*arrays: np.ndarray) -> list[bytes]:
         return sorted(image.tobytes() for array in arrays for image in array)
 
     together = images_of(train.images.numpy(), validation.images.numpy())
-    assert together == images_of(whole(original))
+    assert together == images_of(whole(dataset.train))
 
     # The statistics are the training images' alone, and the same in every file.
     pixels = train.images.numpy() / 255
-    assert train.description.mean == pytest.approx([pixels.mean()])
-    assert train.description.std == pytest.approx([pixels.std()])
-    assert train.description == validation.description == test.description
-    assert train.description.class_names == tuple("0123456789")
+    assert train.info.mean == pytest.approx([pixels.mean()])
+    assert train.info.std == pytest.approx([pixels.std()])
+    assert train.info == validation.info == test.info
+    assert train.info.class_names == tuple("0123456789")

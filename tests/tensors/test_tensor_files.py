@@ -18,14 +18,14 @@ from image_pipeline.tensors.tensor_files import (
     METADATA_KEY,
     DatasetInfo,
     count_images,
+    open_split_writer,
     read_sample,
     read_split,
-    writing_split,
 )
 from refusals import refusal, valid_or_refused
 
 quick = settings(derandomize=True, deadline=None, max_examples=200, database=None)
-REMEDY = "; run `dvc repro --force tensorize` to make it anew"
+REMEDY = "; run `dvc repro --force tensorize` to recreate it"
 DESCRIPTION: dict[str, Any] = {
     "dataset": "toy",
     "class_names": ["cat", "dog", "fox"],
@@ -68,14 +68,14 @@ def read_some(path: Path) -> object:
 
 def test_what_is_written_is_read(file: Path) -> None:
     description = DatasetInfo("toy", ("cat", "dog", "fox"), (0.5,), (0.25,))
-    with writing_split(file, 4, (1, 2, 3), "toy", description.class_names) as writer:
+    with open_split_writer(file, 4, (1, 2, 3), "toy", description.class_names) as writer:
         writer.append(IMAGES[:3], LABELS[:3].astype(np.uint8))
         writer.append(IMAGES[3:], LABELS[3:])
         writer.finish(description)
     found = read_split(file)
     assert np.array_equal(found.images.numpy(), IMAGES)
     assert found.labels.tolist() == [0, 2, 1, 2]
-    assert found.description == description
+    assert found.info == description
     assert found.shape == (1, 2, 3)
     sample = read_sample(file, [3, 0])
     assert np.array_equal(sample.images, IMAGES[[3, 0]])
@@ -86,14 +86,14 @@ def test_what_is_written_is_read(file: Path) -> None:
 
 
 @pytest.mark.parametrize("fault", ["too few", "too many", "another shape"])
-def test_a_split_other_than_promised_is_not_written(fault: str, tmp_path: Path) -> None:
+def test_a_split_of_another_size_is_not_written(fault: str, tmp_path: Path) -> None:
     description = DatasetInfo("toy", ("cat", "dog", "fox"), (0.5,), (0.25,))
     images = IMAGES[:, :, :1] if fault == "another shape" else IMAGES
     count = {"too few": 5, "too many": 3}.get(fault, 4)
     path = tmp_path / "split.safetensors"
     with (  # noqa: PT012 - any of them may find the fault
-        pytest.raises(ValueError, match=r"promised|labels"),
-        writing_split(path, count, (1, 2, 3), "toy", description.class_names) as writer,
+        pytest.raises(ValueError, match=r"written|labels"),
+        open_split_writer(path, count, (1, 2, 3), "toy", description.class_names) as writer,
     ):
         writer.append(images, LABELS)
         writer.finish(description)
@@ -119,21 +119,21 @@ def test_any_split_is_read_back_by_safetensors_itself(
     labels = rng.integers(0, len(names), count)
     statistics = (round(mean, 8),) * shape[0], (round(mean, 8) or 1.0,) * shape[0]
     description = DatasetInfo("toy", tuple(names), *statistics, fit)
-    with writing_split(file, count, shape, "toy", tuple(names)) as writer:
+    with open_split_writer(file, count, shape, "toy", tuple(names)) as writer:
         writer.append(images, labels)
         writer.finish(description)
     found = load_file(file)
     assert found.keys() == {"images", "labels"}
     assert np.array_equal(found["images"], images)
     assert np.array_equal(found["labels"], labels)
-    assert read_split(file).description == description
+    assert read_split(file).info == description
 
 
 GOOD = split()
 U8, I64 = tensor("U8", [4, 1, 2, 3], 0, 24), tensor("I64", [4], 24, 56)
 DATA = IMAGES.tobytes() + LABELS.tobytes()
-TORN = "it is no valid safetensors file ("
-UNUSABLE = "its header or a value in it is unusable ("
+TORN = "not a valid safetensors file ("
+UNUSABLE = "its header or a value in it is invalid ("
 BAD: dict[str, tuple[bytes, str]] = {
     "empty": (b"", TORN),
     "short": (GOOD[:7], TORN),
@@ -162,12 +162,12 @@ BAD: dict[str, tuple[bytes, str]] = {
     "a hundred dimensions": (raw(pair(tensor("U8", [1] * 100, 0, 1), I64), DATA), TORN),
     "small labels": (split(labels=LABELS.astype(np.int32)), "`labels` is I32 [4], not I64"),
     "a table of labels": (split(labels=LABELS[:, np.newaxis]), "`labels` is I64 [4, 1], not I64"),
-    "a label too few": (split(labels=LABELS[:3]), "(4, 1, 2, 3) images do not fit 3 labels"),
-    "nothing": (split(IMAGES[:0], LABELS[:0]), "(0, 1, 2, 3) images do not fit 0 labels"),
-    "no pixels": (split(IMAGES[:, :, :0]), "(4, 1, 0, 3) images do not fit 4 labels"),
+    "a label too few": (split(labels=LABELS[:3]), "(4, 1, 2, 3) images do not match 3 labels"),
+    "nothing": (split(IMAGES[:0], LABELS[:0]), "(0, 1, 2, 3) images do not match 0 labels"),
+    "no pixels": (split(IMAGES[:, :, :0]), "(4, 1, 0, 3) images do not match 4 labels"),
     "no images of enormous size": (
         raw(pair(tensor("U8", [0, 1, 1 << 62, 2], 0, 0), tensor("I64", [0], 0, 0))),
-        "images do not fit 0 labels",
+        "images do not match 0 labels",
     ),
     "two channels": (split(IMAGES.reshape(4, 2, 1, 3)), "2 channels but 1 statistics"),
     "no metadata": (save({"images": IMAGES, "labels": LABELS}), f"{UNUSABLE}KeyError"),
@@ -190,21 +190,30 @@ BAD: dict[str, tuple[bytes, str]] = {
     "no class names": (split(class_names=None), f"{UNUSABLE}TypeError"),
     "one class": (split(class_names=["cat"]), "fewer than two classes"),
     "another fit": (split(fit=["pad"]), "neither pad nor crop"),
-    "a class twice": (split(class_names=["cat", "dog", "cat"]), "two classes of one name"),
-    "a class that is a number": (split(class_names=["cat", "dog", 3]), "a class name is not a wor"),
-    "half a character": (split(class_names=["a", "b", "\ud800"]), "a class name is not a word"),
-    "a line break": (split(class_names=["a", "b", "c\nd"]), "a class name is not a word"),
+    "a class twice": (split(class_names=["cat", "dog", "cat"]), "two classes with the same name"),
+    "a class that is a number": (
+        split(class_names=["cat", "dog", 3]),
+        "a class name is not printable",
+    ),
+    "half a character": (
+        split(class_names=["a", "b", "\ud800"]),
+        "a class name is not printable text",
+    ),
+    "a line break": (split(class_names=["a", "b", "c\nd"]), "a class name is not printable text"),
     "no deviation": (split(std=[0.0]), "a standard deviation is not above 0"),
     "a negative deviation": (split(std=[-1]), "a standard deviation is not above 0"),
     "a NaN": (split(mean=[float("nan")]), "a mean is not finite"),
     "an infinite deviation": (split(std=[float("inf")]), "a standard deviation is not above 0"),
     "an enormous mean": (split(mean=[10**400]), f"{UNUSABLE}OverflowError"),
-    "a deviation too many": (split(std=[1, 1]), "means and standard deviations do not pair"),
+    "a deviation too many": (
+        split(std=[1, 1]),
+        "the numbers of means and standard dev",
+    ),
 }
 BAD_LABELS = {
-    "a negative label": (split(labels=LABELS - 1), "labels run from -1 to 1, allowed is 0 to 2"),
-    "a label too high": (split(labels=LABELS + 1), "labels run from 1 to 3, allowed is 0 to 2"),
-    "an enormous label": (split(labels=LABELS << 60), "allowed is 0 to 2"),
+    "a negative label": (split(labels=LABELS - 1), "labels are from -1 to 1, allowed are 0 to 2"),
+    "a label too high": (split(labels=LABELS + 1), "labels are from 1 to 3, allowed are 0 to 2"),
+    "an enormous label": (split(labels=LABELS << 60), "allowed are 0 to 2"),
 }
 
 

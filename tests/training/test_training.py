@@ -528,7 +528,7 @@ def test_thresholds_are_fitted_on_the_validation_images(checkpoint: CheckpointFi
     statistics, thresholds = ood.fit(model, train, validation)
     away = statistics.mean - train.images.numpy().mean(axis=0)
     assert np.abs(away).max() <= 0.5
-    [(logits, _)] = predict(model, validation, train.description, 1000)
+    [(logits, _)] = predict(model, validation, train.info, 1000)
     distances = statistics.distances(validation.images.numpy())
     # Of nine images none is beyond: a hundredth of them is less than one.
     assert thresholds.logit == logits.amax(1).min().item()

@@ -9,11 +9,11 @@ import numpy as np
 from image_pipeline.app.nearest import Neighbour, find_nearest
 from image_pipeline.common import paths
 from image_pipeline.common.errors import DataError, one_line
-from image_pipeline.datasets.image_files.pixels import cause, quiet_but_wary
 from image_pipeline.prediction.inputs import ImageInput
 from image_pipeline.prediction.predictor import load_predictor
 from image_pipeline.prediction.preprocessing import AppliedMode, Preprocessor
 from image_pipeline.prediction.streaming import Prediction, ProcessedImage, predict_files
+from image_pipeline.reading.pixels import error_cause, strict_warnings
 from image_pipeline.tensors.tensor_files import Split, read_split
 
 
@@ -91,11 +91,11 @@ class AppModel:
         Raises:
             UnreadableError: it is not an image that can be read.
         """
-        with quiet_but_wary():
+        with strict_warnings():
             try:
                 processed, mode = self._preprocessor(content)
             except Exception as error:  # Pillow's decoders raise whatever they trip over
-                raise UnreadableError(one_line(cause(error))) from None
+                raise UnreadableError(one_line(error_cause(error))) from None
         pixels = np.frombuffer(processed, np.uint8).reshape(self.card.input_shape)
         return self._predict(pixels, mode)
 

@@ -45,7 +45,7 @@ def find_nearest(split: Split, pixels: np.ndarray, count: int) -> list[Neighbour
     for start in range(0, len(images), step):
         difference = images[start : start + step] - query
         distances[start : start + step] = np.einsum("ij,ij->i", difference, difference)
-    names = split.description.class_names
+    names = split.info.class_names
     return [
         Neighbour(index, split.images[index].numpy(), names[int(split.labels[index])])
         for index in np.argsort(distances, kind="stable")[:count].tolist()

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 MAX_EXAMPLES = 24
 MAX_EXAMPLE_SIDE = 300  # pixels of the longer side of an image in the figure
-NOT_AN_IMAGE = "no image of these formats"
+NOT_AN_IMAGE = "not an image in one of the formats"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -186,11 +186,11 @@ def _draw(
 ) -> None:
     import numpy as np
 
-    from image_pipeline.datasets.image_files.pixels import decode_whole, quiet_but_wary
     from image_pipeline.prediction.figure import Example, draw_examples
+    from image_pipeline.reading.pixels import decode_whole, strict_warnings
 
     examples = []
-    with quiet_but_wary():
+    with strict_warnings():
         for prediction in predictions:
             content = prediction.image.input.read()
             pixels = np.frombuffer(prepare(content)[0], np.uint8)

@@ -1,32 +1,6 @@
-"""The data sets by name. A new one is a module here that implements `Dataset`, and a line below.
+"""The data sets: a file each, `<name>.py`, with two functions, `fetch` and `read`.
 
-Each is built from the params, of which it takes the settings that it needs: `fetch` may use those
-of the block `download`, `read` those of `tensorize`.
+`fetch` downloads the original files, `read` returns their images and labels (see `Dataset` in
+`image_pipeline.downloading.dataset`). The stage `download` runs again when a data set's file
+changes, or what it imports at its top; what `read` alone needs is imported inside `read`.
 """
-
-from collections.abc import Callable
-
-from image_pipeline.common.params import Params
-from image_pipeline.datasets.base import Dataset
-from image_pipeline.datasets.cifar import CIFAR10, CIFAR100
-from image_pipeline.datasets.digits import Digits
-from image_pipeline.datasets.emnist import Emnist
-from image_pipeline.datasets.folder import Folder
-from image_pipeline.datasets.mnist import FASHION_MNIST, KMNIST, MNIST
-from image_pipeline.datasets.qmnist import Qmnist
-from image_pipeline.datasets.usps import Usps
-
-DATASETS: dict[str, Callable[[Params], Dataset]] = {
-    "mnist": lambda _: MNIST,
-    "fashion_mnist": lambda _: FASHION_MNIST,
-    "kmnist": lambda _: KMNIST,
-    "emnist": lambda params: Emnist(params.tensorize.emnist_split),
-    "qmnist": lambda _: Qmnist(),
-    "usps": lambda _: Usps(),
-    "cifar10": lambda _: CIFAR10,
-    "cifar100": lambda _: CIFAR100,
-    "digits": lambda _: Digits(),
-    "folder": lambda params: Folder(
-        params.download.folder, params.tensorize.folder, params.tensorize.seed
-    ),
-}

@@ -1,25 +1,21 @@
 """EMNIST: handwritten letters and digits, 28 x 28 pixels, grey, in six splits of one zip file.
 
-The zip file holds gzip-compressed IDX files and is read as it is; nothing is extracted. In them the
-images are transposed (their authors wrote them column by column); here they come out upright.
-
 Source: Cohen, Afshar, Tapson and van Schaik, "EMNIST: an extension of MNIST to handwritten letters"
-(2017), through the class of torchvision that knows its address, MD5 and class names.
+(2017), with the address and MD5 of torchvision.
 """
 
 import string
 from pathlib import Path
 
-from image_pipeline.datasets.base import RawSplit
-from image_pipeline.datasets.download import RemoteFile, fetch_files
-from image_pipeline.datasets.idx import ZipMember
-from image_pipeline.datasets.mnist import read_split
+from image_pipeline.common.params import Params
+from image_pipeline.downloading.dataset import RawDataset
+from image_pipeline.downloading.mirrors import RemoteFile, fetch_files
 
 ARCHIVE = "gzip.zip"
 
 DIGITS = tuple(string.digits)
 DIGITS_AND_LETTERS = tuple(string.digits + string.ascii_uppercase + string.ascii_lowercase)
-# The lower-case letters that look like their capitals are in one class with them.
+# Lower-case letters that look like their capitals share a class with them.
 MERGED = tuple(name for name in DIGITS_AND_LETTERS if name not in set("cijklmopsuvwxyz"))
 CLASS_NAMES = {
     "byclass": DIGITS_AND_LETTERS,
@@ -31,38 +27,28 @@ CLASS_NAMES = {
 }
 
 
-class Emnist:
-    """One of the six splits, as its authors call them: each has its own training and test images.
+def fetch(folder: Path, mirror: str | None, params: Params) -> None:
+    """Download one file with all six splits."""
+    from torchvision.datasets import EMNIST
 
-    Args:
-        split: a key of `CLASS_NAMES`.
-    """
+    address, name = EMNIST.url.rsplit("/", 1)
+    fetch_files([RemoteFile(name, EMNIST.md5)], [address], folder, mirror)
 
-    def __init__(self, split: str) -> None:
-        self._split = split
-        self.class_names = CLASS_NAMES[split]
 
-    def fetch(self, folder: Path, mirror: str | None) -> None:
-        """See `Dataset.fetch`; all splits are in one file."""
-        from torchvision.datasets import EMNIST
+def read(folder: Path, params: Params) -> RawDataset:
+    """Read one split; the files hold the images transposed."""
+    from image_pipeline.reading.idx import ZipMember
+    from image_pipeline.reading.mnist_family import read_split
 
-        address, name = EMNIST.url.rsplit("/", 1)
-        file = RemoteFile(name, EMNIST.md5)
-        fetch_files([file], [address], folder, mirror)
-
-    def read(self, folder: Path) -> tuple[RawSplit, RawSplit]:
-        """See `Dataset.read`."""
-        train, test = (
-            read_split(
-                self._member(folder, f"{part}-images-idx3-ubyte.gz"),
-                self._member(folder, f"{part}-labels-idx1-ubyte.gz"),
-                self.class_names,
-                first_label=1 if self._split == "letters" else 0,
-                transposed=True,
-            )
-            for part in ("train", "test")
+    split = params.tensorize.emnist_split
+    train, test = (
+        read_split(
+            ZipMember(folder / ARCHIVE, f"gzip/emnist-{split}-{part}-images-idx3-ubyte.gz"),
+            ZipMember(folder / ARCHIVE, f"gzip/emnist-{split}-{part}-labels-idx1-ubyte.gz"),
+            len(CLASS_NAMES[split]),
+            first_label=1 if split == "letters" else 0,
+            transposed=True,
         )
-        return train, test
-
-    def _member(self, folder: Path, name: str) -> ZipMember:
-        return ZipMember(folder / ARCHIVE, f"gzip/emnist-{self._split}-{name}")
+        for part in ("train", "test")
+    )
+    return RawDataset(CLASS_NAMES[split], train, test)

@@ -1,1 +1,1 @@
-"""Fetching files: mirrors, checksums, archives."""
+"""What the data sets share to fetch files: mirrors, checksums, archives."""

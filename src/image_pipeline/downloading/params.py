@@ -20,18 +20,18 @@ class DownloadFolderParams(Block):
 
     @field_validator("url")
     @classmethod
-    def _has_a_host(cls, url: str) -> str:
+    def _has_host(cls, url: str) -> str:
         try:
-            usable = bool(not url or urlsplit(url).hostname)
-        except ValueError:  # as `http://[` has it
-            usable = False
-        if not usable:
+            valid = bool(not url or urlsplit(url).hostname)
+        except ValueError:  # such as for `http://[`
+            valid = False
+        if not valid:
             raise ValueError("it must be an http(s) address with a host, or empty")
         return url
 
 
 class DownloadParams(Block):
-    """Which data set."""
+    """Which data set to download."""
 
     dataset: Annotated[str, file_name("datasets")]
     folder: DownloadFolderParams

@@ -61,7 +61,7 @@ def compare(exported: bytes, model: nn.Module, description: DatasetInfo, split: 
     """
     session = open_session(exported)
     step = -(-len(split.labels) // MAX_IMAGES)
-    subset = Split(split.images[::step], split.labels[::step], split.description)
+    subset = Split(split.images[::step], split.labels[::step], split.info)
     size = max_batch_size(split.shape, MAX_IMAGES)
     same, difference = 0, 0.0
     batches = predict(model, subset, description, size)

@@ -11,7 +11,7 @@ from typing import Any
 from image_pipeline.common.errors import DataError, one_line
 from image_pipeline.tensors.tensor_files import METADATA_KEY, DatasetInfo, Sample, Split
 
-REMEDY = "run `dvc repro --force train` to make it anew"
+REMEDY = "run `dvc repro --force train` to recreate it"
 NETWORK_NAME = re.compile(r"[a-z][a-z0-9_]*")
 SHA256 = re.compile(r"[0-9a-f]{64}")
 MAX_VALUES = 1 << 30  # of an image
@@ -73,7 +73,7 @@ class ModelCard:
                 f"{path}: images of shape {split.shape}, but the model expects "
                 f"{self.input_shape}; run `dvc repro`, so that both come from the same data"
             )
-        if split.description.class_names != self.data.class_names:
+        if split.info.class_names != self.data.class_names:
             raise DataError(
                 f"{path}: its classes differ from the model's; run `dvc repro`, so that both come "
                 "from the same data"

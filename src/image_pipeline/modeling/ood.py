@@ -74,7 +74,7 @@ def fit(
     """Compute the training images' statistics, and fit the thresholds on the validation images."""
     size = max_batch_size(train.shape, BATCH_IMAGES)
     statistics = TrainingStatistics.of_images(part.numpy() for part in train.images.split(size))
-    batches = predict(model, validation, train.description, BATCH_IMAGES)
+    batches = predict(model, validation, train.info, BATCH_IMAGES)
     largest_logits = np.concatenate([logits.amax(1).numpy() for logits, _ in batches])
     distances = [statistics.distances(part.numpy()) for part in validation.images.split(size)]
     return statistics, fit_thresholds(largest_logits, np.concatenate(distances))

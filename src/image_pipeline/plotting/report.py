@@ -30,7 +30,7 @@ from image_pipeline.plotting.images import (
 )
 from image_pipeline.plotting.labels import letters, short_names
 from image_pipeline.plotting.params import PlotParams
-from image_pipeline.tensorizing.data_report import FEW_IMAGES, SPLITS, leak_in_words
+from image_pipeline.tensorizing.data_report import FEW_IMAGES, SPLITS, describe_leak
 from image_pipeline.tensors.tensor_files import (
     Sample,
     count_images,
@@ -68,7 +68,7 @@ def draw_report(params: PlotParams) -> list[str]:
     predictions, classes, reliability, balance, data, history = tables.values()
     counts = balance["images"].to_numpy(np.int64).reshape(-1, len(SPLITS)).T
     balances = dict(zip(SPLITS, counts, strict=True))
-    leak = leak_in_words(*data[["leaked", "images"]].to_numpy(int)[-1])
+    leak = describe_leak(*data[["leaked", "images"]].to_numpy(int)[-1])
     gap = (reliability["accuracy"] - reliability["confidence"]).abs()
     error = float((gap * reliability["images"]).sum() / reliability["images"].sum())
     dpi = params.dpi
@@ -205,7 +205,7 @@ def _stage_of(path: Path) -> str:
 
 
 def _bad(path: Path, reason: str) -> DataError:
-    return DataError(f"{path}: {reason}; run `dvc repro --force {_stage_of(path)}` to make it anew")
+    return DataError(f"{path}: {reason}; run `dvc repro --force {_stage_of(path)}` to recreate it")
 
 
 def _read_first_layer(path: Path) -> tuple[ModelCard, np.ndarray | None]:

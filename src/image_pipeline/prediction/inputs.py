@@ -8,8 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from image_pipeline.common.errors import DataError, one_line
-from image_pipeline.datasets.folder import SUFFIXES
-from image_pipeline.datasets.image_files.pixels import cause
+from image_pipeline.reading.pixels import SUFFIXES, error_cause
 
 STANDARD_INPUT = "-"
 MAX_BYTES = 1 << 28  # of an image file
@@ -54,7 +53,7 @@ class ImageInput:
                     return file.readall()
                 return _join_limited(iter(lambda: file.read(1 << 20), b""))
         except OSError as error:
-            raise InputError(error.strerror or cause(error)) from None
+            raise InputError(error.strerror or error_cause(error)) from None
 
     def size(self) -> int:
         """Return the file's size in bytes, 0 if it is unknown."""
@@ -158,4 +157,4 @@ def _walk_folder(path: str) -> Iterator[ImageInput]:
             if file.lower().endswith(SUFFIXES) and not file.startswith("."):
                 yield ImageInput(os.path.join(folder, file))  # noqa: PTH118
     for error in unreadable:
-        yield ImageInput(str(error.filename), error=error.strerror or cause(error))
+        yield ImageInput(str(error.filename), error=error.strerror or error_cause(error))

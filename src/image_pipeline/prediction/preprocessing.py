@@ -11,9 +11,9 @@ from typing import Literal
 import numpy as np
 
 from image_pipeline.common.errors import PipelineError
-from image_pipeline.datasets.image_files.pixels import PixelSettings, decode, decode_whole
 from image_pipeline.modeling.model_card import ModelCard
 from image_pipeline.prediction.mnist_format import is_mnist_format, to_mnist_format
+from image_pipeline.reading.pixels import PixelSettings, decode, decode_whole
 
 Mode = Literal["auto", "mnist", "as-trained"]
 AppliedMode = Literal["mnist", "as-trained"]
@@ -74,7 +74,7 @@ class Preprocessor:
     def __call__(self, content: bytes) -> tuple[bytes, AppliedMode]:
         """Return an image file's pixels, uint8 `[C, H, W]` as bytes, and the mode that was applied.
 
-        To be called in a `quiet_but_wary` block.
+        To be called in a `strict_warnings` block.
 
         Raises:
             Exception: as `decode` does.

@@ -16,10 +16,10 @@ import torch
 
 from image_pipeline.common.cores import available_cores
 from image_pipeline.common.processes import Processes
-from image_pipeline.datasets.image_files.pixels import cause, has_more_frames, quiet_but_wary
 from image_pipeline.prediction.inputs import ImageInput
 from image_pipeline.prediction.predictor import Predictions, Predictor, load_predictor
 from image_pipeline.prediction.preprocessing import AppliedMode, Preprocessor
+from image_pipeline.reading.pixels import error_cause, has_more_frames, strict_warnings
 
 CHUNK_IMAGES = 250  # preprocessed as one task
 CHUNK_BYTES = 1 << 22  # of image files
@@ -140,7 +140,7 @@ def _preprocess_chunk(
     """Return each input's outcome, and the pixels of all, uint8 `[n, C, H, W]`."""
     pixels = np.zeros((len(inputs), preprocessor.pixels.bytes_per_image), np.uint8)
     outcomes: list[Outcome] = []
-    with quiet_but_wary():
+    with strict_warnings():
         for row, each in zip(pixels, inputs, strict=True):
             try:
                 content = each.read()
@@ -148,7 +148,7 @@ def _preprocess_chunk(
                 row[:] = np.frombuffer(processed, np.uint8)
                 outcomes.append((mode, has_more_frames(content), ""))
             except Exception as error:  # Pillow's decoders raise whatever they trip over
-                outcomes.append(("as-trained", False, cause(error)))
+                outcomes.append(("as-trained", False, error_cause(error)))
     return outcomes, pixels.reshape(-1, *preprocessor.pixels.shape)
 
 

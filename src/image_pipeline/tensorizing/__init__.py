@@ -1,1 +1,1 @@
-"""From original files to splits, and a report on what is in them."""
+"""The training, validation and test split, and a report on their content."""

@@ -1,4 +1,4 @@
-"""A look at the data: metrics/data.json, plots/data.csv and plots/class_balance.csv."""
+"""The report on the data: metrics/data.json, plots/data.csv and plots/class_balance.csv."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,14 +10,14 @@ from image_pipeline.tensors.tensor_files import DatasetInfo
 
 BALANCE_COLUMNS = ("class", "split", "images")
 SPLITS = ("train", "validation", "test")
-# With fewer images of a class in a split, each one moves the class's score by more than a tenth.
+# With fewer images of a class in a split, one of them is more than a tenth of the class's score.
 FEW_IMAGES = 10
 
-Table = dict[str, dict[str, int]]  # of the splits: a number by column and split
+Table = dict[str, dict[str, int]]  # column -> split -> number
 
 
 class DataReport:
-    """Counts what is in the splits, in 24 bytes of memory or so per image.
+    """Counts images, classes and duplicates in the splits, in about 24 bytes of memory an image.
 
     Args:
         class_names: one per class.
@@ -46,21 +46,24 @@ class DataReport:
     def table(self) -> Table:
         """Return the columns of `plots/data.csv`, in which a row is a split.
 
-        `images` and `classes_with_fewer_than_10` count what is in it. Images are the same if they
-        are pixel for pixel: `duplicates` are images that came before in the same split, and
-        `labels_differ` says how many different ones have several labels there. `in_train` counts
-        the images that are also in that split, `different_in_train` each of them once, however
-        often it comes, and `labels_differ_in_train` those that do not have one label throughout.
-        `leaked` are images that are also in a split before.
+        Images are identical if all their pixels are. `duplicates` counts the repetitions within the
+        split, and `labels_differ` the distinct images with several labels there. `in_train` counts
+        the images that are also in that split, `different_in_train` the distinct ones among them,
+        and `labels_differ_in_train` those of these with several labels. `leaked` counts the images
+        that are also in an earlier split.
         """
         counts, found = self._images, self._duplicates.count()
         few = f"classes_with_fewer_than_{FEW_IMAGES}"
         table: Table = {
             "images": {split: int(images.sum()) for split, images in counts.items()},
             few: {split: int((images < FEW_IMAGES).sum()) for split, images in counts.items()},
-            "duplicates": dict(zip(SPLITS, found.copies, strict=True)),
+            "duplicates": dict(zip(SPLITS, found.duplicates, strict=True)),
             "labels_differ": dict(zip(SPLITS, found.labels_differ, strict=True)),
-            "leaked": {"train": 0, "validation": found.shared[0, 1].images[1], "test": found.seen},
+            "leaked": {
+                "train": 0,
+                "validation": found.shared[0, 1].images[1],
+                "test": found.leaked,
+            },
         }
         for other in SPLITS:
             for column in ("in", "different_in", "labels_differ_in"):
@@ -69,17 +72,17 @@ class DataReport:
             for here, there, images in zip(pair, reversed(pair), shared.images, strict=True):
                 split, other = SPLITS[here], SPLITS[there]
                 table[f"in_{other}"][split] = images
-                table[f"different_in_{other}"][split] = shared.different
+                table[f"different_in_{other}"][split] = shared.distinct
                 table[f"labels_differ_in_{other}"][split] = shared.labels_differ
         return table
 
-    def metrics(self, table: Table, description: DatasetInfo, skipped: int) -> dict[str, Any]:
-        """Return the values of `metrics/data.json`: single numbers are what DVC compares, no lists.
+    def metrics(self, table: Table, info: DatasetInfo, skipped: int) -> dict[str, Any]:
+        """Return the values of `metrics/data.json`; DVC compares numbers, but not lists.
 
         Args:
             table: as `table` returns it.
-            description: the training split's mean and standard deviation, as the model uses them.
-            skipped: images of the data set that could not be read and are in no split.
+            info: with the training split's mean and standard deviation.
+            skipped: unreadable images, which are in no split.
         """
         few = np.min(list(self._images.values()), axis=0) < FEW_IMAGES
         return {
@@ -88,18 +91,18 @@ class DataReport:
             "images_skipped": skipped,
             "leaked_test_images": table["leaked"]["test"],
             "number_of_classes": len(self._names),
-            "pixels": {"mean": description.mean, "standard_deviation": description.std},
+            "pixels": {"mean": info.mean, "standard_deviation": info.std},
             "shape": self._shape,
         }
 
 
 def table_rows(table: Table) -> list[list[str | int]]:
-    """Return the rows of `plots/data.csv`, with nothing where a split meets itself."""
+    """Return the rows of `plots/data.csv`; a cell that compares a split with itself is empty."""
     return [[split, *(column.get(split, "") for column in table.values())] for split in SPLITS]
 
 
-def leak_in_words(leaked: int, images: int) -> str:
-    """Say how many of the test images leak, in a line; nothing if none does."""
+def describe_leak(leaked: int, images: int) -> str:
+    """Return how many test images leak, in one line; empty if none does."""
     if not leaked:
         return ""
     share = f"{leaked} of {images} test images ({leaked / images:.2%})"
@@ -107,13 +110,13 @@ def leak_in_words(leaked: int, images: int) -> str:
 
 
 def leak_warning(table: Table, path: str) -> str:
-    """Return a warning in a frame, if the test split leaks; else nothing.
+    """Return a framed warning if the test split leaks; else an empty string.
 
     Args:
         table: as `DataReport.table` returns it.
-        path: of the file it is in.
+        path: of the CSV file with the table.
     """
-    headline = leak_in_words(table["leaked"]["test"], table["images"]["test"])
+    headline = describe_leak(table["leaked"]["test"], table["images"]["test"])
     if not headline:
         return ""
     lines = ["WARNING: THE TEST SPLIT LEAKS", "", f"{headline}, pixel for pixel:"]
@@ -121,12 +124,12 @@ def leak_warning(table: Table, path: str) -> str:
         differ = table[f"labels_differ_in_{split}"]["test"]
         lines.append(
             f"- {table[f'in_{split}']['test']} also in {split}, "
-            f"{differ} of their pictures with differing labels"
+            f"{differ} distinct ones with differing labels"
         )
     lines += [
         "",
-        "What the model has seen it need not recognise: its test score flatters.",
-        "Take these images out of the training or the test images, then run `dvc repro`.",
+        "The model has seen these images, so its test score is too high.",
+        "Remove them from the training or the test images, then run `dvc repro`.",
         f'All counts are in {path}; README.md, "A look at the data", explains them.',
     ]
     width = max(map(len, lines))

@@ -9,14 +9,14 @@ from image_pipeline.common.schema import Block, Fit, Seed
 
 
 def _whole_number(value: object) -> object:
-    """Refuse `true` and 1.0, which equal 1, where a choice among integers asks for 1."""
+    """Reject `true` and 1.0, which equal 1, in a choice among integers."""
     if isinstance(value, (bool, float)):
         raise PydanticKnownError("int_type")
     return value
 
 
 class TensorizeFolderParams(Block):
-    """What the images of the data set `folder` become, and how they are split."""
+    """How the images of the data set `folder` are decoded and split."""
 
     channels: Annotated[Literal[1, 3], BeforeValidator(_whole_number)]
     image_size: Annotated[int, Field(ge=4, le=1024)]

@@ -1,6 +1,7 @@
-"""From a data set's original files to the three splits that the later stages read."""
+"""A data set to the three splits that the later stages read."""
 
 import math
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -8,106 +9,101 @@ import numpy as np
 from tqdm import tqdm
 
 from image_pipeline.common.files import atomic_group
-from image_pipeline.datasets.base import Dataset
-from image_pipeline.datasets.splitting import draw
+from image_pipeline.downloading.dataset import RawDataset
+from image_pipeline.reading.splitting import stratified_split
 from image_pipeline.serialization import write_csv_rows, write_json
-from image_pipeline.tensorizing.data_report import BALANCE_COLUMNS, DataReport, Table, table_rows
-from image_pipeline.tensors.tensor_files import DatasetInfo, writing_split
+from image_pipeline.tensorizing.data_report import (
+    BALANCE_COLUMNS,
+    SPLITS,
+    DataReport,
+    Table,
+    table_rows,
+)
+from image_pipeline.tensors.tensor_files import DatasetInfo, open_split_writer
 
 
 def tensorize(
-    dataset: Dataset,
+    dataset: RawDataset,
     name: str,
-    raw: Path,
     validation_fraction: float,
     seed: int,
-    train_path: Path,
-    validation_path: Path,
-    test_path: Path,
+    split_paths: Sequence[Path],
     metrics_path: Path,
     balance_path: Path,
     table_path: Path,
 ) -> Table:
-    """Read a data set from `raw`, write its splits and a report on them; return its table.
+    """Write a data set's splits and a report on them; return the report's table.
 
-    The validation split is drawn from the training split, by class; the test split stays whole.
-    The normalisation statistics are the remaining training images' alone. Images pass through in
-    chunks; memory grows by at most some 29 bytes an image: 24 that `DuplicateCounter` holds of it,
-    its label and whether it is kept back.
+    The validation split is taken from the training split, stratified by class; the test split is
+    left as it is. The normalization statistics are those of the remaining training images. Images
+    are streamed in chunks; memory grows by about 29 bytes an image: 24 in `DuplicateCounter`, its
+    label, and whether it is held out.
 
     Args:
-        dataset: reads the files.
-        name: the data set's, for the splits' descriptions.
-        raw: the folder that holds the files.
-        validation_fraction: share of each class that is kept back, above 0, to 0.5.
-        seed: of that draw.
-        train_path: of the training split; `validation_path` and `test_path` of the others.
-        validation_path: see `train_path`.
-        test_path: see `train_path`.
-        metrics_path: of what `DataReport.metrics` tells.
-        balance_path: of the table of the images of each class.
-        table_path: of what `DataReport.table` tells.
+        dataset: the data set.
+        name: of the data set, for the splits' metadata.
+        validation_fraction: share of each class that is held out, above 0, to 0.5.
+        seed: of the validation split.
+        split_paths: of the files of the training, validation and test split.
+        metrics_path: of the JSON file with `DataReport.metrics`.
+        balance_path: of the CSV file with the number of images per class.
+        table_path: of the CSV file with `DataReport.table`.
 
     Raises:
-        DataError: a file is not what it should be, or a class has too few images to be split.
+        DataError: a file is invalid, or a class has too few images to be split.
     """
-    train_and_validation, test = dataset.read(raw)
-    skipped = train_and_validation.skipped + test.skipped
-    labels, shape = train_and_validation.labels, train_and_validation.shape
-    fit = train_and_validation.fit
-    kept_back = draw(
+    labels, shape = dataset.train.labels, dataset.train.shape
+    held_out = stratified_split(
         labels, dataset.class_names, validation_fraction, seed, "tensorize.validation_fraction"
     )
-    sizes = {
-        train_path: len(labels) - int(kept_back.sum()),
-        validation_path: int(kept_back.sum()),
-        test_path: len(test.labels),
-    }
+    num_validation = int(held_out.sum())
+    sizes = len(labels) - num_validation, num_validation, len(dataset.test.labels)
     statistics = PixelStatistics(shape[0])
+    report = DataReport(dataset.class_names, shape)
     with (
         atomic_group(),
         ExitStack() as files,
-        tqdm(total=sum(sizes.values()), desc="tensorize", unit="image", unit_scale=True) as bar,
+        tqdm(total=sum(sizes), desc="tensorize", unit="image", unit_scale=True) as bar,
     ):
-        into_train, into_validation, into_test = (
-            files.enter_context(writing_split(path, size, shape, name, dataset.class_names))
-            for path, size in sizes.items()
-        )
-        report = DataReport(dataset.class_names, shape)
-        start = 0
-        for images in train_and_validation.chunks():
-            part = slice(start, start := start + len(images))
-            learnt = ~kept_back[part]
-            to_learn, to_validate = images[learnt], images[~learnt]
-            statistics.add(to_learn)
-            into_train.append(to_learn, labels[part][learnt])
-            into_validation.append(to_validate, labels[part][~learnt])
-            report.add("train", to_learn, labels[part][learnt])
-            report.add("validation", to_validate, labels[part][~learnt])
+        writers = {
+            split: files.enter_context(
+                open_split_writer(path, size, shape, name, dataset.class_names)
+            )
+            for split, path, size in zip(SPLITS, split_paths, sizes, strict=True)
+        }
+
+        def add(split: str, images: np.ndarray, labels: np.ndarray) -> None:
+            writers[split].append(images, labels)
+            report.add(split, images, labels)
             bar.update(len(images))
+
         start = 0
-        for images in test.chunks():
+        for images in dataset.train.chunks():
             part = slice(start, start := start + len(images))
-            into_test.append(images, test.labels[part])
-            report.add("test", images, test.labels[part])
-            bar.update(len(images))
-        description = DatasetInfo(
-            name, dataset.class_names, statistics.mean(), statistics.deviation(), fit
-        )
-        for writer in (into_train, into_validation, into_test):
-            writer.finish(description)
+            chosen = held_out[part]
+            train_images = images[~chosen]
+            statistics.add(train_images)
+            add("train", train_images, labels[part][~chosen])
+            add("validation", images[chosen], labels[part][chosen])
+        start = 0
+        for images in dataset.test.chunks():
+            add("test", images, dataset.test.labels[start : (start := start + len(images))])
+        mean, std = statistics.mean(), statistics.std()
+        info = DatasetInfo(name, dataset.class_names, mean, std, dataset.fit)
+        for writer in writers.values():
+            writer.finish(info)
         table = report.table()
         write_csv_rows(balance_path, BALANCE_COLUMNS, report.class_balance())
         write_csv_rows(table_path, ["split", *table], table_rows(table))
-        write_json(metrics_path, report.metrics(table, description, skipped))
+        write_json(metrics_path, report.metrics(table, info, dataset.skipped))
     return table
 
 
 class PixelStatistics:
-    """Mean and standard deviation per channel of uint8 images, as pixels of 0 to 1.
+    """Mean and standard deviation per channel of uint8 images, in units of 255.
 
-    Computed from the exact histogram of the 256 values, so the result has no rounding that could
-    differ from machine to machine.
+    Computed from the exact histogram of the 256 values, so no rounding can differ from machine to
+    machine.
     """
 
     def __init__(self, channels: int) -> None:
@@ -124,8 +120,8 @@ class PixelStatistics:
             round(first / total / 255, 8) for total, first, _ in map(self._moments, self._counts)
         )
 
-    def deviation(self) -> tuple[float, ...]:
-        """Return the standard deviation of each channel; 1 for a channel of one single value."""
+    def std(self) -> tuple[float, ...]:
+        """Return the standard deviation of each channel; 1 for a constant channel."""
         deviations = []
         for total, first, second in map(self._moments, self._counts):
             variance = (total * second - first * first) / (total * total)  # exact up to here
@@ -134,7 +130,7 @@ class PixelStatistics:
 
     @staticmethod
     def _moments(counts: np.ndarray) -> tuple[int, int, int]:
-        """Return the number of pixels, their sum and the sum of their squares, in whole numbers."""
+        """Return the number of pixels, their sum and the sum of their squares, as integers."""
         values = list(enumerate(counts.tolist()))
         return (
             sum(count for _, count in values),

@@ -1,1 +1,1 @@
-"""The tensorized splits: written by tensorize, read by the stages after it."""
+"""The tensorized splits' files: written by tensorize, read by the later stages."""

@@ -140,7 +140,7 @@ class TrainLoader:
         if len(self._buffers.get(buffer, ())) < len(indices):
             self._buffers[buffer] = np.empty((len(indices), *self._split.shape), np.float32)
         out, images = self._buffers[buffer][: len(indices)], self._split.images.numpy()
-        settings, info = self._settings, self._split.description
+        settings, info = self._settings, self._split.info
         if settings.enabled and len(indices):
             source = fold_in(RngStream.AUGMENTATION, *place)
             augment(images[indices], settings, np.random.default_rng(source), out, info.mean)

@@ -76,12 +76,12 @@ class Trainer:
         self.loader = TrainLoader(train, params)
         self.loss = build_loss(params.loss)
         steps = params.epochs * len(self.loader.batch_sizes)
-        self.state = TrainState(params, train.shape, len(train.description.class_names), steps)
+        self.state = TrainState(params, train.shape, len(train.info.class_names), steps)
         self.card = ModelCard(
             network=params.model.name,
             source=networks.source_hash(params.model.name),
             input_shape=train.shape,
-            data=train.description,
+            data=train.info,
             augmentation=params.augmentation.model_dump(),
             options=params.model.options,
             first_layer=networks.first_layer(self.state.model, train.shape),
@@ -204,9 +204,7 @@ class Trainer:
             for batch in self.local.partition(self.hosts.partition(batches)):
                 part = slice(batch * size, (batch + 1) * size)
                 one = replace(split, images=split.images[part], labels=split.labels[part])
-                [(logits, labels)] = predict(
-                    self.state.model, one, self.train_split.description, size
-                )
+                [(logits, labels)] = predict(self.state.model, one, self.train_split.info, size)
                 loss = functional.cross_entropy(logits.double(), labels, reduction="sum").item()
                 self.scores[batch] = loss, int((logits.argmax(1) == labels).sum())
             self.local.gather()

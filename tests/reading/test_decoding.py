@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from image_pipeline.datasets.image_files import decoding
-from image_pipeline.datasets.image_files.pixels import PixelSettings
+from image_pipeline.reading import decoding
+from image_pipeline.reading.pixels import PixelSettings
 
 
 def test_tasks_are_bounded_in_images_and_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:

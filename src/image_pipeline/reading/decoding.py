@@ -1,6 +1,6 @@
-"""Image files in a tar file, decoded by all processors into one file of pixels.
+"""Image files in a tar file, decoded on all cores into one file of pixels.
 
-What they decode is written in the images' order, so the number of processors cannot change it.
+The pixels are written in the images' order, so the number of cores does not change them.
 """
 
 import os
@@ -12,12 +12,12 @@ from tqdm import tqdm
 
 from image_pipeline.common.cores import available_cores
 from image_pipeline.common.processes import Processes
-from image_pipeline.datasets.image_files.pixels import PixelSettings, cause, decode, quiet_but_wary
+from image_pipeline.reading.pixels import PixelSettings, decode, error_cause, strict_warnings
 
 TASK_IMAGES = 256
-TASK_BYTES = 1 << 22  # of image files, and of pixels: the memory of a process
+TASK_BYTES = 1 << 22  # of image files, and of pixels: bounds the memory of a process
 
-Failures = dict[int, str]  # of each image that could not be decoded: its number, and the cause
+Failures = dict[int, str]  # index of each image that could not be decoded -> cause
 
 
 def decode_all(
@@ -26,30 +26,28 @@ def decode_all(
     sizes: np.ndarray,
     settings: PixelSettings,
     pixels: BinaryIO,
-    workers: int | None = None,
 ) -> Failures:
     """Decode images into an open file, one after the other.
 
     Args:
-        tar: the descriptor of the file that holds the image files.
-        offsets: where each begins in it, integers `[N]`.
+        tar: the file descriptor of the tar file.
+        offsets: of each image file in it, integers `[N]`.
         sizes: of each, in bytes, integers `[N]`.
-        settings: what the images become, `settings.bytes_per_image` each.
-        pixels: the file that is written. An image that fails leaves zeros.
-        workers: how many processes decode; as many as there are cores, where it is None.
+        settings: the shape of the decoded images, `settings.bytes_per_image` each.
+        pixels: the output file. An image that fails leaves zeros.
 
     Returns:
         The images that failed.
 
     Raises:
-        PipelineError: a process ended before its work.
+        PipelineError: a process ended early.
     """
     tasks = (
         (tar, part.start, offsets[part], sizes[part], settings) for part in _parts(sizes, settings)
     )
     failures: Failures = {}
     with (
-        Processes(workers or available_cores(), "decodes images") as processes,
+        Processes(available_cores(), "decodes images") as processes,
         tqdm(total=len(sizes), desc="decode", unit="image", unit_scale=True) as bar,
     ):
         for content, failed in processes.map(run_task, tasks):
@@ -63,11 +61,11 @@ def decode_all(
 def run_task(
     tar: int, start: int, offsets: np.ndarray, sizes: np.ndarray, settings: PixelSettings
 ) -> tuple[bytes, Failures]:
-    """Decode the images from number `start` on; return their pixels, and those that failed."""
+    """Decode the images from index `start` on; return their pixels, and those that failed."""
     failed: Failures = {}
-    decoded, nothing = [], bytes(settings.bytes_per_image)
-    with quiet_but_wary():
-        for number, (offset, size) in enumerate(
+    decoded, blank = [], bytes(settings.bytes_per_image)
+    with strict_warnings():
+        for index, (offset, size) in enumerate(
             zip(offsets.tolist(), sizes.tolist(), strict=True), start
         ):
             try:
@@ -75,20 +73,20 @@ def run_task(
             except MemoryError:
                 raise
             except Exception as error:  # Pillow's decoders raise whatever they trip over
-                decoded.append(nothing)
-                failed[number] = cause(error)
+                decoded.append(blank)
+                failed[index] = error_cause(error)
     return b"".join(decoded), failed
 
 
 def _parts(sizes: np.ndarray, settings: PixelSettings) -> Iterator[slice]:
-    """Cut the images into tasks."""
-    most = max(1, min(TASK_IMAGES, TASK_BYTES // settings.bytes_per_image))
-    start = content = 0
-    for number in range(len(sizes)):
-        size = int(sizes[number])
-        if number > start and (number - start == most or content + size > TASK_BYTES):
-            yield slice(start, number)
-            start, content = number, 0
-        content += size
+    """Divide the images into tasks."""
+    max_images = max(1, min(TASK_IMAGES, TASK_BYTES // settings.bytes_per_image))
+    start = task_bytes = 0
+    for index in range(len(sizes)):
+        size = int(sizes[index])
+        if index > start and (index - start == max_images or task_bytes + size > TASK_BYTES):
+            yield slice(start, index)
+            start, task_bytes = index, 0
+        task_bytes += size
     if start < len(sizes):
         yield slice(start, len(sizes))

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 from image_pipeline.common.errors import DownloadError
-from image_pipeline.datasets import download
-from image_pipeline.datasets.download import RemoteFile, fetch_files
 from image_pipeline.datasets.mnist import SHA256_AND_SIZE
+from image_pipeline.downloading import mirrors
+from image_pipeline.downloading.mirrors import RemoteFile, fetch_files
 from project import ROOT, SHARED_MNIST, Project, require
 
 CONTENT = bytes(range(256)) * 1200  # several chunks
@@ -37,9 +37,9 @@ Serve = Callable[[Behaviour], str]
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shorten every wait, and keep the machine's own proxies out."""
-    monkeypatch.setattr(download, "CONNECT_TIMEOUT", 0.5)
-    monkeypatch.setattr(download, "READ_TIMEOUT", 0.5)
-    monkeypatch.setattr(download, "PAUSE", 0.01)
+    monkeypatch.setattr(mirrors, "CONNECT_TIMEOUT", 0.5)
+    monkeypatch.setattr(mirrors, "READ_TIMEOUT", 0.5)
+    monkeypatch.setattr(mirrors, "PAUSE", 0.01)
     for name in PROXIES:
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
@@ -115,7 +115,7 @@ def failure(folder: Path, mirror: str) -> str:
     message = str(caught.value)
     assert "\n" not in message
     assert message.isprintable()
-    assert message.startswith(f"{NAME} could not be had from any mirror: {mirror}{NAME}: ")
+    assert message.startswith(f"{NAME} could not be downloaded from any mirror: {mirror}{NAME}: ")
     assert "DATASET_MIRROR" in message
     assert "make demo" in message
     return message
@@ -205,7 +205,7 @@ FAULTS: dict[str, tuple[Callable[[threading.Event], Behaviour], str]] = {
     "continues for ever": (_continuing, "no answer within"),
     "closes early": (
         lambda _: lambda handler: answer(handler, CONTENT[:-1], Content_Length=str(len(CONTENT))),
-        "broke off",
+        "connection lost",
     ),
     "closes early, length unknown": (
         lambda _: lambda handler: answer(handler, CONTENT[:-1], Content_Length=""),
@@ -226,7 +226,7 @@ FAULTS: dict[str, tuple[Callable[[threading.Event], Behaviour], str]] = {
     "partial content": (lambda _: lambda handler: answer(handler, status=206), "HTTP status 206"),
     "asks to come back much later": (
         lambda _: lambda handler: answer(handler, b"", 503, Retry_After="3600"),
-        "HTTP status 503 Service Unavailable; it asks to come back in 3600 s",
+        "HTTP status 503 Service Unavailable; it asks to retry after 3600 s",
     ),
     "asks to come back at no time": (
         lambda _: lambda handler: answer(handler, b"", 503, Retry_After="²"),
@@ -247,7 +247,7 @@ FAULTS: dict[str, tuple[Callable[[threading.Event], Behaviour], str]] = {
     ),
     "redirects to no address": (
         lambda _: lambda handler: answer(handler, b"", 302, Location="http://[::1"),
-        "cannot be asked",
+        "request failed",
     ),
     "redirects to no text": (
         lambda _: lambda handler: answer(handler, b"", 302, Location="http://\xff\xfe/"),
@@ -263,7 +263,7 @@ FAULTS: dict[str, tuple[Callable[[threading.Event], Behaviour], str]] = {
                 handler, b"<html>Sign in to the hotel's network", Content_Type="text/html"
             )
         ),
-        f"36 bytes of text/html, not the expected {len(CONTENT)} bytes: another file",
+        f"36 bytes of text/html, not the expected {len(CONTENT)} bytes: a different file",
     ),
     "an HTML page, length unknown": (
         lambda _: lambda handler: answer(handler, b"<html>", Content_Length=""),
@@ -271,7 +271,7 @@ FAULTS: dict[str, tuple[Callable[[threading.Event], Behaviour], str]] = {
     ),
     "the right length, one wrong byte": (
         lambda _: lambda handler: answer(handler, CONTENT[:-1] + b"?"),
-        "its checksum is wrong: the mirror holds another file",
+        "its checksum is wrong: the mirror holds a different file",
     ),
     "one byte too many": (
         lambda _: lambda handler: answer(handler, CONTENT + b"?", Content_Length=""),
@@ -296,13 +296,13 @@ FAULTS: dict[str, tuple[Callable[[threading.Event], Behaviour], str]] = {
     ),
     "a chunk of no length": (
         lambda closing: _endless(closing, OK, b"Transfer-Encoding: chunked\r\n\r\nzz\r\n"),
-        "broke off",
+        "connection lost",
     ),
     "a chunk of enormous length": (
         lambda closing: _endless(
             closing, OK, b"Transfer-Encoding: chunked\r\n\r\nFFFFFFFFFFFFFFFFF\r\n"
         ),
-        "(longer|broke off|cannot be asked)",
+        "(longer|connection lost|request failed)",
     ),
 }
 
@@ -349,7 +349,7 @@ def test_a_slow_trickle_is_left_for_the_next_mirror(
         while not closing.wait(0.02):
             handler.wfile.write(b"x")
 
-    monkeypatch.setattr(download, "SLOW_AFTER", 0.4)
+    monkeypatch.setattr(mirrors, "SLOW_AFTER", 0.4)
     assert "too slow: " in failure(tmp_path, serve(trickle))
 
     def slackening(handler: BaseHTTPRequestHandler) -> None:
@@ -370,8 +370,8 @@ def test_time_is_bounded_by_progress_alone(
             handler.wfile.write(CONTENT[start : start + 20_000])
             time.sleep(0.1)
 
-    monkeypatch.setattr(download, "SLOW_AFTER", 0.2)
-    monkeypatch.setattr(download, "FILE_TIMEOUT", 0.4, raising=False)  # what once ended it
+    monkeypatch.setattr(mirrors, "SLOW_AFTER", 0.2)
+    monkeypatch.setattr(mirrors, "FILE_TIMEOUT", 0.4, raising=False)  # what once ended it
     fetch(tmp_path, serve(steady))
     assert (tmp_path / NAME).read_bytes() == CONTENT
 
@@ -380,11 +380,11 @@ def test_a_file_may_have_as_many_bytes_as_it_is_allowed(
     tmp_path: Path, serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sha256 = hashlib.sha256(CONTENT).hexdigest()
-    few = RemoteFile(NAME, sha256=sha256, most_bytes=len(CONTENT) - 1)
+    few = RemoteFile(NAME, sha256=sha256, max_bytes=len(CONTENT) - 1)
     with pytest.raises(DownloadError, match=f"longer than the expected {len(CONTENT) - 1} bytes"):
         fetch_files([few], [serve(answer)], tmp_path, None)
-    monkeypatch.setattr(download, "MAX_BYTES", 1000)
-    enough = RemoteFile(NAME, sha256=sha256, most_bytes=len(CONTENT))
+    monkeypatch.setattr(mirrors, "MAX_BYTES", 1000)
+    enough = RemoteFile(NAME, sha256=sha256, max_bytes=len(CONTENT))
     fetch_files([enough], [serve(answer)], tmp_path, None)
     assert (tmp_path / NAME).read_bytes() == CONTENT
 
@@ -424,9 +424,9 @@ def test_redirects_to_http_are_followed(tmp_path: Path, serve: Serve) -> None:
     [
         ("http://127.0.0.1:{port}/", "no connection (Connection refused)"),
         ("http://no-such-host.invalid/", "no "),
-        (f"http://{'a' * 64}.invalid/", "not a usable address"),
+        (f"http://{'a' * 64}.invalid/", "invalid address"),
         ("http://.invalid/", ""),
-        ("http://?/", "not a usable address"),
+        ("http://?/", "invalid address"),
         ("http://[::1/", ""),
         ("http://127.0.0.1:99999/", ""),
         ("http://127.0.0.1:x/", ""),
@@ -563,7 +563,7 @@ def test_one_checksum_is_enough_and_none_too_few(tmp_path: Path) -> None:
         (folder / NAME).write_bytes(CONTENT[1:])
         with pytest.raises(DownloadError):
             fetch_files([file], [], folder, None)
-    with pytest.raises(ValueError, match=r"no checksum of digits\.bin"):
+    with pytest.raises(ValueError, match=r"no checksum for digits\.bin"):
         RemoteFile(NAME)
 
 
@@ -642,7 +642,9 @@ def test_the_stage_names_every_mirror_it_tried(
     assert done.returncode == 1
     assert done.stdout == ""
     message = done.stderr.splitlines()[-1]
-    assert message.startswith(f"download: error: {values['name']} could not be had from any mirror")
+    assert message.startswith(
+        f"download: error: {values['name']} could not be downloaded from any mirror"
+    )
     assert told.format(**values) in message
     assert "/one/train-images-idx3-ubyte.gz: no connection (Connection refused)" in message
     assert "http://two.invalid/train-images-idx3-ubyte.gz: no " in message

@@ -1,7 +1,7 @@
-"""The IDX format of the MNIST family, gzip-compressed, in a file of its own or within a zip file.
+"""The IDX format of the MNIST family, gzip-compressed, as a file or as a member of a zip file.
 
-Four bytes (0, 0, type, rank), one big-endian uint32 per dimension, the values, big-endian too.
-Type 8 is uint8 and type 12 int32, the only ones these data sets use. Source: the description on the
+Four bytes (0, 0, type, rank), one big-endian uint32 per dimension, then the values, big-endian too.
+Type 8 is uint8 and type 12 int32; these data sets use no other. Source: the description on the
 original MNIST page.
 """
 
@@ -18,7 +18,7 @@ from typing import IO
 import numpy as np
 
 from image_pipeline.common.errors import DataError, one_line
-from image_pipeline.datasets.base import REMEDY, reading
+from image_pipeline.reading.raw_files import REMEDY, translate_read_errors
 
 UINT8, INT32 = np.dtype(np.uint8), np.dtype(">i4")
 TYPES = {UINT8: 8, INT32: 12}
@@ -27,7 +27,7 @@ MAX_BYTES = 1 << 33
 
 @dataclass(frozen=True)
 class ZipMember:
-    """A file within a zip file, which is read where it is: nothing is extracted."""
+    """A file in a zip file, read in place: nothing is extracted."""
 
     archive: Path
     name: str
@@ -37,8 +37,8 @@ class ZipMember:
 
 
 @contextmanager
-def _open_packed(source: Path | ZipMember) -> Iterator[IO[bytes]]:
-    """Open a gzip file's own bytes; what goes wrong in the block is wrong with the file."""
+def _open_compressed(source: Path | ZipMember) -> Iterator[IO[bytes]]:
+    """Open a gzip file without decompressing it; zip errors in the block become DataError."""
     if isinstance(source, Path):
         with source.open("rb") as file:
             yield file
@@ -46,10 +46,10 @@ def _open_packed(source: Path | ZipMember) -> Iterator[IO[bytes]]:
     try:
         with zipfile.ZipFile(source.archive) as archive:
             member = archive.getinfo(source.name)
-            # What is compressed already gets no smaller: a member like that is a bomb.
+            # Compressed data does not shrink again: such a member is a decompression bomb.
             if member.file_size > source.archive.stat().st_size:
                 raise DataError(
-                    f"{source}: promises {member.file_size} bytes, more than the whole zip file; "
+                    f"{source}: claims {member.file_size} bytes, more than the whole zip file; "
                     f"{REMEDY}"
                 )
             if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
@@ -60,18 +60,18 @@ def _open_packed(source: Path | ZipMember) -> Iterator[IO[bytes]]:
         raise DataError(f"{source}: not in this zip file; {REMEDY}") from None
     except (zipfile.BadZipFile, RuntimeError, ValueError, struct.error) as error:
         cause = one_line(error)
-        raise DataError(f"{source.archive}: not a whole zip file ({cause}); {REMEDY}") from None
+        raise DataError(f"{source.archive}: not a valid zip file ({cause}); {REMEDY}") from None
 
 
 @contextmanager
 def _open_idx(
     source: Path | ZipMember, rank: int, dtype: np.dtype
 ) -> Iterator[tuple[gzip.GzipFile, tuple[int, ...]]]:
-    """Open a file behind its header; what goes wrong in the block is wrong with the file."""
+    """Open a file after its header; errors in the block become DataError."""
     with (
-        reading(source, "gzip"),
-        _open_packed(source) as packed,
-        gzip.GzipFile(fileobj=packed) as file,
+        translate_read_errors(source, "gzip"),
+        _open_compressed(source) as compressed,
+        gzip.GzipFile(fileobj=compressed) as file,
     ):
         header = file.read(4 + 4 * rank)
         if len(header) < 4 + 4 * rank or header[:4] != bytes((0, 0, TYPES[dtype], rank)):
@@ -82,15 +82,15 @@ def _open_idx(
         shape = tuple(int(size) for size in np.frombuffer(header, ">u4", offset=4))
         size = math.prod(shape) * dtype.itemsize
         if size > MAX_BYTES:
-            raise DataError(f"{source}: its header promises {size} bytes, too many; {REMEDY}")
+            raise DataError(f"{source}: its header declares {size} bytes, too many; {REMEDY}")
         yield file, shape
 
 
 def read_shape(source: Path | ZipMember, rank: int, dtype: np.dtype = UINT8) -> tuple[int, ...]:
-    """Return the dimensions that the header of a gzip-compressed IDX file promises.
+    """Return the dimensions in the header of a gzip-compressed IDX file.
 
     Raises:
-        DataError: the file is missing or torn, or no IDX file of `dtype` with `rank` dimensions.
+        DataError: the file is missing or damaged, or no IDX file of this `rank` and `dtype`.
     """
     with _open_idx(source, rank, dtype) as (_, shape):
         return shape
@@ -99,19 +99,19 @@ def read_shape(source: Path | ZipMember, rank: int, dtype: np.dtype = UINT8) -> 
 def iterate_idx(
     source: Path | ZipMember, rank: int, rows: int, dtype: np.dtype = UINT8
 ) -> Iterator[np.ndarray]:
-    """Read a gzip-compressed IDX file of `dtype` with `rank` dimensions, `rows` at a time.
+    """Read a gzip-compressed IDX file in chunks.
 
-    Never reads more than the header promises, nor more than 8 GiB. Which values they are is not
-    checked here: the hashes of `data/raw`, DVC's, tell when one has changed.
+    Never reads more than the header declares, nor more than 8 GiB. The values are not verified
+    here: DVC's hashes of `data/raw` tell when one has changed.
 
     Args:
         source: the file.
         rank: how many dimensions it must have.
-        rows: how many of the first dimension to read at once.
+        rows: how many of the first dimension make a chunk.
         dtype: `UINT8` or `INT32`.
 
     Raises:
-        DataError: the file is missing, torn, or holds something else.
+        DataError: the file is missing, damaged or something else.
     """
     with _open_idx(source, rank, dtype) as (file, (count, *shape)):
         size = math.prod(shape) * dtype.itemsize
@@ -120,11 +120,11 @@ def iterate_idx(
             content = file.read(number * size)
             if len(content) != number * size:
                 found = f"{start * size + len(content)} bytes"
-                raise _of_another_size(source, count * size, found)
+                raise _wrong_size(source, count * size, found)
             yield np.frombuffer(content, dtype).reshape(number, *shape)
         if file.read(1):
-            raise _of_another_size(source, count * size, "more")
+            raise _wrong_size(source, count * size, "more")
 
 
-def _of_another_size(source: Path | ZipMember, promised: int, found: str) -> DataError:
-    return DataError(f"{source}: its header promises {promised} bytes, it holds {found}; {REMEDY}")
+def _wrong_size(source: Path | ZipMember, declared: int, found: str) -> DataError:
+    return DataError(f"{source}: its header declares {declared} bytes, it holds {found}; {REMEDY}")

@@ -1,9 +1,9 @@
-"""Fetch files whose checksums are known from a list of mirrors that may be down, slow or wrong.
+"""Download files with known checksums from mirrors that may be down, slow or wrong.
 
-Each mirror is asked in turn. Time is bounded from outside the network libraries, in whose own
-timeouts every address of a name and every byte counts anew: a file may take as long as it likes
-while it goes on. Memory and disk are bounded by its size. It lands under its name only when its
-checksum is right.
+Mirrors are tried in turn. Time is bounded outside the network libraries, whose own timeouts start
+over with every address of a host name and every byte: a download may take any time while it makes
+progress. Memory and disk are bounded by the file's size. A file appears under its name only once
+its checksum matches.
 """
 
 import hashlib
@@ -27,19 +27,19 @@ from tqdm import tqdm
 from image_pipeline.common.errors import DownloadError, one_line
 from image_pipeline.common.files import PARTIAL_SUFFIX, atomic_write
 
-CONNECT_TIMEOUT = 4.0  # seconds, for each address of a name
-READ_TIMEOUT = 8.0  # seconds without a byte; also until the first one, name look-up and all
-MIN_SPEED = 1024.0  # bytes per second, in every span of the time below
+CONNECT_TIMEOUT = 4.0  # seconds, for each address of a host name
+READ_TIMEOUT = 8.0  # seconds without a byte; also until the first one, name resolution included
+MIN_SPEED = 1024.0  # bytes per second, over every period of SLOW_AFTER
 SLOW_AFTER = 30.0  # seconds
-ATTEMPTS = 2  # per mirror, for faults that may pass
-MAX_PAUSE = 5.0  # seconds; a server that asks for more is left for the next mirror
+ATTEMPTS = 2  # per mirror, for transient errors
+MAX_PAUSE = 5.0  # seconds; if a server asks for more, the next mirror is tried
 PAUSE = 0.5  # seconds before a second attempt
 MAX_REDIRECTS = 5
-MAX_BYTES = 1 << 31  # of a file of which nobody has told more
+MAX_BYTES = 1 << 31  # of a file with neither `size` nor `max_bytes`
 CHUNK = 1 << 16
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
-# What the libraries raise, the first that fits: in words, and whether it may pass.
-FAULTS: tuple[tuple[tuple[type[Exception], ...], str, bool], ...] = (
+# What the libraries raise; the first match counts: (errors, message, whether transient).
+ERRORS: tuple[tuple[tuple[type[Exception], ...], str, bool], ...] = (
     (
         (requests.exceptions.ProxyError,),
         "no connection through the proxy that HTTP_PROXY or HTTPS_PROXY names: {}",
@@ -48,25 +48,25 @@ FAULTS: tuple[tuple[tuple[type[Exception], ...], str, bool], ...] = (
     ((requests.ConnectionError,), "no connection ({})", True),
     (
         (urllib3.exceptions.LocationValueError, requests.RequestException),
-        "not a usable address or answer ({})",
+        "invalid address or response ({})",
         False,
     ),
-    ((urllib3.exceptions.HTTPError, http.client.HTTPException), "broke off ({})", True),
-    ((OSError, ValueError), "cannot be asked ({})", False),  # a certificate bundle is missing
+    ((urllib3.exceptions.HTTPError, http.client.HTTPException), "connection lost ({})", True),
+    ((OSError, ValueError), "request failed ({})", False),  # such as a missing certificate bundle
 )
 
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file's name, and what is known of it.
+    """A file to download, and its checksum.
 
     Attributes:
-        name: as it is called on every mirror and here.
-        md5: what its bytes must hash to, hexadecimal; this or the next must be known.
-        sha256: the same, stronger; where it is known, it is what counts.
-        size: in bytes, where it is known.
-        url: where it is published under an address of its own, asked after the mirrors.
-        most_bytes: that are taken of it where its size is not known; else `MAX_BYTES`.
+        name: on every mirror and in the local folder.
+        md5: hexadecimal; this or `sha256` is required.
+        sha256: hexadecimal; if given, it is checked instead of `md5`.
+        size: in bytes, if known.
+        url: the file's full address, if it has one, tried after the mirrors.
+        max_bytes: limit for a file of unknown size; `MAX_BYTES` if None.
     """
 
     name: str
@@ -74,55 +74,55 @@ class RemoteFile:
     sha256: str | None = None
     size: int | None = None
     url: str | None = None
-    most_bytes: int | None = None
+    max_bytes: int | None = None
 
     def __post_init__(self) -> None:
         if not (self.md5 or self.sha256):
-            raise ValueError(f"no checksum of {self.name}")
+            raise ValueError(f"no checksum for {self.name}")
 
     def new_digest(self) -> "hashlib._Hash":
-        """Return what is to be given the bytes, and must then have the digest `expected`."""
+        """Return a fresh hash, whose digest of the file's bytes must be `expected`."""
         return hashlib.sha256() if self.sha256 else hashlib.md5(usedforsecurity=False)
 
     @property
     def expected(self) -> str | None:
-        """See `new_digest`."""
+        """The hexadecimal digest of the file."""
         return self.sha256 or self.md5
 
 
 class _FetchError(Exception):
-    """One attempt failed; `again` seconds from now it may not, or never when that is None."""
+    """One attempt failed; it may be repeated after `retry_after` seconds, or never if None."""
 
-    def __init__(self, reason: str, again: float | None = None) -> None:
+    def __init__(self, reason: str, retry_after: float | None = None) -> None:
         super().__init__(reason)
-        self.again = again
+        self.retry_after = retry_after
 
 
 class _Session(requests.Session):
-    """Leaves redirects to `_open`: requests would read their bodies, however long, into memory."""
+    """Leaves redirects to `_open`: requests would read their bodies, of any length, into memory."""
 
     def get_redirect_target(self, resp: requests.Response) -> None:
-        """See requests; no redirect has a target."""
+        """See requests; None stops it from following redirects."""
 
 
 def fetch_files(
     files: Sequence[RemoteFile], mirrors: Sequence[str], folder: Path, first_mirror: str | None
 ) -> None:
-    """Bring `files` into `folder`; those that are there and right are kept, wrong ones removed.
+    """Download `files` into `folder`; verified files in it are kept, wrong ones removed.
 
     Args:
-        files: what to fetch.
+        files: the files.
         mirrors: http(s) addresses of folders that hold the files.
-        folder: made if need be.
-        first_mirror: an http(s) address or a local folder to ask before the mirrors, or None.
+        folder: created if missing.
+        first_mirror: an http(s) address or a local folder to try before the mirrors, or None.
 
     Raises:
-        DownloadError: no mirror delivered a file; names each one tried, and why it failed.
+        DownloadError: no mirror delivered a file; names each one tried and why it failed.
         OSError: the folder cannot be written to.
     """
     sources = [*([first_mirror] if first_mirror else []), *mirrors]
-    missing = [file for file in files if not _is_right(folder / file.name, file)]
-    for file in files:  # what a broken run, or another version, may have left
+    missing = [file for file in files if not _is_verified(folder / file.name, file)]
+    for file in files:  # a killed run may have left these
         (folder / (file.name + PARTIAL_SUFFIX)).unlink(missing_ok=True)
     for file in missing:
         (folder / file.name).unlink(missing_ok=True)
@@ -147,88 +147,88 @@ def _fetch(file: RemoteFile, sources: Sequence[str], folder: Path, bar: "tqdm[No
                     _receive(file, source, target, bar)
             except _FetchError as failure:
                 bar.update(before - bar.n)
-                if attempt == ATTEMPTS or failure.again is None:
+                if attempt == ATTEMPTS or failure.retry_after is None:
                     failures.append(f"{_address(source, file)}: {failure}")
                     break
-                time.sleep(failure.again)
+                time.sleep(failure.retry_after)
             else:
                 for line in failures:
-                    tqdm.write(f"WARNING: {line}; taken from the next mirror", file=sys.stderr)
+                    tqdm.write(f"WARNING: {line}; downloaded from the next mirror", file=sys.stderr)
                 return
     raise DownloadError(
-        f"{file.name} could not be had from any mirror: {'; '.join(failures)}. "
-        "Check the network, or set DATASET_MIRROR to an http(s) address or a local folder that has "
+        f"{file.name} could not be downloaded from any mirror: {'; '.join(failures)}. "
+        "Check the network, or set DATASET_MIRROR to an http(s) address or a local folder with "
         "the files; `make demo` runs the whole pipeline without a download"
     )
 
 
 def _receive(file: RemoteFile, source: str, target: BinaryIO, bar: "tqdm[NoReturn]") -> None:
-    """Write the file's bytes to `target`; fail unless they are the right ones, and no more."""
+    """Write the file's bytes to `target` and verify its size and checksum."""
     if _is_url(source):
-        chunks = _in_time(_remote_chunks(_address(source, file), file))
+        chunks = _with_timeouts(_remote_chunks(_address(source, file), file))
     elif SCHEME.match(source):
         raise _FetchError("neither an http(s) address nor the path of a folder")
     else:
         chunks = _local_chunks(Path(source) / file.name)
     digest, received = file.new_digest(), 0
-    most = file.size or file.most_bytes or MAX_BYTES
+    max_bytes = file.size or file.max_bytes or MAX_BYTES
     for chunk in chunks:
         received += len(chunk)
-        if received > most:
-            raise _FetchError(f"longer than the expected {most} bytes")
+        if received > max_bytes:
+            raise _FetchError(f"longer than the expected {max_bytes} bytes")
         digest.update(chunk)
         target.write(chunk)
         bar.update(len(chunk))
     if file.size and received < file.size:
-        raise _FetchError(f"ended after {received} of {file.size} bytes", again=PAUSE)
+        raise _FetchError(f"ended after {received} of {file.size} bytes", retry_after=PAUSE)
     if digest.hexdigest() != file.expected:
-        raise _FetchError("its checksum is wrong: the mirror holds another file")
+        raise _FetchError("its checksum is wrong: the mirror holds a different file")
 
 
-def _in_time(chunks: Iterator[bytes]) -> Iterator[bytes]:
-    """Pass on what a thread takes from `chunks`; fail when it is too slow.
+def _with_timeouts(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """Yield what a thread reads from `chunks`; fail if it is too slow.
 
-    The timeouts of requests hold for one address of a name and for one byte: a name server that is
-    silent, a name with many addresses, or a header that comes byte by byte outlasts them. A thread
-    that is given up ends with its next byte, its own timeout, or this process. It waits until its
-    last chunks are taken, lest what nobody has written yet fill the memory.
+    The timeouts of requests apply to one address of a host name and to one byte: a silent name
+    server, a name with many addresses, or a header that arrives byte by byte outlasts them. A
+    cancelled thread ends with its next byte, its own timeout, or this process. The queue is
+    bounded, so that a fast mirror and a slow disk do not fill memory.
     """
     arrived: queue.Queue[bytes | Exception] = queue.Queue(maxsize=16)
-    given_up = threading.Event()
+    cancelled = threading.Event()
 
     def work() -> None:
         try:
             for chunk in chunks:
                 arrived.put(chunk)
-                if given_up.is_set():
+                if cancelled.is_set():
                     return
             arrived.put(b"")
-        except Exception as error:  # raised again in the thread that waits for it
+        except Exception as error:  # raised again in the waiting thread
             arrived.put(error)
 
     threading.Thread(target=work, daemon=True).start()
-    start, received, any_yet = time.monotonic(), 0, False
+    start, received, started = time.monotonic(), 0, False
     try:
         while True:
             try:
                 item = arrived.get(timeout=READ_TIMEOUT)
             except queue.Empty:
-                what = "stalled" if any_yet else "no answer"
+                what = "stalled" if started else "no answer"
                 raise _FetchError(f"{what} within {READ_TIMEOUT:.0f} s") from None
             if isinstance(item, Exception):
                 raise item
             if not item:
                 return
             yield item
-            received, any_yet = received + len(item), True
+            received, started = received + len(item), True
             elapsed = time.monotonic() - start
             if elapsed > SLOW_AFTER:
                 if received < MIN_SPEED * elapsed:
                     raise _FetchError(f"too slow: {received} bytes in {elapsed:.0f} s")
                 start, received = time.monotonic(), 0
     finally:
-        given_up.set()
-        with suppress(queue.Empty):  # so that a thread that waits for room ends
+        cancelled.set()
+        with suppress(queue.Empty):  # frees a thread that waits for a slot
             arrived.get_nowait()
 
 
@@ -239,23 +239,25 @@ def _remote_chunks(address: str, file: RemoteFile) -> Iterator[bytes]:
             if file.size is not None and length != str(file.size):
                 kind = response.headers.get("Content-Type", "unknown type")
                 found = one_line(f"{length} bytes of {kind}", 80)
-                raise _FetchError(f"{found}, not the expected {file.size} bytes: another file")
-            # read1 returns what has arrived: read would wait for a whole chunk, however slow.
+                raise _FetchError(f"{found}, not the expected {file.size} bytes: a different file")
+            # read1 returns what has arrived; read would wait for a full chunk.
             while chunk := response.raw.read1(CHUNK, decode_content=False):
                 yield chunk
-    except tuple(kind for kinds, _, _ in FAULTS for kind in kinds) as error:
-        words, passing = next((w, p) for kinds, w, p in FAULTS if isinstance(error, kinds))
-        raise _FetchError(words.format(_root_cause(error)), PAUSE if passing else None) from None
+    except tuple(kind for kinds, _, _ in ERRORS for kind in kinds) as error:
+        message, transient = next((m, t) for kinds, m, t in ERRORS if isinstance(error, kinds))
+        raise _FetchError(
+            message.format(_root_cause(error)), PAUSE if transient else None
+        ) from None
 
 
 def _open(address: str, session: requests.Session) -> requests.Response:
-    """Ask for `address` and follow redirects without reading their bodies."""
+    """Request `address` and follow redirects without reading their bodies."""
     for _ in range(MAX_REDIRECTS + 1):
         response = session.get(
             address,
             stream=True,
-            timeout=(CONNECT_TIMEOUT, 2 * READ_TIMEOUT),  # the latter ends a thread given up
-            # The bytes as they are: no transfer compression that could hide a bomb.
+            timeout=(CONNECT_TIMEOUT, 2 * READ_TIMEOUT),  # the latter ends a cancelled thread
+            # No transfer compression, which could hide a decompression bomb.
             headers={"Accept-Encoding": "identity"},
         )
         if response.status_code == requests.codes.ok:
@@ -288,11 +290,11 @@ def _bad_status(response: requests.Response) -> _FetchError:
     wait = response.headers.get("Retry-After", "")
     pause = float(wait) if re.fullmatch("[0-9]{1,9}", wait) else PAUSE
     if pause > MAX_PAUSE:
-        return _FetchError(f"{reason}; it asks to come back in {pause:.0f} s")
-    return _FetchError(reason, again=pause)
+        return _FetchError(f"{reason}; it asks to retry after {pause:.0f} s")
+    return _FetchError(reason, retry_after=pause)
 
 
-def _is_right(path: Path, file: RemoteFile) -> bool:
+def _is_verified(path: Path, file: RemoteFile) -> bool:
     try:
         if file.size not in (None, path.stat().st_size):
             return False
@@ -313,7 +315,7 @@ def _address(source: str, file: RemoteFile) -> str:
 
 
 def _root_cause(error: BaseException) -> str:
-    """Return the innermost reason in words: requests wraps urllib3's errors around the socket's."""
+    """Return the innermost error as text: requests wraps urllib3's errors around the socket's."""
     while inner := error.__cause__ or error.__context__ or getattr(error, "reason", None):
         if not isinstance(inner, BaseException):
             break

@@ -1,4 +1,4 @@
-"""Archives from anybody: what is harmless gives one tar file, and each hostile one is refused."""
+"""Untrusted archives: a safe one is repacked into one tar file, each hostile one is refused."""
 
 import errno
 import gzip
@@ -20,8 +20,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from image_pipeline.common.errors import DataError
-from image_pipeline.datasets.image_files import archives
-from image_pipeline.datasets.image_files.archives import pack, read_tar
+from image_pipeline.downloading import archives
+from image_pipeline.downloading.archives import pack, read_tar
 
 Make = Callable[[Path], object]
 FILES = {
@@ -229,7 +229,7 @@ def tar_claiming(size: int) -> Make:
 
 
 def zip_bomb(path: Path) -> None:
-    write_zip(path, FILES | {ONE_MORE: bytes(archives.RATIO_FROM + 1)})
+    write_zip(path, FILES | {ONE_MORE: bytes(archives.MIN_BOMB_BYTES + 1)})
 
 
 def overlapping_zip(path: Path) -> None:
@@ -329,22 +329,25 @@ BAD = f"entry '{ONE_MORE}' "
 HOSTILE: dict[str, tuple[Make, str]] = {
     "leaves the folder": (
         one_more("../1.png"),
-        "entry '../1.png' leads out of the folder (`..`); pack the folder anew from inside it",
+        "entry '../1.png' points outside the folder (`..`); repack the folder from inside it",
     ),
     "leaves it from within": (
         one_more("cat/../../../1.png"),
-        "entry 'cat/../../../1.png' leads out of the folder (`..`)",
+        "entry 'cat/../../../1.png' points outside the folder (`..`)",
     ),
     "leaves it by backslashes": (
         one_more("..\\1.png"),
-        "entry '..\\1.png' leads out of the folder (`..`)",
+        "entry '..\\1.png' points outside the folder (`..`)",
     ),
-    "absolute": (one_more("/etc/1.png"), "entry '/etc/1.png' is an absolute path; pack the folder"),
+    "absolute": (
+        one_more("/etc/1.png"),
+        "entry '/etc/1.png' is an absolute path; repack the",
+    ),
     "a drive": (one_more("C:\\1.png"), "entry 'C:\\1.png' is an absolute path"),
     "a drive's folder": (one_more("c:1.png"), "entry 'c:1.png' is an absolute path"),
     "a share": (one_more("\\\\host\\1.png"), "entry '\\\\host\\1.png' is an absolute path"),
     "a backslash": (one_more("cat\\1.png"), "entry 'cat\\1.png' has a backslash in its name"),
-    "hidden, and leaves the folder": (one_more("../.x"), "entry '../.x' leads out of the folder"),
+    "hidden, and leaves the folder": (one_more("../.x"), "entry '../.x' points outside the folder"),
     "a line break": (one_more("cat/a\nb.png"), "entry 'cat/a b.png' has a control character in"),
     "a deleted letter": (one_more("cat/a\x7f.png"), "has a control character in its name; rename"),
     "a zero byte": (
@@ -354,28 +357,31 @@ HOSTILE: dict[str, tuple[Make, str]] = {
     "a long path": (one_more("x/" * 3000 + "1.png"), "has a path longer than 4096 bytes; shorten"),
     "a symbolic link in a tar": (
         tar_with(tarfile.SYMTYPE, linkname="../../secret"),
-        BAD + "is a symbolic link; put the file itself there",
+        BAD + "is a symbolic link; replace it by the file",
     ),
     "a hard link in a tar": (
         tar_with(tarfile.LNKTYPE, linkname="/etc/passwd"),
-        BAD + "is a hard link; put the file itself there",
+        BAD + "is a hard link; replace it by the file",
     ),
     "a symbolic link in a zip": (
         zip_with_mode(stat.S_IFLNK | 0o777),
-        BAD + "is a symbolic link; put the file itself there",
+        BAD + "is a symbolic link; replace it by the file",
     ),
-    "a character device": (tar_with(tarfile.CHRTYPE, devmajor=1), BAD + "is a device; leave it"),
-    "a block device": (tar_with(tarfile.BLKTYPE, devmajor=8), BAD + "is a device; leave it out"),
-    "a device in a zip": (zip_with_mode(stat.S_IFBLK), BAD + "is a device; leave it out"),
-    "a fifo": (tar_with(tarfile.FIFOTYPE), BAD + "is a fifo; leave it out"),
-    "a sparse file": (tar_with(tarfile.GNUTYPE_SPARSE), BAD + "is a sparse file; leave it out"),
-    "an unknown kind": (tar_with(b"Z"), BAD + "is of the unknown type b'Z'; leave it out"),
+    "a character device": (tar_with(tarfile.CHRTYPE, devmajor=1), BAD + "is a device; remove it"),
+    "a block device": (tar_with(tarfile.BLKTYPE, devmajor=8), BAD + "is a device; remove it"),
+    "a device in a zip": (zip_with_mode(stat.S_IFBLK), BAD + "is a device; remove it"),
+    "a fifo": (tar_with(tarfile.FIFOTYPE), BAD + "is a fifo; remove it"),
+    "a sparse file": (tar_with(tarfile.GNUTYPE_SPARSE), BAD + "is a sparse file; remove it"),
+    "an unknown kind": (tar_with(b"Z"), BAD + "is of the unknown type b'Z'; remove it"),
     "one file is a bomb": (
         zip_bomb,
-        " bytes to 67108865, as no image does; leave it out",
+        " bytes to 67108865, unlike any image; remove it",
     ),
-    "all together are a bomb": (overlapping_zip, "bytes unpack to beyond 100 times as much"),
-    "a gzip bomb": (gzip_bomb, "unpack to more than 100 times as much, as no images do"),
+    "all together are a bomb": (
+        overlapping_zip,
+        "compressed bytes to more than 100 times",
+    ),
+    "a gzip bomb": (gzip_bomb, "decompress to more than 100 times their size, unlike images"),
     "a header that is a bomb": (pax_bomb, "a header of 1073741824 bytes at byte 512, too long"),
     "a header that tells of itself": (
         tar_of(*[header("x", 0, b"L")] * 5000),
@@ -383,7 +389,7 @@ HOSTILE: dict[str, tuple[Make, str]] = {
     ),
     "headers without an end": (
         tar_of(header("x", 9, b"S")[:482] + b"\1" + bytes(29), b"\1" * 512 * 5000),
-        "no whole zip, tar or tar.gz file (",
+        "not a valid zip, tar or tar.gz file (",
     ),
     "a size below zero, in a longer header": (
         tar_of(pax(b"x", size="-512"), header(ONE_MORE, 512), bytes(512)),
@@ -391,37 +397,37 @@ HOSTILE: dict[str, tuple[Make, str]] = {
     ),
     "a sparse file by a longer header": (
         tar_of(pax(b"x", GNU_sparse_map="0,1", GNU_sparse_size="9"), header(ONE_MORE, 0)),
-        BAD + "is a sparse file; leave it out",
+        BAD + "is a sparse file; remove it",
     ),
     "a link that ends with a slash": (
         tar_of(header("cat/", 0, tarfile.SYMTYPE)),
-        "entry 'cat/' is a symbolic link; put the file itself there",
+        "entry 'cat/' is a symbolic link; replace it by the file",
     ),
     "a file too large": (
         tar_claiming((1 << 30) + 1),
-        BAD + "has 1073741825 bytes, more than 1073741824; leave it out",
+        BAD + "has 1073741825 bytes, more than 1073741824; remove it",
     ),
     "a file of eight exabytes": (tar_claiming(1 << 63), BAD + "has 9223372036854775808 bytes"),
     "a million in a zip": (million_zip, "more than 500000 entries; use a smaller set"),
     "names that differ in case": (
         one_more("cat/1.PNG"),
-        "entry 'cat/1.PNG' differs from 'cat/1.png' in nothing but case, or the way that accents",
+        "entry 'cat/1.PNG' differs from 'cat/1.png' only in case or accent encoding; rename",
     ),
-    "folders that differ in case": (one_more("Cat/9.png"), "entry 'Cat' differs from 'cat' in"),
+    "folders that differ in case": (one_more("Cat/9.png"), "entry 'Cat' differs from 'cat' o"),
     "a sharp s": (
         lambda path: write_zip(path, {"a/straße.png": b"", "a/STRASSE.png": b""}),
-        "entry 'a/STRASSE.png' differs from 'a/straße.png' in nothing but case",
+        "entry 'a/STRASSE.png' differs from 'a/straße.png' only in case",
     ),
     "the same accent, twice": (
         one_more("dog/de\u0301jà vu.png"),
-        "entry 'dog/déjà vu.png' occurs twice; pack the folder anew from inside it",
+        "entry 'dog/déjà vu.png' occurs twice; repack the folder from inside it",
     ),
-    "duplicates": (twice, "entry 'cat/1.png' occurs twice; pack the folder anew from inside it"),
+    "duplicates": (twice, "entry 'cat/1.png' occurs twice; repack the folder from inside it"),
     "a file and a folder": (one_more("cat/1.png/x.png"), "entry 'cat/1.png' is both a file and a"),
-    "encrypted": (encrypted, BAD + "is encrypted; pack the folder anew, without a password"),
+    "encrypted": (encrypted, BAD + "is encrypted; repack the folder without a password"),
     "packed by bzip2": (
         lambda path: write_zip(path, {ONE_MORE: b"x"}, zipfile.ZIP_BZIP2),
-        BAD + "is packed in another way than deflate; pack the folder anew (`zip -r`)",
+        BAD + "is not compressed by deflate; repack the folder (`zip -r`)",
     ),
     "a name that is not UTF-8, in a tar": (
         not_utf8,
@@ -433,37 +439,46 @@ HOSTILE: dict[str, tuple[Make, str]] = {
     ),
     "a zip's content is not as promised": (
         patched(lambda path: write_zip(path, FILES, 0), b"three", b"thrEE", 1),
-        "no whole archive (Bad CRC-32 for file",
+        "not a valid archive (Bad CRC-32 for file",
     ),
-    "half a zip": (cut(MAKERS["zip"], 0.5), "no whole archive (File is not a zip file); get it"),
-    "half a tar": (cut(MAKERS["GNU tar"], 0.2), "no whole zip, tar or tar.gz file (unexpected end"),
-    "half a tar.gz": (cut(MAKERS["tar.gz"], 0.5), "no whole archive (Compressed file ended before"),
+    "half a zip": (cut(MAKERS["zip"], 0.5), "not a valid archive (File is not a zip file); get it"),
+    "half a tar": (
+        cut(MAKERS["GNU tar"], 0.2),
+        "valid zip, tar or tar.gz file (unexpected end",
+    ),
+    "half a tar.gz": (
+        cut(MAKERS["tar.gz"], 0.5),
+        "valid archive (Compressed file ended before",
+    ),
     "a tar without its end": (
         lambda path: path.write_bytes(header(ONE_MORE, 0)),
-        "(no header and no end mark at byte 512); get it again, or pack the folder anew",
+        "(no header and no end mark at byte 512); get it again, or repack the folder",
     ),
     "a size below zero": (
         patched(tar_claiming(8), b"00000000010", b"-0000000010", 1),
-        "no whole zip, tar or tar.gz file (bad checksum)",
+        "not a valid zip, tar or tar.gz file (bad checksum)",
     ),
     "no archive": (
         lambda path: path.write_bytes(b"Dear reader" * 99),
         "tar.gz file (invalid header)",
     ),
-    "an empty file": (lambda path: path.touch(), "no whole zip, tar or tar.gz file (empty file)"),
-    "an archive without files": (lambda path: write_tar(path, {}), "there are no files in it; put"),
+    "an empty file": (
+        lambda path: path.touch(),
+        "not a valid zip, tar or tar.gz file (empty",
+    ),
+    "an archive without files": (lambda path: write_tar(path, {}), "it holds no files; put"),
     "nothing": (lambda _: None, "not found; set download.folder.path to a folder of images"),
-    "an empty folder": (lambda path: path.mkdir(), "there are no files in it; put images there"),
+    "an empty folder": (lambda path: path.mkdir(), "it holds no files; put images there"),
     "a link in a folder": (
         folder_with(lambda path: path.symlink_to("1.png")),
-        BAD + "is a symbolic link; put the file itself there",
+        BAD + "is a symbolic link; replace it by the file",
     ),
     "a link to a folder in a folder": (
         folder_with(lambda path: path.symlink_to("/", target_is_directory=True)),
         BAD + "is a symbolic link",
     ),
-    "a fifo in a folder": (folder_with(os.mkfifo), BAD + "is a fifo; leave it out"),
-    "a socket in a folder": (folder_with(bind_socket), BAD + "is a socket; leave it out"),
+    "a fifo in a folder": (folder_with(os.mkfifo), BAD + "is a fifo; remove it"),
+    "a socket in a folder": (folder_with(bind_socket), BAD + "is a socket; remove it"),
     "a backslash in a folder": (
         folder_with(lambda path: path.with_name("a\\b.png").touch()),
         "entry 'cat/a\\b.png' has a backslash in its name",
@@ -504,7 +519,7 @@ def test_too_much_together(
     monkeypatch.setattr(archives, "MAX_BYTES", 1000)
     MAKERS[name](tmp_path / "source")
     message = refusal(tmp_path / "source", raw, tmp_path)
-    assert "brings the files to more than 1000 bytes; use a smaller set" in message
+    assert "brings the total to more than 1000 bytes; use a smaller set" in message
 
 
 def test_a_tar_gz_is_not_unpacked_beyond_the_limit(
@@ -514,7 +529,7 @@ def test_a_tar_gz_is_not_unpacked_beyond_the_limit(
     monkeypatch.setattr(archives, "MAX_ENTRIES", 1)
     MAKERS["tar.gz"](tmp_path / "source")
     message = refusal(tmp_path / "source", raw, tmp_path)
-    assert message == "unpacks to more than 2024 bytes; use a smaller set"
+    assert message == "decompresses to more than 2024 bytes; use a smaller set"
 
 
 @pytest.mark.slow
@@ -523,7 +538,7 @@ def test_a_million_entries_take_little_memory(make: Make, raw: Path, tmp_path: P
     make(tmp_path / "source")
     code = (
         "import resource, sys; from pathlib import Path\n"
-        "from image_pipeline.datasets.image_files.archives import pack\n"
+        "from image_pipeline.downloading.archives import pack\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "try: pack(Path(sys.argv[1]), Path(sys.argv[2]))\n"
         "except Exception as error: assert 'more than 500000 entries' in str(error)\n"
@@ -608,7 +623,7 @@ def test_a_file_that_changes_meanwhile_is_told(
         return chosen
 
     monkeypatch.setattr(archives, "choose", choose_and_change)
-    with pytest.raises(DataError, match=r"entry 'cat/1.png' .*changed meanwhile: run it again"):
+    with pytest.raises(DataError, match=r"entry 'cat/1.png' .*changed while it was read: run it"):
         pack(tmp_path / "source", raw / "images.tar")
     assert list(raw.iterdir()) == []
 
@@ -617,7 +632,7 @@ def test_a_file_that_has_become_a_link_is_not_read(tmp_path: Path) -> None:
     (tmp_path / "secret").write_bytes(b"x")
     (tmp_path / "1.png").symlink_to("secret")
     with pytest.raises(OSError, match=os.strerror(errno.ELOOP)):
-        archives._open_plainly(tmp_path / "1.png", 1)
+        archives._open_regular_file(tmp_path / "1.png", 1)
 
 
 def test_a_single_class_is_no_wrapping_folder(raw: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""IDX files, and the raw files of both data sets, that are not what they claim to be."""
+"""IDX files, and the files of MNIST and digits, that are not what they claim to be."""
 
 import gzip
 import struct
@@ -12,9 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from image_pipeline.common.errors import DataError
-from image_pipeline.datasets.digits import FILE, Digits
-from image_pipeline.datasets.idx import iterate_idx
-from image_pipeline.datasets.mnist import MNIST
+from image_pipeline.datasets import digits, mnist
+from image_pipeline.datasets.digits import FILE
+from image_pipeline.reading.digits import read_rows
+from image_pipeline.reading.idx import iterate_idx
+from published import PARAMS, whole
 from refusals import refusal, valid_or_refused
 
 quick = settings(derandomize=True, deadline=None, max_examples=150, database=None)
@@ -23,7 +25,7 @@ VALUES = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
 
 
 def idx(values: np.ndarray, *shape: int) -> bytes:
-    """Return an IDX file's bytes, unpacked; its header promises `shape` where one is given."""
+    """Return an IDX file's bytes, unpacked; its header declares `shape` where one is given."""
     sizes = shape or values.shape
     return bytes((0, 0, 8, len(sizes))) + struct.pack(f">{len(sizes)}I", *sizes) + values.tobytes()
 
@@ -55,18 +57,18 @@ def test_several_gzip_members_are_one_file(file: Path) -> None:
     file.write_bytes(gzip.compress(content[:20]) + gzip.compress(content[20:]))
     assert np.array_equal(read_idx(file, rank=3), VALUES)
     file.write_bytes(gzip.compress(content) + gzip.compress(b"?"))
-    assert refusal(file, read_images) == f"its header promises 24 bytes, it holds more{REMEDY}"
+    assert refusal(file, read_images) == f"its header declares 24 bytes, it holds more{REMEDY}"
 
 
 PACKED = gzip.compress(idx(VALUES), mtime=0)
 BAD: dict[str, tuple[bytes, str]] = {
     "empty": (b"", "it begins with nothing"),
-    "not gzip": (idx(VALUES), "not a whole gzip file (Not a gzipped file"),
-    "a web page": (b"<html>", "not a whole gzip file (Not a gzipped file (b'<h'))"),
-    "torn": (PACKED[:-9], "not a whole gzip file ("),
-    "torn in the header": (PACKED[:5], "not a whole gzip file ("),
+    "not gzip": (idx(VALUES), "not a valid gzip file (Not a gzipped file"),
+    "a web page": (b"<html>", "not a valid gzip file (Not a gzipped file (b'<h'))"),
+    "torn": (PACKED[:-9], "not a valid gzip file ("),
+    "torn in the header": (PACKED[:5], "not a valid gzip file ("),
     "a flipped bit": (PACKED[:-6] + bytes([PACKED[-6] ^ 1]) + PACKED[-5:], "CRC check failed"),
-    "trailing garbage": (PACKED + b"garbage", "not a whole gzip file (Not a gzipped file"),
+    "trailing garbage": (PACKED + b"garbage", "not a valid gzip file (Not a gzipped file"),
     "an empty gzip file": (gzip.compress(b""), "it begins with nothing"),
     "another type": (gzip.compress(b"\0\0\x0d" + idx(VALUES)[3:]), "it begins with 00 00 0d 03)"),
     "another rank": (
@@ -74,13 +76,13 @@ BAD: dict[str, tuple[bytes, str]] = {
         "with 3 dimensions (it begins with 00 00 08 02",
     ),
     "a short header": (gzip.compress(idx(VALUES)[:15]), "not an IDX file of uint8 values"),
-    "a value too few": (gzip.compress(idx(VALUES)[:-1]), "promises 24 bytes, it holds 23 bytes"),
-    "a value too many": (gzip.compress(idx(VALUES) + b"?"), "promises 24 bytes, it holds more"),
+    "a value too few": (gzip.compress(idx(VALUES)[:-1]), "declares 24 bytes, it holds 23 bytes"),
+    "a value too many": (gzip.compress(idx(VALUES) + b"?"), "declares 24 bytes, it holds more"),
     "too large": (gzip.compress(idx(VALUES, 9, 1 << 15, 1 << 15)), "9663676416 bytes, too many"),
     "the largest": (gzip.compress(idx(VALUES, *[(1 << 32) - 1] * 3)), "bytes, too many"),
     "a bomb": (
         gzip.compress(idx(VALUES)[:-24] + bytes(300 << 20), 1),
-        "promises 24 bytes, it holds more",
+        "declares 24 bytes, it holds more",
     ),
 }
 
@@ -142,10 +144,10 @@ IMAGES = np.arange(3 * 28 * 28, dtype=np.int64).astype(np.uint8).reshape(3, 28, 
 
 def test_mnist_is_read_as_it_is(tmp_path: Path) -> None:
     write_mnist(tmp_path, IMAGES, LABELS)
-    train, test = MNIST.read(tmp_path)
-    assert train.shape == test.shape == (1, 28, 28)
-    assert np.array_equal(np.concatenate(list(test.chunks())), IMAGES[:, np.newaxis])
-    assert train.labels.tolist() == [3, 9, 0]
+    dataset = mnist.read(tmp_path, PARAMS)
+    assert dataset.train.shape == dataset.test.shape == (1, 28, 28)
+    assert np.array_equal(whole(dataset.train), IMAGES[:, np.newaxis])
+    assert dataset.train.labels.tolist() == [3, 9, 0]
 
 
 @pytest.mark.parametrize(
@@ -162,7 +164,7 @@ def test_mnist_files_that_do_not_fit(
 ) -> None:
     write_mnist(tmp_path, images, labels)
     with pytest.raises(DataError) as caught:
-        MNIST.read(tmp_path)
+        mnist.read(tmp_path, PARAMS)
     assert cause in str(caught.value)
     assert str(caught.value).endswith(REMEDY)
 
@@ -174,7 +176,7 @@ DIGITS = files("sklearn.datasets.data").joinpath(FILE).read_bytes()
 
 def test_digits_are_read_as_they_are(tmp_path: Path) -> None:
     (tmp_path / FILE).write_bytes(DIGITS)
-    rows = Digits()._read_rows(tmp_path / FILE)
+    rows = read_rows(tmp_path / FILE)
     assert rows.shape == (1797, 65)
     assert rows[0, 3] == 13
     assert rows[0, -1] == 0
@@ -183,13 +185,13 @@ def test_digits_are_read_as_they_are(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "cause"),
     [
-        (b"", "another SHA-256"),
-        (DIGITS[:-1], "not a whole gzip file"),
-        (DIGITS[:5000], "not a whole gzip file"),
+        (b"", "its SHA-256 differs"),
+        (DIGITS[:-1], "not a valid gzip file"),
+        (DIGITS[:5000], "not a valid gzip file"),
         (DIGITS[:5000] + b"?" + DIGITS[5001:], ""),
-        (b"1,2,3", "not a whole gzip file"),
-        (gzip.compress(b"1,2,3"), "not scikit-learn's digits (another SHA-256)"),
-        (gzip.compress(bytes(300 << 20), 1), "not scikit-learn's digits (another SHA-256)"),
+        (b"1,2,3", "not a valid gzip file"),
+        (gzip.compress(b"1,2,3"), "not scikit-learn's digits (its SHA-256 differs)"),
+        (gzip.compress(bytes(300 << 20), 1), "not scikit-learn's digits (its SHA-256 differs)"),
     ],
     ids=range(7),
 )
@@ -197,7 +199,7 @@ def test_digits_that_are_something_else(content: bytes, cause: str, tmp_path: Pa
     (tmp_path / FILE).write_bytes(content)
     start = time.monotonic()
     with pytest.raises(DataError) as caught:
-        Digits().read(tmp_path)
+        digits.read(tmp_path, PARAMS)
     assert time.monotonic() - start < 20
     assert cause in str(caught.value)
     assert str(caught.value).endswith(REMEDY)
@@ -207,4 +209,4 @@ def test_digits_that_are_something_else(content: bytes, cause: str, tmp_path: Pa
 @given(start=st.integers(0, len(DIGITS)), put=st.binary(min_size=1, max_size=8))
 def test_any_damage_to_digits(start: int, put: bytes, file: Path) -> None:
     file.write_bytes(DIGITS[:start] + put + DIGITS[start + len(put) :])
-    valid_or_refused(file, lambda: Digits()._read_rows(file), "dvc repro")
+    valid_or_refused(file, lambda: read_rows(file), "dvc repro")

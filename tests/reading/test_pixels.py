@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from image_pipeline.datasets.image_files.pixels import (
+from image_pipeline.reading.pixels import (
     PixelSettings,
-    cause,
     decode,
+    error_cause,
     has_more_frames,
-    quiet_but_wary,
+    strict_warnings,
 )
 from project import require
 
@@ -44,7 +44,7 @@ def encoded(image: Image.Image, form: str = "PNG", **options: Any) -> bytes:
 
 
 def pixels(content: bytes, settings: PixelSettings = GREY) -> np.ndarray:
-    with quiet_but_wary():
+    with strict_warnings():
         decoded = decode(content, settings)
     return np.frombuffer(decoded, np.uint8).reshape(settings.shape)
 
@@ -53,7 +53,7 @@ def failure(content: bytes) -> str:
     try:
         pixels(content)
     except Exception as error:
-        return cause(error)
+        return error_cause(error)
     return "it was decoded"
 
 
@@ -117,7 +117,7 @@ def test_sixteen_bits_are_scaled(form: str) -> None:
 
 def test_pixels_of_unknown_range_are_refused() -> None:
     content = encoded(Image.fromarray(RAMP.astype(np.float32)), "TIFF")
-    assert failure(content) == "its pixels have 32 bits, and nobody has told which value is white"
+    assert failure(content) == "its pixels have 32 bits, with no defined white"
 
 
 def test_cmyk() -> None:
@@ -206,8 +206,11 @@ def test_a_decompression_bomb() -> None:
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        (b"", "no image of these formats: PNG, JPEG, BMP, GIF, TIFF, WEBP"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "no image of these formats"),
+        (b"", "not an image in one of the formats PNG, JPEG, BMP, GIF, TIFF, WEBP"),
+        (
+            b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
+            "not an image in one of the formats",
+        ),
         (encoded(Image.fromarray(RAMP))[:50], "image file is truncated"),
         (encoded(Image.fromarray(NOISE), "JPEG")[:-900], "image file is truncated"),
     ],
@@ -223,7 +226,7 @@ def test_vector_code_gives_the_bits_of_plain_c() -> None:
     content = encoded(image, "JPEG", quality=70)
     script = (
         "import sys, hashlib\n"
-        "from image_pipeline.datasets.image_files.pixels import PixelSettings, decode\n"
+        "from image_pipeline.reading.pixels import PixelSettings, decode\n"
         "content = sys.stdin.buffer.read()\n"
         "for size in (600, 28):\n"
         "    print(hashlib.sha256(decode(content, PixelSettings(3, size, 'pad'))).hexdigest())\n"
@@ -256,7 +259,7 @@ def test_emulated_processors_decode_to_the_same_bits(processor: str, tmp_path: P
     script = (
         "import hashlib, sys\n"
         "from pathlib import Path\n"
-        "from image_pipeline.datasets.image_files.pixels import PixelSettings, decode\n"
+        "from image_pipeline.reading.pixels import PixelSettings, decode\n"
         "for path in sorted(Path(sys.argv[1]).iterdir()):\n"
         "    for settings in (PixelSettings(1, 28, 'pad'), PixelSettings(3, 100, 'crop')):\n"
         "        content = decode(path.read_bytes(), settings)\n"

@@ -1,1 +1,0 @@
-"""Image files that nobody has vetted: out of folders and archives, and decoded to pixels."""

@@ -1,0 +1,1 @@
+"""What the data sets share to read their files, image files included."""

@@ -1,0 +1,216 @@
+"""A tar file of image files in class folders, decoded to splits.
+
+Class names are the folders', sorted; folders inside a class's folder belong to the class.
+"""
+
+import os
+import sys
+import tempfile
+from array import array
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from image_pipeline.common.errors import DataError, one_line
+from image_pipeline.downloading.archives import read_tar
+from image_pipeline.downloading.dataset import RawDataset, RawSplit
+from image_pipeline.reading.decoding import decode_all
+from image_pipeline.reading.pixels import SUFFIXES, PixelSettings
+from image_pipeline.reading.raw_files import images_per_chunk, translate_read_errors
+from image_pipeline.reading.splitting import stratified_split
+from image_pipeline.tensorizing.params import TensorizeFolderParams
+
+MAX_NAMED = 10  # files that an error names
+TRAIN = frozenset({"train", "training", "val", "valid", "validation"})
+TEST = frozenset({"test", "testing"})
+TEST_STREAM = 1  # beside the seed, so that test and validation split are independent
+NO_CLASS = "it is in no class folder"
+WRONG_SUFFIX = f"its name ends in none of {' '.join(SUFFIXES)}"
+
+
+def read_image_folder(
+    path: Path, source: str, settings: TensorizeFolderParams, seed: int
+) -> RawDataset:
+    """Decode every image, into a nameless temporary file beside the tar file's folder.
+
+    Args:
+        path: the tar file that `downloading.archives.pack` wrote.
+        source: where its files came from, for error messages.
+        settings: the shape of the images, and how the test split is made.
+        seed: of the test split, if there is no `test/`.
+
+    Raises:
+        DataError: the folders are not laid out as expected; or a file is not a readable image,
+            unless such files may be skipped.
+    """
+    pixel_settings = PixelSettings(settings.channels, settings.image_size, settings.fit)
+    names, locations, folders = _list_files(path)
+    layout = _read_layout(folders, source)
+    meanings = [layout.folders[name.rpartition("/")[0]] for name in names]
+    labels = np.array([label for label, _ in meanings], np.int32)
+    in_test = np.array([test for _, test in meanings], bool)
+    has_suffix = np.array([name.lower().endswith(SUFFIXES) for name in names], bool)
+    candidates = np.flatnonzero((labels >= 0) & has_suffix)
+
+    with path.open("rb") as tar, tempfile.TemporaryFile(dir=path.parent.parent) as decoded:
+        size = max(1, len(candidates) * pixel_settings.bytes_per_image)
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(decoded.fileno(), 0, size)  # fails now if the disk is too full
+        failures = decode_all(
+            tar.fileno(),
+            locations[candidates, 0],
+            locations[candidates, 1],
+            pixel_settings,
+            decoded,
+        )
+        pixels: np.ndarray = np.memmap(
+            decoded, np.uint8, "r", shape=(len(candidates), *pixel_settings.shape)
+        )
+
+    failed = np.zeros(len(candidates), bool)
+    failed[list(failures)] = True
+    unusable = np.ones(len(labels), bool)
+    unusable[candidates[~failed]] = False
+    if unusable.any():
+        causes = {int(candidates[index]): cause for index, cause in failures.items()}
+        message = _describe_unusable(names, labels, unusable, causes, source)
+        if settings.unreadable == "error":
+            raise DataError(f"{message}. Remove them, or set tensorize.folder.unreadable to skip")
+        tqdm.write(f"WARNING: {message}; they are skipped", file=sys.stderr)
+    positions = np.flatnonzero(~failed)
+    labels, in_test = labels[candidates][positions], in_test[candidates][positions]
+    if not layout.has_test:
+        _check_counts(labels, layout.class_names, "files")
+        in_test = stratified_split(
+            labels,
+            layout.class_names,
+            settings.test_fraction,
+            (seed, TEST_STREAM),
+            "tensorize.folder.test_fraction",
+        )
+    train, test = (
+        _split(pixels, positions[chosen], labels[chosen], layout.class_names)
+        for chosen in (~in_test, in_test)
+    )
+    return RawDataset(layout.class_names, train, test, int(unusable.sum()), settings.fit)
+
+
+def _describe_unusable(
+    names: list[str], labels: np.ndarray, unusable: np.ndarray, causes: dict[int, str], source: str
+) -> str:
+    """Name the first unusable files with their causes, and count the others."""
+    first = np.flatnonzero(unusable)[:MAX_NAMED].tolist()
+    described = []
+    for index in first:
+        cause = causes.get(index) or (NO_CLASS if labels[index] < 0 else WRONG_SUFFIX)
+        described.append(f"{one_line(names[index], 100)} ({one_line(cause, 160)})")
+    count = int(unusable.sum())
+    if count > len(first):
+        described.append(f"and {count - len(first)} more")
+    return f"{count} of {len(labels)} files in {source} cannot be used: {'; '.join(described)}"
+
+
+def _list_files(path: Path) -> tuple[list[str], np.ndarray, dict[str, None]]:
+    """Read the headers of the tar file.
+
+    Returns:
+        The files' names; offset and size of their content, int64 `[N, 2]`; and all folders that
+        hold files, or nothing.
+    """
+    names: list[str] = []
+    locations: array[int] = array("q")
+    folders: dict[str, None] = {}
+    with translate_read_errors(path, "tar"), path.open("rb") as tar:
+        for entry in read_tar(tar):
+            folders[entry.name if entry.isdir() else entry.name.rpartition("/")[0]] = None
+            if entry.isreg():
+                names.append(entry.name)
+                locations.extend((entry.offset_data, entry.size))
+    return names, np.frombuffer(locations, np.int64).reshape(-1, 2), folders
+
+
+@dataclass
+class _Layout:
+    """The meaning of the folders.
+
+    Attributes:
+        class_names: sorted.
+        folders: each folder's label, -1 if it belongs to no class, and whether it is in `test/`.
+        has_test: whether there is a `test/`.
+    """
+
+    class_names: tuple[str, ...]
+    folders: dict[str, tuple[int, bool]]
+    has_test: bool
+
+
+def _read_layout(folders: Iterable[str], source: str) -> _Layout:
+    """Find splits and classes from the folders' names.
+
+    Raises:
+        DataError: the folders are not laid out as expected.
+    """
+    parts = {folder: folder.split("/") if folder else [] for folder in folders}
+    tops = sorted({names[0] for names in parts.values() if names})
+    has_train = any(top.lower() in TRAIN for top in tops)
+    has_test = any(top.lower() in TEST for top in tops)
+    if has_test and not has_train:
+        raise DataError(f"{source}: there is a test/, but no train/; add it, with the same classes")
+    beside = [top for top in tops if has_train and top.lower() not in TRAIN | TEST]
+    if beside:
+        raise DataError(
+            f"{source}: the folder '{one_line(beside[0], 100)}' is beside train/; only test/ and "
+            "validation/ may be: move or remove it"
+        )
+    classes = {
+        folder: names[has_train] for folder, names in parts.items() if len(names) > has_train
+    }
+    tests = {folder for folder, names in parts.items() if names and names[0].lower() in TEST}
+    class_names = tuple(sorted(set(classes.values())))
+    for name in class_names:
+        if not name.isprintable():
+            raise DataError(f"{source}: the class name {name!a} is not printable; rename it")
+    if len(class_names) < 2:
+        found = f"only '{one_line(class_names[0], 100)}'" if class_names else "none"
+        raise DataError(f"{source}: expected at least two folders, one per class; found: {found}")
+    if has_test:
+        in_test = {name for folder, name in classes.items() if folder in tests}
+        in_train = {name for folder, name in classes.items() if folder not in tests}
+        for name in sorted(in_train ^ in_test):
+            there, missing = ("train", "test") if name in in_train else ("test", "train")
+            raise DataError(
+                f"{source}: the class '{one_line(name, 100)}' is in {there}/ but not in {missing}/;"
+                f" add images of it to {missing}/, or remove it from {there}/"
+            )
+    label_of = {name: label for label, name in enumerate(class_names)}
+    meanings = {
+        folder: (label_of[classes[folder]] if folder in classes else -1, folder in tests)
+        for folder in parts
+    }
+    return _Layout(class_names, meanings, has_test)
+
+
+def _check_counts(labels: np.ndarray, class_names: tuple[str, ...], what: str) -> None:
+    counts = np.bincount(labels, minlength=len(class_names))
+    for name in np.asarray(class_names)[counts == 0]:
+        raise DataError(
+            f"class {one_line(name, 100)}: none of its {what} is a readable image; add some, or "
+            "remove its folder"
+        )
+
+
+def _split(
+    pixels: np.ndarray, positions: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...]
+) -> RawSplit:
+    _check_counts(labels, class_names, "training or test files")
+    channels, height, width = pixels.shape[1:]
+
+    def chunks() -> Iterator[np.ndarray]:
+        step = images_per_chunk(pixels.shape[1:])
+        for start in range(0, len(positions), step):
+            yield np.asarray(pixels[positions[start : start + step]])
+
+    return RawSplit((channels, height, width), labels.astype(np.uint32), chunks)
