@@ -1,4 +1,4 @@
-"""docs/sharing.md against a real OpenSSH server: its commands, as a reader would copy them."""
+"""docs/sharing.md with a real OpenSSH server: its commands run as copied."""
 
 import os
 import re
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.slow
 
 
 class Server:
-    """An OpenSSH server on this machine, and the home of a user who knows it."""
+    """A local OpenSSH server, and the home of a user with its host key in known_hosts."""
 
     def __init__(self, root: Path) -> None:
         self.root, self.home, self.storage = root, root / "home", root / "storage"
@@ -47,7 +47,7 @@ class Server:
             f"AuthorizedKeysFile {ssh}/id_ed25519.pub\nPidFile {root}/pid\nStrictModes no\n"
             "UsePAM no\nPasswordAuthentication no\nSubsystem sftp internal-sftp\n"
         )
-        # Where the name leads to; OpenSSH would look for its files in the user's real home.
+        # Resolves the server's name; OpenSSH itself would read the user's real home.
         (ssh / "config").write_text(
             f"Host {HOST}\n  HostName 127.0.0.1\n  Port {self.port}\n"
             f"  IdentityFile {ssh}/id_ed25519\n  UserKnownHostsFile {ssh}/known_hosts\n"
@@ -60,10 +60,10 @@ class Server:
         )
         (commands / "ssh").chmod(0o755)
         self.env = {"HOME": str(self.home), "PATH": f"{commands}:{os.environ['PATH']}"} | IDENTITY
-        self.show_key("host")
+        self.trust_key("host")
 
-    def show_key(self, name: str) -> None:
-        """Let the user know the server by a key."""
+    def trust_key(self, name: str) -> None:
+        """Put a host key into known_hosts."""
         key = " ".join((self.root / f"{name}.pub").read_text().split()[:2])
         (self.home / ".ssh/known_hosts").write_text(f"[127.0.0.1]:{self.port} {key}\n")
 
@@ -86,7 +86,7 @@ class Server:
     def run(
         self, project: Project, script: str, *, check: bool = True
     ) -> subprocess.CompletedProcess[str]:
-        """Run commands of the page, whose folder on the server is one of this test's."""
+        """Run commands of the page, with the test's folder in place of the server's."""
         script = "set -e\n" + script.replace(FOLDER, str(self.storage))
         venv = project.environment()["PATH"].split(os.pathsep)[0]
         env = self.env | {"PATH": f"{self.root}/bin:{venv}:{os.environ['PATH']}"}
@@ -97,7 +97,7 @@ class Server:
 def server(tmp_path: Path) -> Iterator[Server]:
     require(SSHD, "an OpenSSH server (Debian's openssh-server)")
     if os.geteuid() == 0:
-        Path("/run/sshd").mkdir(exist_ok=True)  # the service's script would make it
+        Path("/run/sshd").mkdir(exist_ok=True)  # usually made by the service
     found = Server(tmp_path / "server")
     found.start()
     yield found
@@ -106,7 +106,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
 
 @pytest.fixture
 def shared(finished: Project, server: Server, tmp_path: Path) -> Project:
-    """Return a project with a bare Git remote and the server as DVC's."""
+    """Return a project with a bare Git remote, and the server as DVC remote."""
     project = finished.copy_to(tmp_path / "here")
     project.run("git", "branch", "-M", "main")
     bare = tmp_path / "origin.git"
@@ -122,7 +122,7 @@ def clone_of(project: Project, root: Path) -> Project:
     return Project.at(root)
 
 
-def test_pushed_here_and_pulled_elsewhere(shared: Project, server: Server, tmp_path: Path) -> None:
+def test_push_and_pull(shared: Project, server: Server, tmp_path: Path) -> None:
     server.run(shared, PUSH)
     shared.run("dvc", "exp", "run", "--name", "longer", "-S", f"train.epochs={LONGER}")
     server.run(shared, PUSH_EXPERIMENT + PUSH)
@@ -139,27 +139,27 @@ def test_pushed_here_and_pulled_elsewhere(shared: Project, server: Server, tmp_p
     assert "train.epochs: 3 -> 4" in done.stdout
 
 
-def test_a_server_with_another_key_is_refused(shared: Project, server: Server) -> None:
-    server.show_key("another_host")
+def test_changed_host_key_is_an_error(shared: Project, server: Server) -> None:
+    server.trust_key("another_host")
     done = server.run(shared, PUSH, check=False)
     assert done.returncode != 0
     assert "REMOTE HOST IDENTIFICATION HAS CHANGED" in done.stderr
     assert not server.storage.exists()
-    done = server.run(shared, "dvc push", check=False)  # the check before was left out
+    done = server.run(shared, "dvc push", check=False)  # without `ssh ... true` before it
     assert done.returncode != 0
     assert "Connection lost" in done.stderr
     assert not server.storage.exists()
 
-    server.show_key("host")
+    server.trust_key("host")
     server.run(shared, PUSH)
     assert server.storage.exists()
 
 
-def whole_files(storage: Path) -> list[str]:
+def complete_files(storage: Path) -> list[str]:
     return [p.name for p in storage.rglob("*") if p.is_file() and not p.name.endswith(".tmp")]
 
 
-def test_the_server_dies_in_mid_push(shared: Project, server: Server, tmp_path: Path) -> None:
+def test_server_killed_during_push(shared: Project, server: Server, tmp_path: Path) -> None:
     (shared.root / "big.bin").write_bytes(os.urandom(64_000_000))
     shared.run("dvc", "add", "--quiet", "big.bin")
     shared.commit("a large file")
@@ -189,7 +189,7 @@ def test_the_server_dies_in_mid_push(shared: Project, server: Server, tmp_path: 
     assert (elsewhere.root / "big.bin").read_bytes() == (shared.root / "big.bin").read_bytes()
 
 
-def test_the_servers_disk_is_full(shared: Project, server: Server, tmp_path: Path) -> None:
+def test_full_disk_on_the_server(shared: Project, server: Server, tmp_path: Path) -> None:
     require(os.geteuid() == 0, "root, to mount a small disk")
     (shared.root / "big.bin").write_bytes(os.urandom(8_000_000))
     shared.run("dvc", "add", "--quiet", "big.bin")
