@@ -15,12 +15,15 @@ WITHOUT_INFLUENCE = ("common", "distributed")
 NO_OUTPUTS = {("image_pipeline.training.live_curves", "image_pipeline.plotting.curves")}
 # These load the one file that params.yaml names.
 CHOSEN = {
+    "src/image_pipeline/downloading/dataset.py": (
+        "src/image_pipeline/datasets/${download.dataset}.py"
+    ),
     "src/image_pipeline/modeling/networks.py": "src/image_pipeline/models/${train.model.name}.py",
     "src/image_pipeline/augmenting/custom.py": (
         "src/image_pipeline/augmentations/${train.augmentation.custom}.py"
     ),
 }
-DATASETS_TABLE = SOURCE / PACKAGE / "datasets" / "__init__.py"
+DATASETS = SOURCE / PACKAGE / "datasets"
 
 
 def stage_names() -> set[str]:
@@ -39,6 +42,11 @@ def imported_files(stage: str) -> set[str]:
     for importer, imported in NO_OUTPUTS:
         graph.remove_import(importer=importer, imported=imported)
     direct = _direct_imports(script, graph.modules)
+    if f"{PACKAGE}.downloading.dataset" in direct:
+        # What `read` alone imports cannot change what `fetch` downloads.
+        skipped = "read" if stage == "download" else ""
+        for path in DATASETS.glob("[a-z]*.py"):
+            direct |= _direct_imports(path, graph.modules, skipped)
     modules = direct.union(*(graph.find_upstream_modules(module) for module in direct))
     parents = {
         name.rsplit(".", depth)[0] for name in modules for depth in range(1, name.count(".") + 1)
@@ -55,13 +63,14 @@ def params_read(stage: str) -> set[str]:
     """Return the dotted keys that a stage's script takes from params.yaml.
 
     `params.train.seed` is a read of that key; `params.train`, handed on as a whole, of the block.
-    A stage that builds a data set reads what the table of the data sets takes of the stage's block.
+    A stage that loads a data set reads what the data sets' files take of the stage's block.
     """
     script = ast.parse((Path("stages") / f"{stage}.py").read_text())
     keys = _keys_in(script)
-    if any(isinstance(node, ast.Name) and node.id == "DATASETS" for node in ast.walk(script)):
-        of_datasets = _keys_in(ast.parse(DATASETS_TABLE.read_text()))
-        keys |= {key for key in of_datasets if key.split(".")[0] == stage}
+    if any(isinstance(node, ast.Name) and node.id == "load_dataset" for node in ast.walk(script)):
+        for path in DATASETS.glob("[a-z]*.py"):
+            found = _keys_in(ast.parse(path.read_text()))
+            keys |= {key for key in found if key.split(".")[0] == stage}
     return {key for key in keys if key.split(".")[0] not in keys - {key}}
 
 
@@ -85,9 +94,11 @@ class _ParamsVisitor(ast.NodeVisitor):
             self.keys.add(key)
 
 
-def _direct_imports(script: Path, modules: set[str]) -> set[str]:
+def _direct_imports(script: Path, modules: set[str], skipped_function: str = "") -> set[str]:
     found: set[str] = set()
-    for node in ast.walk(ast.parse(script.read_text())):
+    tree = ast.parse(script.read_text())
+    tree.body = [node for node in tree.body if getattr(node, "name", None) != skipped_function]
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:

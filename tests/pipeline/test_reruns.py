@@ -19,7 +19,9 @@ ROWS = {
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """Return a copy of this project as it was committed, without outputs."""
-    return Project(tmp_path_factory.mktemp("reruns") / "project", {})
+    project = Project(tmp_path_factory.mktemp("reruns") / "project", {})
+    assert not stages_changed(project), "dvc.lock is not that of this code: run `make repro`"
+    return project
 
 
 def stages_changed_by(project: Project, path: str) -> set[str]:
@@ -36,7 +38,7 @@ def stages_changed_by(project: Project, path: str) -> set[str]:
 
 def stages_changed(project: Project) -> set[str]:
     return {
-        stage
+        stage.rpartition(":")[2]
         for stage, changes in Repo(str(project.root)).status().items()
         for change in changes
         if isinstance(change, dict)
