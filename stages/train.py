@@ -57,22 +57,22 @@ def main() -> None:
         for history in trainer.train(checkpoint):
             curves.update(history)
 
-    statistics, thresholds = ood.fit(trainer.state.model, train, validation)
-    last = trainer.state.history[-1]
-    unverified = ", ".join(trainer.unverified_ops)
-    why_not = "numerics: fast" if params.train.numerics == "fast" else unverified
-    portable = not why_not and not numerics.why_not_portable([])
-    metrics = {
-        "epochs": last.epoch,
-        "portable": portable,
-        "train": {"loss": last.train_loss, "accuracy": last.train_accuracy},
-        "validation": {"loss": last.validation_loss, "accuracy": last.validation_accuracy},
-    }
-    with atomic_group():
-        write_csv(paths.HISTORY, history_table(trainer.state.history))
-        write_json(paths.TRAIN_METRICS, metrics)
-        card = replace(trainer.card, ood=thresholds)
-        write_model(paths.MODEL, trainer.state.model, card, statistics)
+        statistics, thresholds = ood.fit(trainer.state.model, train, validation)
+        last = trainer.state.history[-1]
+        unverified = ", ".join(trainer.unverified_ops)
+        why_not = "numerics: fast" if params.train.numerics == "fast" else unverified
+        portable = not why_not and not numerics.why_not_portable([])
+        metrics = {
+            "epochs": last.epoch,
+            "portable": portable,
+            "train": {"loss": last.train_loss, "accuracy": last.train_accuracy},
+            "validation": {"loss": last.validation_loss, "accuracy": last.validation_accuracy},
+        }
+        with atomic_group():
+            write_csv(paths.HISTORY, history_table(trainer.state.history))
+            write_json(paths.TRAIN_METRICS, metrics)
+            card = replace(trainer.card, ood=thresholds)
+            write_model(paths.MODEL, trainer.state.model, card, statistics)
     checkpoint.remove()
     hosts.barrier()
     said = "portable" if portable else f"not portable ({why_not or 'this machine, see above'})"

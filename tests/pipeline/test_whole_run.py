@@ -60,7 +60,12 @@ def test_one_process_and_two_give_the_same_bits(finished: Project, tmp_path: Pat
         (project.root / "models/model.safetensors").unlink()
         project.set_params({"machine.cores": cores})
         project.stage("train", env={"PYTHONPATH": f"{project.root / 'src'}:{claim(tmp_path, 2)}"})
-        assert project.hashes() == finished.hashes()
+        left, expected = project.hashes(), finished.hashes()
+        del (
+            left["plots/curves.png"],
+            expected["plots/curves.png"],
+        )  # the plot stage draws the final one
+        assert left == expected
 
 
 def claim(folder: Path, cores: int) -> Path:

@@ -30,3 +30,20 @@ def test_live_curves_are_redrawn_at_most_once_a_second(
     live.update([record] * 7)  # 120.1
     assert drawn == [1, 5, 7]
     assert len(pd.read_csv(tmp_path / "c.csv")) == 7
+
+
+def test_the_last_epoch_is_drawn_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[int] = []
+    monkeypatch.setattr(
+        "image_pipeline.training.live_curves.draw_curves", lambda _, table: drawn.append(len(table))
+    )
+    record = EpochRecord(1, 1, 1, 0, 0)
+    with LiveCurves(tmp_path / "c.png", tmp_path / "c.csv") as live:
+        live.update([record])
+        live.update([record] * 2)
+    assert drawn == [1, 2]
+    with LiveCurves(tmp_path / "c.png", tmp_path / "c.csv") as live:
+        live.update([record])
+    assert drawn == [1, 2, 1]

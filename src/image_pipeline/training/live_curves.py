@@ -17,12 +17,14 @@ MAX_TIME_SHARE = 0.05  # that may go into redraws
 class LiveCurves:
     """Rewrites picture and table after an epoch, at most once a second.
 
-    As a context manager it restores the previous ones if training fails.
+    As a context manager it draws the last epoch at the end, or restores the previous picture and
+    table if the block fails.
     """
 
     def __init__(self, picture: Path, table: Path) -> None:
         self._picture, self._table = picture, table
         self._next = 0.0
+        self._skipped: Sequence[EpochRecord] = ()
 
     def __enter__(self) -> Self:
         paths = (self._picture, self._table)
@@ -30,6 +32,8 @@ class LiveCurves:
         return self
 
     def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
+        if self._skipped and not failure:
+            draw_curves(self._picture, history_table(self._skipped))
         for path, content in self._before.items() if failure else ():
             if content is None:
                 path.unlink(missing_ok=True)
@@ -39,7 +43,8 @@ class LiveCurves:
     def update(self, history: Sequence[EpochRecord]) -> None:
         """Write them, unless the last time was a moment ago."""
         start = time.monotonic()
-        if start < self._next:
+        self._skipped = history if start < self._next else ()
+        if self._skipped:
             return
         table = history_table(history)
         draw_curves(self._picture, table)
