@@ -56,7 +56,7 @@ def main() -> None:
         write_csv_parts(paths.PREDICTIONS, rows())
         metrics = evaluation.compute()
         write_csv(paths.CLASSES, evaluation.per_class())
-        write_csv(paths.RELIABILITY, evaluation.reliability())
+        write_csv(paths.RELIABILITY, evaluation.calibration.table())
         write_json(paths.TEST_METRICS, metrics)
     print(
         f"evaluate: final test accuracy {metrics['accuracy']:.2%} "

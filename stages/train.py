@@ -30,6 +30,8 @@ def main() -> None:
     numerics.pin(params.train.numerics)
 
     # After the pin: these import torch and numpy.
+    import pandas as pd
+
     from image_pipeline.common.files import atomic_group
     from image_pipeline.distributed.distributed_group import host_group_from_environment
     from image_pipeline.modeling import ood
@@ -37,7 +39,6 @@ def main() -> None:
     from image_pipeline.serialization import write_csv, write_json
     from image_pipeline.tensors.tensor_files import read_split
     from image_pipeline.training.checkpoint import result_key
-    from image_pipeline.training.history import history_table
     from image_pipeline.training.live_curves import LiveCurves
     from image_pipeline.training.train import Trainer
 
@@ -69,7 +70,7 @@ def main() -> None:
             "validation": {"loss": last.validation_loss, "accuracy": last.validation_accuracy},
         }
         with atomic_group():
-            write_csv(paths.HISTORY, history_table(trainer.state.history))
+            write_csv(paths.HISTORY, pd.DataFrame(trainer.state.history))
             write_json(paths.TRAIN_METRICS, metrics)
             card = replace(trainer.card, ood=thresholds)
             write_model(paths.MODEL, trainer.state.model, card, statistics)

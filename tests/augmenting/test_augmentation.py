@@ -13,7 +13,6 @@ from image_pipeline import augmentations
 from image_pipeline.augmenting import custom
 from image_pipeline.augmenting.augmentation import (
     CONTROL_POINTS,
-    WARPS,
     augment,
     crop,
     cutout,
@@ -21,7 +20,7 @@ from image_pipeline.augmenting.augmentation import (
     draw_displacements,
     flip,
 )
-from image_pipeline.augmenting.params import AUGMENTATION_AMOUNTS, AugmentationParams
+from image_pipeline.augmenting.params import AUGMENTATION_AMOUNTS, WARPS, AugmentationParams
 from image_pipeline.common.errors import ParamsError
 from image_pipeline.common.params import read_params
 from project import ROOT

@@ -211,9 +211,9 @@ def test_tunnel_relays_both_ways(server: RendezvousServer, address: Address) -> 
 def test_outcome_reaches_members(server: RendezvousServer, address: Address) -> None:
     connection, _ = join(address)
     with connection, closing(Heartbeat(connection)) as heartbeat:
-        assert not heartbeat.wait_for_end(0.5)
+        assert not heartbeat.ended.wait(0.5)
         server.close("done")
-        assert heartbeat.wait_for_end(SECONDS)
+        assert heartbeat.ended.wait(SECONDS)
         assert heartbeat.outcome == "done"
 
 

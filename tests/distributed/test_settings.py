@@ -13,7 +13,7 @@ from image_pipeline.distributed.settings import (
     WAIT,
     Address,
     CoordinatorSettings,
-    TokenFile,
+    generate_token,
 )
 
 HERE = Address("192.168.1.5", 29400)
@@ -101,12 +101,11 @@ def test_addresses() -> None:
 
 
 def test_generated_token_is_kept_until_the_run_ends(tmp_path: Path) -> None:
-    token_file = TokenFile(tmp_path / "checkpoints")
-    token = token_file.read_or_create()
+    path = tmp_path / "checkpoints" / "machines.token"
+    token = generate_token(path)
     assert len(token) == 32
-    assert TokenFile(tmp_path / "checkpoints").read_or_create() == token
-    [path] = (tmp_path / "checkpoints").iterdir()
+    assert generate_token(path) == token
+    assert [*path.parent.iterdir()] == [path]
     assert path.stat().st_mode & 0o777 == 0o600  # other users cannot read it
-    token_file.remove()
-    assert not path.exists()
-    assert token_file.read_or_create() != token
+    path.unlink()
+    assert generate_token(path) != token

@@ -45,7 +45,7 @@ def test_metrics_by_hand() -> None:
     assert metrics["accuracy"] == 0.8
     assert metrics["errors"] == 1
     assert metrics["images"] == 5
-    reliability = evaluation.reliability()  # confidence 0.9, 0.8, 0.6, 0.7; 0.5 for the error
+    reliability = evaluation.calibration.table()  # confidence 0.9, 0.8, 0.6, 0.7; 0.5 for the error
     assert reliability["confidence"].tolist() == pytest.approx([0.5, 0.6, 0.7, 0.8, 0.9])
     assert reliability["accuracy"].tolist() == [0, 1, 1, 1, 1]
     # cat: precision 2/3, recall 1, F1 4/5; dog: 1, 2/3, 4/5; owl: no images, no predictions.

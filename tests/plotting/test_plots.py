@@ -9,10 +9,10 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.axes import Axes
 from matplotlib.font_manager import findfont
 from PIL import Image
 
-from image_pipeline.plotting import images as images_module
 from image_pipeline.plotting.balance import draw_class_balance
 from image_pipeline.plotting.classification import (
     draw_confusion_matrix,
@@ -192,7 +192,7 @@ def test_every_unit_of_the_first_layer_is_drawn(
     count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shown: list[np.ndarray] = []
-    monkeypatch.setattr(images_module, "_show", lambda _, pixels, **__: shown.append(pixels))
+    monkeypatch.setattr(Axes, "imshow", lambda _, pixels, **__: shown.append(pixels))
     weights = np.arange(count * 12, dtype=np.float32).reshape(count, 2, 2, 3)
     draw_first_layer(tmp_path / "p.png", weights, DPI)
     (mosaic,) = shown

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from image_pipeline.common.errors import WorkerError
+from image_pipeline.common.errors import PipelineError
 from image_pipeline.training.local_group import SPIN_SECONDS, LocalGroup, shared_array
 from project import child_processes
 
@@ -109,9 +109,13 @@ def divide() -> None:
 @pytest.mark.parametrize(
     ("action", "error", "said"),
     [
-        (kill_me, WorkerError, "a worker process was killed, as the system does when memory runs"),
+        (
+            kill_me,
+            PipelineError,
+            "a worker process was killed, as the system does when memory runs",
+        ),
         (want_memory, MemoryError, "in a worker process"),
-        (divide, WorkerError, r"a worker process ended \(exit status 1\); run `dvc repro` again"),
+        (divide, PipelineError, r"a worker process ended \(exit status 1\); run `dvc repro` again"),
     ],
 )
 def test_a_process_that_ends_is_explained(
@@ -146,7 +150,7 @@ def test_a_process_that_ended_before_a_signal_is_explained() -> None:
                 group.broadcast()
                 group.gather()
 
-        with pytest.raises(WorkerError, match="was killed"):
+        with pytest.raises(PipelineError, match="was killed"):
             steps()
 
 
@@ -163,7 +167,7 @@ def test_a_refused_fork_is_explained_and_ends_the_others(monkeypatch: pytest.Mon
     said = r"refuses process 4 of 4 \(Resource temporarily unavailable\): .*machine\.cores"
     group = LocalGroup(4)
     started = group.fork(counting(group, shared_array((5,), np.int64)))
-    with pytest.raises(WorkerError, match=said):
+    with pytest.raises(PipelineError, match=said):
         started.__enter__()
     assert not child_processes()
     assert not gc.get_freeze_count()

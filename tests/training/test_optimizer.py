@@ -16,11 +16,12 @@ import sys
 import torch
 from image_pipeline.common.params import read_params
 from image_pipeline.training.optimizer import build_optimizer
-from image_pipeline.training.schedules import build_schedule
+from image_pipeline.modeling.options import bind_choice
+from image_pipeline.training.schedules import SCHEDULES
 weight = torch.nn.Parameter(torch.ones(2))
 params = read_params().train
 optimizer = build_optimizer(params, [weight])
-schedule = build_schedule(params.lr_schedule, optimizer, 2)
+schedule = bind_choice("train.lr_schedule", params.lr_schedule, SCHEDULES)(optimizer, 2)
 weight.sum().backward()
 optimizer.step()
 optimizer.zero_grad()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from image_pipeline.augmenting.params import AUGMENTATION_AMOUNTS
-from image_pipeline.common.errors import DivergenceError, ParamsError
+from image_pipeline.common.errors import ParamsError, PipelineError
 from image_pipeline.common.params import read_params
 from image_pipeline.modeling import networks, ood
 from image_pipeline.modeling.inference import predict
@@ -334,7 +334,7 @@ def test_a_diverging_run_says_where_and_stops(
         return logits
 
     monkeypatch.setattr(run.state.model, "forward", break_one_step)
-    with pytest.raises(DivergenceError) as caught:
+    with pytest.raises(PipelineError) as caught:
         list(run.train(checkpoint))
     assert str(caught.value) == (
         f"the loss is nan at step {step} of epoch {epoch}; no model is written. "
@@ -346,7 +346,7 @@ def test_a_diverging_run_says_where_and_stops(
 def test_an_infinite_loss_is_no_number_either() -> None:
     run = make_trainer(learning_rate=0.5)
     run._check_finite([1.0, 0.0, 1e38], 7)
-    with pytest.raises(DivergenceError, match=r"the loss is inf at step 2 of epoch 7; .*now 0\.5"):
+    with pytest.raises(PipelineError, match=r"the loss is inf at step 2 of epoch 7; .*now 0\.5"):
         run._check_finite([1.0, math.inf, math.nan], 7)
 
 

@@ -10,8 +10,8 @@ from image_pipeline.training.microbatching import (
     aligned_subtrees,
     microbatch_slice,
     num_microbatches,
-    partition,
 )
+from image_pipeline.training.process_group import ProcessGroup
 from image_pipeline.training.tree_reduction import Subtree, push
 
 MNIST, CIFAR, PHOTOGRAPH = (1, 28, 28), (3, 32, 32), (3, 224, 224)
@@ -45,6 +45,12 @@ def test_microbatches_split_a_batch_evenly(images: int, count: int) -> None:
     assert all(before.stop == after.start for before, after in pairwise(slices))
     sizes = [part.stop - part.start for part in slices]
     assert max(sizes) - min(sizes) <= 1
+
+
+def partition(items: range, rank: int, world_size: int) -> range:
+    group = ProcessGroup()
+    group.world_size = world_size
+    return group.partition(items, rank)
 
 
 def subtrees(rank: int, world_size: int, leaves: int) -> list[tuple[int, int]]:

@@ -19,9 +19,8 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.sparse import csr_array
 
-from image_pipeline.augmenting.params import AugmentationParams
+from image_pipeline.augmenting.params import WARPS, AugmentationParams
 
-WARPS = ("rotation", "scale", "shear", "translation", "elastic")
 CONTROL_POINTS = 7  # of the elastic field, per axis: about one bend per quarter of the image
 TAPS = ((0, 0), (0, 1), (1, 0), (1, 1))  # row and column offsets of the four neighbours
 

@@ -6,16 +6,8 @@ from pydantic import Field
 
 from image_pipeline.common.schema import Block, file_name
 
-AUGMENTATION_AMOUNTS = (
-    "rotation",
-    "scale",
-    "shear",
-    "translation",
-    "elastic",
-    "horizontal_flip",
-    "crop_padding",
-    "cutout",
-)
+WARPS = ("rotation", "scale", "shear", "translation", "elastic")
+AUGMENTATION_AMOUNTS = (*WARPS, "horizontal_flip", "crop_padding", "cutout")
 NO_CUSTOM = "none"  # of `train.augmentation.custom`
 
 

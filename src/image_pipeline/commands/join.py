@@ -39,7 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
         HostError: this machine cannot take part, or the run failed.
     """
     address = Address.parse(arguments.address, "ADDRESS")
-    token, wait = read_token(os.environ), read_wait(os.environ)
+    token, wait = read_token(), read_wait()
     if token is None:
         raise ParamsError(f"{TOKEN} is missing; run the command that the coordinator prints")
     params = read_params()

@@ -35,14 +35,6 @@ class ExportError(PipelineError):
     """A network that cannot be exported to ONNX, or not with the same results."""
 
 
-class DivergenceError(PipelineError):
-    """A training loss that is no longer a finite number."""
-
-
-class WorkerError(PipelineError):
-    """A worker process that ended before its work was done."""
-
-
 class HostError(PipelineError):
     """A host that cannot take part in a run on several hosts, or too few hosts for it."""
 

@@ -8,6 +8,8 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
 AGENT_MODULE = f"{__package__}.elastic_agent"
@@ -36,35 +38,30 @@ class AgentSettings:
     listen_fd: int | None = None
 
 
-class AgentProcess:
-    """A running agent."""
+@contextmanager
+def spawn_agent(settings: AgentSettings) -> Iterator[subprocess.Popen[bytes]]:
+    """Start an agent; kill it, and its worker with it, when the block ends.
 
-    def __init__(self, settings: AgentSettings) -> None:
-        environment = os.environ | {
-            "GLOO_SOCKET_IFNAME": _network_interface(settings.host),
-            "TORCH_CPP_LOG_LEVEL": "ERROR",  # else a stack trace for every lost connection
-            # Else the agent would listen on all networks, for a store that nobody uses.
-            "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
-            "TORCHELASTIC_SIGNALS_TO_HANDLE": "SIGTERM",
-        }
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", AGENT_MODULE, json.dumps(asdict(settings))],
-            stdin=subprocess.PIPE,
-            env=environment,
-            pass_fds=() if settings.listen_fd is None else (settings.listen_fd,),
-            start_new_session=True,  # Ctrl-C is for the process that starts it
-        )
-
-    def poll(self) -> int | None:
-        """Return the exit status: 0, `HOST_LOST`, `TOO_FEW_HOSTS` or the worker's; None before."""
-        return self._process.poll()
-
-    def close(self) -> None:
-        """Kill the agent, and the worker with it."""
-        if self._process.stdin:
-            self._process.stdin.close()
-        self._process.kill()
-        self._process.wait()
+    Its exit status is 0, `HOST_LOST`, `TOO_FEW_HOSTS` or the worker's.
+    """
+    environment = os.environ | {
+        "GLOO_SOCKET_IFNAME": _network_interface(settings.host),
+        "TORCH_CPP_LOG_LEVEL": "ERROR",  # else a stack trace for every lost connection
+        # Else the agent would listen on all networks, for a store that nobody uses.
+        "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
+        "TORCHELASTIC_SIGNALS_TO_HANDLE": "SIGTERM",
+    }
+    with subprocess.Popen(
+        [sys.executable, "-m", AGENT_MODULE, json.dumps(asdict(settings))],
+        stdin=subprocess.PIPE,
+        env=environment,
+        pass_fds=() if settings.listen_fd is None else (settings.listen_fd,),
+        start_new_session=True,  # Ctrl-C is for the process that starts it
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def _network_interface(host: str) -> str:

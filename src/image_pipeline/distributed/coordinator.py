@@ -8,11 +8,12 @@ import time
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
+from subprocess import Popen
 from typing import Any
 
 from image_pipeline.common import paths
 from image_pipeline.common.errors import HostError
-from image_pipeline.distributed.agent_process import TOO_FEW_HOSTS, AgentProcess, AgentSettings
+from image_pipeline.distributed.agent_process import TOO_FEW_HOSTS, AgentSettings, spawn_agent
 from image_pipeline.distributed.fingerprint import data_fingerprint, environment_fingerprint
 from image_pipeline.distributed.rendezvous_server import Event, RendezvousServer
 from image_pipeline.distributed.settings import (
@@ -20,7 +21,7 @@ from image_pipeline.distributed.settings import (
     TOKEN,
     WAIT,
     CoordinatorSettings,
-    TokenFile,
+    generate_token,
 )
 from image_pipeline.distributed.worker import HOST_LOST, HOSTS_UNCONNECTED
 from image_pipeline.training.params import TrainParams
@@ -50,8 +51,8 @@ def run_coordinator(
         SystemExit: the worker failed, and has printed why.
     """
     fingerprint = environment_fingerprint(params, script) | {"data": data_fingerprint(data)}
-    token_file = TokenFile(paths.CHECKPOINTS)
-    token = settings.token or token_file.read_or_create()
+    token_file = paths.CHECKPOINTS / "machines.token"
+    token = settings.token or generate_token(token_file)
     with closing(RendezvousServer(settings.address, token, fingerprint)) as server:
         _print_instructions(settings, token, fingerprint["commit"])
         status = _run_agents(settings, server)
@@ -71,7 +72,7 @@ def run_coordinator(
         server.close("training failed on the coordinator" if status else DONE)
     if status:
         raise SystemExit(status)
-    token_file.remove()
+    token_file.unlink(missing_ok=True)
 
 
 def _print_instructions(settings: CoordinatorSettings, token: str, commit: str) -> None:
@@ -103,17 +104,16 @@ def _run_agents(settings: CoordinatorSettings, server: RendezvousServer) -> int:
                 "max_hosts": settings.max_hosts,
             }
             server.set_rendezvous(rendezvous, listener.getsockname()[1])
-            agent = AgentProcess(
-                AgentSettings(
-                    store_port=server.store_port,
-                    listen_fd=listener.fileno(),
-                    wait=settings.wait,
-                    host=server.host,
-                    **rendezvous,
-                )
+            agent_settings = AgentSettings(
+                store_port=server.store_port,
+                listen_fd=listener.fileno(),
+                wait=settings.wait,
+                host=server.host,
+                **rendezvous,
             )
-        with closing(agent):
-            status = _report_events(agent, server, settings)
+            with spawn_agent(agent_settings) as agent:
+                listener.close()
+                status = _report_events(agent, server, settings)
         if status < 0:  # killed by a signal
             status = HOST_LOST
         short_runs = short_runs + 1 if time.monotonic() - start < SHORT_RUN_SECONDS else 0
@@ -124,7 +124,7 @@ def _run_agents(settings: CoordinatorSettings, server: RendezvousServer) -> int:
 
 
 def _report_events(
-    agent: AgentProcess, server: RendezvousServer, settings: CoordinatorSettings
+    agent: Popen[bytes], server: RendezvousServer, settings: CoordinatorSettings
 ) -> int:
     """Print the server's events until the agent ends; return its exit status."""
     while (status := agent.poll()) is None:

@@ -8,7 +8,7 @@ from contextlib import closing, suppress
 from typing import Any
 
 from image_pipeline.common.errors import HostError
-from image_pipeline.distributed.agent_process import AgentProcess, AgentSettings
+from image_pipeline.distributed.agent_process import AgentSettings, spawn_agent
 from image_pipeline.distributed.connection import (
     HEARTBEAT_SECONDS,
     AuthenticatedConnection,
@@ -108,23 +108,21 @@ class CoordinatorClient:
         with (
             closing(StoreTunnels(self._address, self._token, reply["member"])) as tunnels,
             closing(Heartbeat(connection)) as heartbeat,
-            closing(
-                AgentProcess(
-                    AgentSettings(
-                        store_port=tunnels.port,
-                        run_id=reply["run_id"],
-                        min_hosts=reply["min_hosts"],
-                        max_hosts=reply["max_hosts"],
-                        host=connection.local_host,
-                    )
+            spawn_agent(
+                AgentSettings(
+                    store_port=tunnels.port,
+                    run_id=reply["run_id"],
+                    min_hosts=reply["min_hosts"],
+                    max_hosts=reply["max_hosts"],
+                    host=connection.local_host,
                 )
             ) as agent,
         ):
             while (status := agent.poll()) is None:
-                if heartbeat.wait_for_end(POLL_SECONDS):
+                if heartbeat.ended.wait(POLL_SECONDS):
                     return heartbeat.outcome
             if status in (0, HOSTS_UNCONNECTED):  # the run has ended: the coordinator says how
-                heartbeat.wait_for_end(OUTCOME_TIMEOUT)
+                heartbeat.ended.wait(OUTCOME_TIMEOUT)
                 return heartbeat.outcome or (DONE if status == 0 else None)
         if 0 < status != HOST_LOST:
             raise SystemExit(status)
@@ -132,26 +130,27 @@ class CoordinatorClient:
 
 
 class Heartbeat:
-    """Sends heartbeats to the coordinator, and receives its heartbeats and the run's outcome."""
+    """Sends heartbeats to the coordinator, and receives its heartbeats and the run's outcome.
+
+    Attributes:
+        outcome: of the run; None while it is unknown.
+        ended: set when the run ends or the coordinator is lost.
+    """
 
     def __init__(self, connection: AuthenticatedConnection) -> None:
         self.outcome: str | None = None
         self._connection = connection
-        self._ended = threading.Event()
+        self.ended = threading.Event()
         self._threads = [
             threading.Thread(target=task, daemon=True) for task in (self._receive, self._send)
         ]
         for thread in self._threads:
             thread.start()
 
-    def wait_for_end(self, seconds: float) -> bool:
-        """Return whether, within this time, the run ends or the coordinator is lost."""
-        return self._ended.wait(seconds)
-
     def close(self) -> None:
         """End the connection and both threads."""
         self._connection.shutdown()
-        self._ended.set()
+        self.ended.set()
         for thread in self._threads:
             thread.join()
 
@@ -159,11 +158,11 @@ class Heartbeat:
         with suppress(OSError, EOFError):
             while self.outcome is None:
                 self.outcome = self._connection.receive().get("outcome")
-        self._ended.set()
+        self.ended.set()
 
     def _send(self) -> None:
         with suppress(OSError):
-            while not self._ended.wait(HEARTBEAT_SECONDS):
+            while not self.ended.wait(HEARTBEAT_SECONDS):
                 self._connection.send({})
 
 

@@ -60,12 +60,12 @@ class DistributedGroup(HostGroup):
                 worker_settings["store_port"],
                 timeout=timedelta(seconds=LONG_TIMEOUT),
             )
-            self._store: Store = distributed.PrefixStore(  # type: ignore[attr-defined]
+            self.store: Store = distributed.PrefixStore(  # type: ignore[attr-defined]
                 worker_settings["round"], store
             )
             if worker_settings["is_coordinator"]:
-                self._store.set("coordinator", str(agent_rank))
-            coordinator = int(self._store.get("coordinator"))
+                self.store.set("coordinator", str(agent_rank))
+            coordinator = int(self.store.get("coordinator"))
         # The rendezvous assigns ranks in any order; the coordinator must be rank 0.
         self.rank = 0 if agent_rank == coordinator else agent_rank + (agent_rank < coordinator)
         self._buffers: dict[Layout, FlatBuffer] = {}
@@ -90,8 +90,8 @@ class DistributedGroup(HostGroup):
         """
         with translate_peer_errors():
             if self.rank == 0:
-                self._store.set("key", key)
-            same = self._store.get("key").decode() == key
+                self.store.set("key", key)
+            same = self.store.get("key").decode() == key
         if not same:
             raise HostError(
                 "this machine's code, params or data no longer match the coordinator's; restore "
@@ -103,20 +103,15 @@ class DistributedGroup(HostGroup):
         """Return rank 0's content on every rank; what other ranks pass is ignored."""
         with translate_peer_errors():
             if self.rank:
-                count = int(self._store.get("chunks"))
-                return b"".join(self._store.get(f"chunk {i}") for i in range(count)) or None
+                count = int(self.store.get("chunks"))
+                return b"".join(self.store.get(f"chunk {i}") for i in range(count)) or None
             content = content or b""
             starts = range(0, len(content), STORE_CHUNK_BYTES)
             for i, start in enumerate(starts):
                 chunk: Any = content[start : start + STORE_CHUNK_BYTES]  # the stub wants str
-                self._store.set(f"chunk {i}", chunk)
-            self._store.set("chunks", str(len(starts)))
+                self.store.set(f"chunk {i}", chunk)
+            self.store.set("chunks", str(len(starts)))
             return content or None
-
-    def report_checkpoint(self) -> None:
-        """Tell this host's agent that a checkpoint is saved, so hosts that wait may join."""
-        with translate_peer_errors():
-            self._store.add(CHECKPOINT_COUNT, 1)
 
     def init_process_group(self) -> None:
         """See `HostGroup`.
@@ -130,14 +125,14 @@ class DistributedGroup(HostGroup):
         with translate_peer_errors(HostConnectionError):
             distributed.init_process_group(
                 "gloo",
-                store=self._store,
+                store=self.store,
                 rank=self.rank,
                 world_size=self.world_size,
                 timeout=timedelta(seconds=self._timeout),
             )
             if self.rank == 0:  # all have received the checkpoint, or they would not be here
-                for i in range(int(self._store.get("chunks"))):
-                    self._store.delete_key(f"chunk {i}")
+                for i in range(int(self.store.get("chunks"))):
+                    self.store.delete_key(f"chunk {i}")
 
     def all_gather(
         self, tensors: Sequence[Tensor], *, timeout: float | None = None
@@ -154,9 +149,10 @@ class DistributedGroup(HostGroup):
             self._buffers[layout] = FlatBuffer(layout, self.world_size)
         buffer = self._buffers[layout]
         buffer.pack(tensors)
-        self._set_timeout(
-            timeout or max(MIN_STEP_TIMEOUT, STEP_TIMEOUT_FACTOR * self._slowest_step)
-        )
+        seconds = timeout or max(MIN_STEP_TIMEOUT, STEP_TIMEOUT_FACTOR * self._slowest_step)
+        if seconds != self._timeout:
+            distributed.distributed_c10d.set_timeout(timedelta(seconds=seconds))
+            self._timeout = seconds
         with translate_peer_errors():
             distributed.all_gather_into_tensor(buffer.gathered.view(-1), buffer.local)
         now = time.monotonic()
@@ -165,33 +161,14 @@ class DistributedGroup(HostGroup):
         self._bytes_sent += buffer.local.nbytes * (self.world_size - 1)
         return buffer.by_rank
 
-    def assert_in_sync(self, digest: bytes, epoch: int) -> None:
-        """See `HostGroup`."""
-        tensor = torch.frombuffer(bytearray(digest), dtype=torch.uint8)
-        gathered = self.all_gather([tensor], timeout=LONG_TIMEOUT)
-        different = sum(not torch.equal(theirs, gathered[0][0]) for [theirs] in gathered)
-        if different:
-            raise HostError(
-                f"after epoch {epoch}, {different} of {self.world_size} machines have other "
-                "weights than the coordinator: an operation of this network has other bits on "
-                "their processors, or their memory is faulty. Train on machines of one kind"
-            )
-
     def barrier(self) -> None:
         """See `HostGroup`."""
         if self.rank:
             with translate_peer_errors():
-                self._store.wait(["written"], timedelta(seconds=RESULTS_TIMEOUT))
+                self.store.wait(["written"], timedelta(seconds=RESULTS_TIMEOUT))
         else:
             with suppress(RuntimeError):  # a host that is lost now is no longer needed
-                self._store.set("written", "")
-
-    def _set_timeout(self, seconds: float) -> None:
-        if seconds != self._timeout:
-            from torch import distributed
-
-            distributed.distributed_c10d.set_timeout(timedelta(seconds=seconds))
-            self._timeout = seconds
+                self.store.set("written", "")
 
 
 class FlatBuffer:
@@ -241,7 +218,8 @@ class BroadcastCheckpoint(CheckpointFile):
         """Write the state on the coordinator; do nothing on other hosts."""
         if self._group.rank == 0:
             super().save(state)
-            self._group.report_checkpoint()
+            with translate_peer_errors():  # the agent lets hosts that wait join now
+                self._group.store.add(CHECKPOINT_COUNT, 1)
 
 
 @contextmanager

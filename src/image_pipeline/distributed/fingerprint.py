@@ -12,7 +12,6 @@ from typing import Any
 
 from image_pipeline import numerics
 from image_pipeline.common.errors import one_line
-from image_pipeline.common.schema import Choice
 from image_pipeline.training.params import TrainParams
 
 PACKAGE = Path(__file__).parents[1]
@@ -32,16 +31,11 @@ def environment_fingerprint(params: TrainParams, script: Path) -> Fingerprint:
         script: the stage's script, the only code outside the package.
     """
     chosen = {"models": params.model.name, "augmentations": params.augmentation.custom}
-    settings = params.model_dump() | {
-        key: {"name": choice.name, choice.name: choice.options}
-        for key, choice in params
-        if isinstance(choice, Choice)
-    }
     processor = f"{platform.machine()}{'' if numerics.has_avx2() else ' without AVX2'}"
     fingerprint: Fingerprint = {
         "commit": _commit(),
         "code": {name: _hash(path) for name, path in _code(chosen, script)},
-        "settings": dict(_flatten({"train": settings}))
+        "settings": dict(_flatten({"train": params.effective()}))
         | {name: version(name) for name in LIBRARIES}
         | {"the processor": processor},
     }

@@ -16,6 +16,7 @@ import queue
 import socket
 import threading
 from contextlib import suppress
+from itertools import count
 from typing import Literal, NamedTuple
 
 from image_pipeline.common.errors import HostError, one_line
@@ -64,8 +65,8 @@ class RendezvousServer:
         self._rendezvous_known = threading.Event()
         self._members: dict[int, AuthenticatedConnection] = {}
         self._tunnels: dict[int, list[AuthenticatedConnection]] = {}
-        self._member_count = self._unauthenticated_count = 0  # ever
-        self._lock = threading.Lock()
+        # `next` is atomic: threads need no lock for it.
+        self._member_numbers, self._unauthenticated_numbers = count(1), count(1)
         self._pending = threading.Semaphore(MAX_PENDING_HANDSHAKES)
         self._socket = _listen(address)
         self._closed = threading.Event()
@@ -121,10 +122,7 @@ class RendezvousServer:
         try:
             connection = AuthenticatedConnection.accept(sock, self._token)
         except (UnauthenticatedError, OSError, EOFError) as error:
-            with self._lock:
-                self._unauthenticated_count += 1
-                count = self._unauthenticated_count
-            if count <= MAX_UNAUTHENTICATED_EVENTS:
+            if next(self._unauthenticated_numbers) <= MAX_UNAUTHENTICATED_EVENTS:
                 reason = WRONG_TOKEN if isinstance(error, UnauthenticatedError) else NO_HANDSHAKE
                 self.events.put(Event("unauthenticated", host, reason))
             return
@@ -156,9 +154,7 @@ class RendezvousServer:
         if reply["refused"]:
             connection.send(reply)
             return
-        with self._lock:
-            self._member_count += 1
-            member = self._member_count
+        member = next(self._member_numbers)
         self._members[member] = connection
         self.events.put(Event("joined", host))
         try:

@@ -3,7 +3,6 @@
 import os
 import re
 import secrets
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -89,8 +88,7 @@ class CoordinatorSettings:
         Raises:
             ParamsError: a variable has a wrong value, or is missing.
         """
-        environment = os.environ
-        if not (machines := environment.get(MACHINES)) or WORKER in environment:
+        if not (machines := os.environ.get(MACHINES)) or WORKER in os.environ:
             return None
         found = re.fullmatch(r"([0-9]{1,4})(?::([0-9]{1,4}))?", machines)
         least, most = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
@@ -99,7 +97,7 @@ class CoordinatorSettings:
                 f"{MACHINES}: '{one_line(machines, 60)}' is not allowed: it must be a number of "
                 f"machines, 2 to {MAX_HOSTS}, or a minimum and a maximum, such as 2:4"
             )
-        if not environment.get(ADDRESS):
+        if not os.environ.get(ADDRESS):
             raise ParamsError(
                 f"{ADDRESS} is missing, {MACHINES} needs it; give the address and a free port at "
                 "which the other machines can reach this one, such as 192.168.1.5:29400"
@@ -109,17 +107,17 @@ class CoordinatorSettings:
                 "train.numerics: fast has bits that depend on the processor, so machines cannot "
                 f"share a run; set it to portable, or unset {MACHINES}"
             )
-        address = Address.parse(environment[ADDRESS], ADDRESS)
-        return cls(least, most, address, read_token(environment), read_wait(environment))
+        address = Address.parse(os.environ[ADDRESS], ADDRESS)
+        return cls(least, most, address, read_token(), read_wait())
 
 
-def read_token(environment: Mapping[str, str]) -> str | None:
+def read_token() -> str | None:
     """Return the token, or None if it is unset.
 
     Raises:
         ParamsError: it is so short that it could be guessed.
     """
-    token = environment.get(TOKEN) or None
+    token = os.environ.get(TOKEN) or None
     if token is not None and len(token) < MIN_TOKEN_LENGTH:
         raise ParamsError(
             f"{TOKEN} has {len(token)} characters, so it could be guessed; use at least "
@@ -128,13 +126,13 @@ def read_token(environment: Mapping[str, str]) -> str | None:
     return token
 
 
-def read_wait(environment: Mapping[str, str]) -> int:
+def read_wait() -> int:
     """Return how many seconds to wait for other hosts.
 
     Raises:
         ParamsError: it is not an integer in the allowed range.
     """
-    text = environment.get(WAIT) or str(DEFAULT_WAIT)
+    text = os.environ.get(WAIT) or str(DEFAULT_WAIT)
     if not re.fullmatch(r"[0-9]{1,6}", text) or not 1 <= int(text) <= MAX_WAIT:
         raise ParamsError(
             f"{WAIT}: '{one_line(text, 60)}' is not allowed: it must be a number of seconds, 1 to "
@@ -143,30 +141,18 @@ def read_wait(environment: Mapping[str, str]) -> int:
     return int(text)
 
 
-class TokenFile:
-    """The generated token, kept until the run ends.
+def generate_token(path: Path) -> str:
+    """Return the token in the file at `path`; generate it if there is none.
 
-    So the other hosts can reconnect to a coordinator that was killed and started again.
+    The file is kept until the run ends, so that the other hosts can reconnect to a coordinator that
+    was killed and started again.
     """
-
-    def __init__(self, folder: Path) -> None:
-        self._path = folder / "machines.token"
-
-    def read_or_create(self) -> str:
-        """Return the token; generate it if there is no file."""
+    token = path.read_text(encoding="ascii") if path.exists() else ""
+    if len(token) < MIN_TOKEN_LENGTH:
+        token = secrets.token_hex(16)
+        umask = os.umask(0o077)  # other users of this host cannot read it
         try:
-            token = self._path.read_text(encoding="ascii")
-        except FileNotFoundError:
-            token = ""
-        if len(token) < MIN_TOKEN_LENGTH:
-            token = secrets.token_hex(16)
-            umask = os.umask(0o077)  # other users of this host cannot read it
-            try:
-                write_bytes(self._path, token.encode())
-            finally:
-                os.umask(umask)
-        return token
-
-    def remove(self) -> None:
-        """Remove the file, once the run has ended."""
-        self._path.unlink(missing_ok=True)
+            write_bytes(path, token.encode())
+        finally:
+            os.umask(umask)
+    return token

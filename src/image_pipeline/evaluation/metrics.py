@@ -22,12 +22,15 @@ class Evaluation:
     Args:
         class_names: one per class.
         bins: number of confidence bins of the calibration error.
+
+    Attributes:
+        calibration: of all predictions so far.
     """
 
     def __init__(self, class_names: tuple[str, ...], bins: int) -> None:
         self._names = np.asarray(class_names)
         self._confusion = np.zeros((len(class_names), len(class_names)), np.int64)
-        self._calibration = Calibration(bins)
+        self.calibration = Calibration(bins)
         self._loss = 0.0
 
     def update(self, probabilities: np.ndarray, labels: np.ndarray) -> pd.DataFrame:
@@ -45,7 +48,7 @@ class Evaluation:
         predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
         pairs = np.bincount(labels * classes + predicted, minlength=classes * classes)
         self._confusion += pairs.reshape(classes, classes)
-        self._calibration.update(confidence, predicted == labels)
+        self.calibration.update(confidence, predicted == labels)
         self._loss += log_loss(labels, probabilities, labels=np.arange(classes), normalize=False)
         return pd.DataFrame(
             {
@@ -76,10 +79,6 @@ class Evaluation:
             }
         )
 
-    def reliability(self) -> pd.DataFrame:
-        """Return one row per non-empty confidence bin; see `Calibration`."""
-        return self._calibration.table()
-
     def compute(self) -> dict[str, Any]:
         """Return the metrics of the whole split: the content of metrics/test.json.
 
@@ -95,7 +94,7 @@ class Evaluation:
             "images": count,
             "loss": float(self._loss / count),
             "macro_f1": float(self.per_class()["f1"].mean()),
-            "expected_calibration_error": self._calibration.error(),
+            "expected_calibration_error": self.calibration.error(),
         }
 
 

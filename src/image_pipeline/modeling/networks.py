@@ -72,7 +72,7 @@ def build(
     if not (inspect.isclass(network) and issubclass(network, nn.Module)):
         raise NetworkError(f"{_shown(path)}: no `class Model(nn.Module)` in this file")
     try:
-        checked = check_options(f"train.model.{name}", network, options, skip=2)
+        checked = check_options(f"train.model.{name}", network, options)
     except ParamsError as error:
         raise NetworkError(str(error)) from None
     try:

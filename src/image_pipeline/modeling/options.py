@@ -6,30 +6,59 @@ Annotations are enforced, pydantic's constraints included:
 
 import inspect
 import json
-from collections.abc import Callable, Mapping
-from typing import Any, get_type_hints
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
+from typing import Any, TypeVar, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
 
 from image_pipeline.common.errors import ParamsError, one_line
+from image_pipeline.common.schema import Choice
+
+Result = TypeVar("Result")
+
+
+def bind_choice(
+    key: str, choice: Choice, functions: Mapping[str, Callable[..., Result]]
+) -> Callable[..., Result]:
+    """Return the chosen function with its options bound.
+
+    Args:
+        key: of the choice, such as `params.yaml: train.loss`, for messages.
+        choice: the name of a function, and its options.
+        functions: to choose from, by name.
+
+    Raises:
+        ParamsError: there is no such function, or an option is not allowed.
+    """
+    check_name(key, choice.name, functions)
+    function = functions[choice.name]
+    return partial(function, **check_options(f"{key}.{choice.name}", function, choice.options))
+
+
+def check_name(key: str, name: str, known: Collection[str]) -> None:
+    """Raise a ParamsError unless the name of the choice `key` is a known one."""
+    if name not in known:
+        raise ParamsError(
+            f"{key}.name: '{one_line(name, 60)}' is not allowed: it must be {' or '.join(known)}"
+        )
 
 
 def check_options(
-    prefix: str, function: Callable[..., Any], options: Mapping[str, Any], skip: int
+    prefix: str, function: Callable[..., Any], options: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return the options, converted to the types in the function's annotations.
 
     Args:
         prefix: the options' key in params.yaml, such as `train.model.cnn`, for messages.
-        function: or class, that takes the options as keyword arguments.
+        function: or class, that takes two arguments and the options as keyword arguments.
         options: by name, as params.yaml has them.
-        skip: number of leading parameters that are not options.
 
     Raises:
         ParamsError: an option is unknown, missing or has a value that its annotation rules out.
     """
-    parameters = list(inspect.signature(function).parameters.values())[skip:]
+    parameters = list(inspect.signature(function).parameters.values())[2:]
     taken = [one.name for one in parameters if one.kind is not one.VAR_KEYWORD]
     if len(taken) == len(parameters) and (unknown := sorted(set(options) - set(taken))):
         known = f"the options are {', '.join(taken)}" if taken else "there are no options"

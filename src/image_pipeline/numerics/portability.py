@@ -12,9 +12,8 @@ natively and on emulated processors, and must give the same bits (`tests/numeric
 
 import csv
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 import torch
@@ -29,6 +28,7 @@ from torch.optim.optimizer import (
     register_optimizer_step_pre_hook,
 )
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 OPERATIONS = Path(__file__).with_name("operations.csv")
 OPERATIONS_SHOWN = "src/image_pipeline/numerics/operations.csv"
@@ -63,20 +63,11 @@ def floating_types(*values: Any) -> set[str]:
     """Return the float and complex dtypes in (nested collections of) CPU tensors, by name."""
     return {
         str(tensor.dtype).removeprefix("torch.")
-        for tensor in _tensors(values)
-        if tensor.device.type == "cpu"
+        for tensor in tree_leaves(values)
+        if isinstance(tensor, Tensor)
+        and tensor.device.type == "cpu"
         and (tensor.dtype.is_floating_point or tensor.dtype.is_complex)
     }
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, (tuple, list)):
-        for item in value:
-            yield from _tensors(item)
-    elif isinstance(value, dict):
-        yield from _tensors(list(value.values()))
 
 
 class OpObserver(TorchDispatchMode):  # type: ignore[misc,unused-ignore]
@@ -163,13 +154,8 @@ class PortabilityCheck:
         self._observer.__enter__()  # type: ignore[no-untyped-call]
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._observer.__exit__(exc_type, exc_value, traceback)  # type: ignore[no-untyped-call]
+    def __exit__(self, *error: object) -> None:
+        self._observer.__exit__(*error)  # type: ignore[no-untyped-call]
         for hook in self._hooks:
             hook.remove()
 
@@ -185,8 +171,9 @@ class PortabilityCheck:
         operation = str(func)
         verified = self._verified.get(operation)
         if verified is None:
-            tensors = list(_tensors((args, kwargs, result)))
-            if not tensors or any(tensor.device.type == "cpu" for tensor in tensors):
+            leaves = tree_leaves((args, kwargs, result))
+            devices = {leaf.device.type for leaf in leaves if isinstance(leaf, Tensor)}
+            if not devices or "cpu" in devices:
                 self.unverified_ops.setdefault(operation, self._scope())
         elif verified.computed_by != NOTHING:
             for type_ in sorted(floating_types(args, kwargs, result) - set(verified.types)):

@@ -36,11 +36,8 @@ def draw_class_balance(
     for axes, (split, counts) in zip(panels, images.items(), strict=True):
         colours = [ORANGE if count < few else BLUE for count in counts]
         axes.grid(visible=False, axis="y")
-        axes.barh(rows, counts, color=colours)
-        for row, count in zip(rows, counts, strict=True):
-            axes.annotate(
-                str(count), (count, row), (4, 0), textcoords="offset points", va="center", size=8
-            )
+        bars = axes.barh(rows, counts, color=colours)
+        axes.bar_label(bars, fmt="{:.0f}", padding=4, fontsize=8)
         axes.set_xlim(0, 1.2 * max(1, counts.max()))
         axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
         axes.set(title=f"{split}: {counts.sum()} images", xlabel="images")

@@ -21,12 +21,8 @@ def draw_confusion_matrix(
 ) -> None:
     """Draw how many images of each class were predicted as each class."""
     classes = len(class_names)
-    position = {name: index for index, name in enumerate(class_names)}
-    counts = np.zeros((classes, classes), np.int64)
-    actual = predictions["actual"].map(position)
-    predicted = predictions["predicted"].map(position)
-    np.add.at(counts, (actual, predicted), 1)
-
+    table = predictions[["actual", "predicted"]].astype(pd.CategoricalDtype(class_names))
+    counts = pd.crosstab(table["actual"], table["predicted"], dropna=False).to_numpy()
     labels = class_labels(class_names)
     side = min(max(6.0, classes * INCHES_PER_CLASS + 2), 30.0) + label_inches(labels)
     figure = new_figure(side + 1, side)

@@ -14,7 +14,7 @@ from matplotlib.font_manager import FontEntry, fontManager
 from image_pipeline.common.files import write_bytes
 
 # Okabe and Ito's palette for colour-blind readers (jfly.uni-koeln.de/color).
-BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "#666666"
+BLUE, ORANGE, GREY = "#0072B2", "#E69F00", "#666666"
 
 RC_PARAMS: dict[Any, object] = {
     "font.size": 11,

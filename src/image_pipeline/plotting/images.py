@@ -111,14 +111,12 @@ def draw_first_layer(path: Path, weights: np.ndarray | None, dpi: int) -> None:
     axes = figure.subplots()
     axes.axis("off")
     limit = float(np.quantile(np.abs(units), 0.995)) or 1.0
-    _show(axes, mosaic.reshape(rows * cell_h, -1), cmap="RdBu_r", low=-limit, high=limit)
+    pixels = mosaic.reshape(rows * cell_h, -1)
+    axes.imshow(pixels, cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
     save_figure(path, figure, dpi)
 
 
 def _show_image(axes: Axes, image: np.ndarray) -> None:
     pixels = np.clip(np.rint(image), 0, 255).astype(np.uint8).transpose(1, 2, 0)
-    _show(axes, pixels[..., 0] if pixels.shape[2] == 1 else pixels, cmap="gray_r", high=255)
-
-
-def _show(axes: Axes, pixels: np.ndarray, cmap: str, high: float, low: float = 0) -> None:
-    axes.imshow(pixels, cmap=cmap, vmin=low, vmax=high, interpolation="nearest")
+    pixels = pixels[..., 0] if pixels.shape[2] == 1 else pixels
+    axes.imshow(pixels, cmap="gray_r", vmin=0, vmax=255, interpolation="nearest")

@@ -104,9 +104,7 @@ def _draw_mistakes(
         template = "{}\ntaken for\n{}\nat {:.1%}"
     captions = [
         template.format(short[actual], short[predicted], confidence)
-        for actual, predicted, confidence in zip(
-            worst["actual"], worst["predicted"], worst["confidence"], strict=True
-        )
+        for actual, predicted, confidence in worst[[*TABLES[paths.PREDICTIONS]]].to_numpy()
     ]
     sample = _sample(paths.TEST_TENSORS, worst.index, card)
     title = f"The most confident of {len(wrong)} mistakes in {len(predictions)} test images"

@@ -1,9 +1,6 @@
 """Loss and accuracy, epoch by epoch."""
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-
-import pandas as pd
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
@@ -20,8 +17,3 @@ class EpochRecord:
     validation_loss: float
     train_accuracy: float
     validation_accuracy: float
-
-
-def history_table(history: Sequence[EpochRecord]) -> pd.DataFrame:
-    """Return the history as plots/history.csv has it, a row per epoch."""
-    return pd.DataFrame([asdict(record) for record in history])

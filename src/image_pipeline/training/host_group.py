@@ -43,12 +43,5 @@ class HostGroup(ProcessGroup):
         del timeout
         return [list(tensors)]
 
-    def assert_in_sync(self, digest: bytes, epoch: int) -> None:
-        """Check that all hosts have the same weights and buffers after an epoch.
-
-        Raises:
-            HostError: a host has another digest than rank 0.
-        """
-
     def barrier(self) -> None:
         """On rank 0, announce that the results are written; on others, wait for that."""

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from image_pipeline.common.errors import HostError
 from image_pipeline.training.host_group import LONG_TIMEOUT, HostGroup
 from image_pipeline.training.state import TrainState
 from image_pipeline.training.tree_reduction import GradientReducer
@@ -61,5 +62,14 @@ def assert_in_sync(hosts: HostGroup, state: TrainState) -> None:
     Raises:
         HostError: one has others than rank 0.
     """
-    if hosts.world_size > 1:
-        hosts.assert_in_sync(state.digest(), len(state.history))
+    if hosts.world_size == 1:
+        return
+    digest = torch.frombuffer(bytearray(state.digest()), dtype=torch.uint8)
+    gathered = hosts.all_gather([digest], timeout=LONG_TIMEOUT)
+    different = sum(not torch.equal(theirs, gathered[0][0]) for [theirs] in gathered)
+    if different:
+        raise HostError(
+            f"after epoch {len(state.history)}, {different} of {hosts.world_size} machines have "
+            "other weights than the coordinator: an operation of this network has other bits on "
+            "their processors, or their memory is faulty. Train on machines of one kind"
+        )

@@ -5,10 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
+import pandas as pd
+
 from image_pipeline.common.files import write_bytes
 from image_pipeline.plotting.curves import draw_curves
 from image_pipeline.serialization import write_csv
-from image_pipeline.training.history import EpochRecord, history_table
+from image_pipeline.training.history import EpochRecord
 
 MIN_PAUSE = 1.0  # seconds between two redraws
 MAX_TIME_SHARE = 0.05  # that may go into redraws
@@ -33,7 +35,7 @@ class LiveCurves:
 
     def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
         if self._skipped and not failure:
-            draw_curves(self._picture, history_table(self._skipped))
+            draw_curves(self._picture, pd.DataFrame(self._skipped))
         for path, content in self._before.items() if failure else ():
             if content is None:
                 path.unlink(missing_ok=True)
@@ -46,7 +48,7 @@ class LiveCurves:
         self._skipped = history if start < self._next else ()
         if self._skipped:
             return
-        table = history_table(history)
+        table = pd.DataFrame(history)
         draw_curves(self._picture, table)
         write_csv(self._table, table)
         end = time.monotonic()

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import DTypeLike
 
-from image_pipeline.common.errors import WorkerError
+from image_pipeline.common.errors import PipelineError
 from image_pipeline.training.process_group import ProcessGroup
 
 OUT_OF_MEMORY = 12  # exit status of a process
@@ -63,7 +63,7 @@ class LocalGroup(ProcessGroup):
         """Start the other ranks, which call `main` and end; end them when the block ends.
 
         Raises:
-            WorkerError: the system refuses.
+            PipelineError: the system refuses.
         """
         # The garbage collector would write to every object that there is now, and so make the
         # system copy the memory of all of them, for each process and here.
@@ -84,7 +84,7 @@ class LocalGroup(ProcessGroup):
         """Tell rank 0 that this process's results are in shared memory; rank 0 waits for all.
 
         Raises:
-            WorkerError: a process has ended instead.
+            PipelineError: a process has ended instead.
             MemoryError: so has one, out of memory.
         """
         if self._to_rank_0:
@@ -97,7 +97,7 @@ class LocalGroup(ProcessGroup):
         """Wait until rank 0 has come here: its results are in shared memory.
 
         Raises:
-            WorkerError: a process has ended.
+            PipelineError: a process has ended.
             MemoryError: so has one, out of memory.
         """
         if self._to_rank_0 and not _receive(self._to_rank_0):
@@ -120,7 +120,7 @@ class LocalGroup(ProcessGroup):
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
             ours.close()
             theirs.close()
-            raise WorkerError(
+            raise PipelineError(
                 f"the system refuses process {rank + 1} of {self.world_size} ({error.strerror}): "
                 "close other programs, or lower machine.cores, then run `dvc repro` again"
             ) from None
@@ -143,11 +143,11 @@ class LocalGroup(ProcessGroup):
         if code == OUT_OF_MEMORY:
             raise MemoryError("in a worker process")
         if code == -signal.SIGKILL:
-            raise WorkerError(
+            raise PipelineError(
                 "a worker process was killed, as the system does when memory runs out: close other "
                 "programs, or lower machine.cores or train.batch_size, then run `dvc repro` again"
             )
-        raise WorkerError(f"a worker process ended (exit status {code}); run `dvc repro` again")
+        raise PipelineError(f"a worker process ended (exit status {code}); run `dvc repro` again")
 
 
 def _run_and_exit(main: Callable[[], object]) -> NoReturn:

@@ -6,20 +6,12 @@ gradients are summed over its micro-batches. To add one, write a function and a 
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import Annotated
 
 import torch
 from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
-
-from image_pipeline.common.errors import ParamsError, one_line
-from image_pipeline.common.paths import PARAMS
-from image_pipeline.modeling.options import check_options
-from image_pipeline.training.params import LossParams
-
-Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 def cross_entropy(
@@ -56,19 +48,3 @@ def focal(
 
 
 LOSSES: dict[str, Callable[..., Tensor]] = {"cross_entropy": cross_entropy, "focal": focal}
-
-
-def build_loss(params: LossParams) -> Loss:
-    """Return the loss of `train.loss`, with its options.
-
-    Raises:
-        ParamsError: there is no such loss, or an option is not allowed.
-    """
-    if params.name not in LOSSES:
-        raise ParamsError(
-            f"{PARAMS}: train.loss.name: '{one_line(params.name, 60)}' is not allowed: it must be "
-            f"{' or '.join(LOSSES)}"
-        )
-    function = LOSSES[params.name]
-    options = check_options(f"{PARAMS}: train.loss.{params.name}", function, params.options, skip=2)
-    return partial(function, **options)

@@ -27,15 +27,6 @@ def microbatch_slice(index: int, count: int, batch_size: int) -> slice:
     return slice(index * batch_size // count, (index + 1) * batch_size // count)
 
 
-def partition(items: range, rank: int, world_size: int) -> range:
-    """Return a rank's share of consecutive items; rank 0 always has the first one.
-
-    Shares are equal where `world_size` divides the number of items.
-    """
-    first, end = (-(-number * len(items) // world_size) for number in (rank, rank + 1))
-    return items[first:end]
-
-
 def aligned_subtrees(leaves: range) -> list[tuple[int, int]]:
     """Return the fewest subtrees (first leaf, number of leaves) that cover consecutive leaves.
 

@@ -8,6 +8,7 @@ import torch
 
 from image_pipeline.common.errors import ParamsError, one_line
 from image_pipeline.common.paths import PARAMS
+from image_pipeline.modeling.options import check_name
 from image_pipeline.training.params import TrainParams
 
 # One asks for the loss several times a step, the other for sparse gradients.
@@ -34,11 +35,7 @@ def build_optimizer(
         ParamsError: there is no such optimizer, or it refuses its options or these weights.
     """
     name, options = params.optimizer.name, params.optimizer.options
-    if name not in optimizer_names():
-        raise ParamsError(
-            f"{PARAMS}: train.optimizer.name: '{one_line(name, 60)}' is not allowed: it must be "
-            f"{' or '.join(optimizer_names())}"
-        )
+    check_name(f"{PARAMS}: train.optimizer", name, optimizer_names())
     make = getattr(torch.optim, name)
     taken = set(inspect.signature(make).parameters) - {"params", "lr"}
     if unknown := sorted(set(options) - taken):

@@ -7,9 +7,6 @@ from pydantic import Field
 from image_pipeline.augmenting.params import AugmentationParams
 from image_pipeline.common.schema import Block, Choice, Seed, file_name
 
-FUNCTION_NAME = r"^[a-z][a-z0-9_]*$"
-CLASS_NAME = r"^[A-Za-z][A-Za-z0-9]*$"
-
 
 class ModelParams(Choice):
     """Which network, and its constructor's keyword arguments."""
@@ -17,22 +14,16 @@ class ModelParams(Choice):
     name: Annotated[str, file_name("models")]
 
 
-class LossParams(Choice):
-    """Which function of `training.losses`, and its keyword arguments."""
+class FunctionParams(Choice):
+    """Which function of `training.losses` or `training.schedules`, and its keyword arguments."""
 
-    name: Annotated[str, Field(pattern=FUNCTION_NAME, max_length=64)]
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=64)]
 
 
 class OptimizerParams(Choice):
     """Which class of torch.optim, and its keyword arguments beside the learning rate."""
 
-    name: Annotated[str, Field(pattern=CLASS_NAME, max_length=64)]
-
-
-class LrScheduleParams(Choice):
-    """Which function of `training.schedules`, and its keyword arguments."""
-
-    name: Annotated[str, Field(pattern=FUNCTION_NAME, max_length=64)]
+    name: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9]*$", max_length=64)]
 
 
 class TrainParams(Block):
@@ -43,10 +34,10 @@ class TrainParams(Block):
     model: ModelParams
     epochs: Annotated[int, Field(ge=1, le=10_000)]
     batch_size: Annotated[int, Field(ge=1, le=1_000_000)]
-    loss: LossParams
+    loss: FunctionParams
     optimizer: OptimizerParams
     learning_rate: Annotated[float, Field(gt=0, le=10)]
-    lr_schedule: LrScheduleParams
+    lr_schedule: FunctionParams
     augmentation: AugmentationParams
 
     def effective(self) -> dict[str, Any]:

@@ -1,7 +1,5 @@
 """What a group of processes is: who takes part, and which share of the work each does."""
 
-from image_pipeline.training.microbatching import partition
-
 
 class ProcessGroup:
     """Processes that train one model together; this base class is a group of one.
@@ -18,5 +16,10 @@ class ProcessGroup:
     world_size = 1
 
     def partition(self, items: range, rank: int | None = None) -> range:
-        """Return which of some consecutive items are this rank's, or another rank's."""
-        return partition(items, self.rank if rank is None else rank, self.world_size)
+        """Return which of some consecutive items are this rank's, or another rank's.
+
+        Rank 0 always has the first one. Shares are equal where `world_size` divides their number.
+        """
+        rank = self.rank if rank is None else rank
+        first, end = (-(-number * len(items) // self.world_size) for number in (rank, rank + 1))
+        return items[first:end]

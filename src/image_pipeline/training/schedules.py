@@ -13,11 +13,6 @@ from pydantic import Field
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
-from image_pipeline.common.errors import ParamsError, one_line
-from image_pipeline.common.paths import PARAMS
-from image_pipeline.modeling.options import check_options
-from image_pipeline.training.params import LrScheduleParams
-
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Momentum = Annotated[float, Field(ge=0, lt=1)]
 
@@ -107,24 +102,6 @@ SCHEDULES: dict[str, Callable[..., LRScheduler]] = {
     "step": step,
     "constant": constant,
 }
-
-
-def build_schedule(params: LrScheduleParams, optimizer: Optimizer, steps: int) -> LRScheduler:
-    """Return the schedule of `train.lr_schedule` for a number of steps.
-
-    Raises:
-        ParamsError: there is no such schedule, or an option is not allowed.
-    """
-    if params.name not in SCHEDULES:
-        raise ParamsError(
-            f"{PARAMS}: train.lr_schedule.name: '{one_line(params.name, 60)}' is not allowed: it "
-            f"must be {' or '.join(SCHEDULES)}"
-        )
-    function = SCHEDULES[params.name]
-    options = check_options(
-        f"{PARAMS}: train.lr_schedule.{params.name}", function, params.options, skip=2
-    )
-    return function(optimizer, steps, **options)
 
 
 def momentum_note(schedule: LRScheduler) -> str:

@@ -12,12 +12,13 @@ from image_pipeline.common.errors import NetworkError, ParamsError
 from image_pipeline.common.paths import PARAMS
 from image_pipeline.modeling import networks
 from image_pipeline.modeling.model_file import tensors_of
+from image_pipeline.modeling.options import bind_choice
 from image_pipeline.training.checkpoint import CheckpointFile
 from image_pipeline.training.history import EpochRecord
 from image_pipeline.training.local_group import shared_tensor
 from image_pipeline.training.optimizer import build_optimizer
 from image_pipeline.training.params import TrainParams
-from image_pipeline.training.schedules import build_schedule
+from image_pipeline.training.schedules import SCHEDULES
 
 
 class TrainState:
@@ -77,7 +78,8 @@ class TrainState:
         }
         self.new_buffers = self._buffers
         self.optimizer = build_optimizer(params, self.weights)
-        self.lr_schedule = build_schedule(params.lr_schedule, self.optimizer, self._steps)
+        make_schedule = bind_choice(f"{PARAMS}: train.lr_schedule", params.lr_schedule, SCHEDULES)
+        self.lr_schedule = make_schedule(self.optimizer, self._steps)
 
     def reset_buffers(self) -> None:
         """Give this process's model the buffers that the last step left."""

@@ -20,11 +20,13 @@ from tqdm import tqdm
 
 from image_pipeline.augmenting.randomness import seed_everything
 from image_pipeline.common.cores import available_cores
-from image_pipeline.common.errors import DivergenceError
+from image_pipeline.common.errors import PipelineError
 from image_pipeline.common.params import MachineParams
+from image_pipeline.common.paths import PARAMS
 from image_pipeline.modeling import networks
 from image_pipeline.modeling.inference import BATCH_IMAGES, max_batch_size, predict
 from image_pipeline.modeling.model_card import ModelCard
+from image_pipeline.modeling.options import bind_choice
 from image_pipeline.numerics.portability import PortabilityCheck
 from image_pipeline.tensors.tensor_files import Split
 from image_pipeline.training.checkpoint import CheckpointFile
@@ -33,7 +35,7 @@ from image_pipeline.training.host_group import HostGroup
 from image_pipeline.training.host_sync import all_gather_scores, all_gather_step, assert_in_sync
 from image_pipeline.training.loader import MicroBatch, TrainLoader
 from image_pipeline.training.local_group import LocalGroup, shared_array
-from image_pipeline.training.losses import build_loss
+from image_pipeline.training.losses import LOSSES
 from image_pipeline.training.params import TrainParams
 from image_pipeline.training.schedules import momentum_note
 from image_pipeline.training.state import TrainState
@@ -74,7 +76,7 @@ class Trainer:
         self.params, self.machine = params, machine
         self.hosts = hosts or HostGroup()
         self.loader = TrainLoader(train, params)
-        self.loss = build_loss(params.loss)
+        self.loss = bind_choice(f"{PARAMS}: train.loss", params.loss, LOSSES)
         steps = params.epochs * len(self.loader.batch_sizes)
         self.state = TrainState(params, train.shape, len(train.info.class_names), steps)
         self.card = ModelCard(
@@ -96,7 +98,7 @@ class Trainer:
             The history after each epoch.
 
         Raises:
-            DivergenceError: a loss is not finite.
+            PipelineError: a loss is not finite.
         """
         self.state.resume(checkpoint)
         if note := momentum_note(self.state.lr_schedule):
@@ -240,7 +242,7 @@ class Trainer:
     def _check_finite(self, losses: list[float], epoch: int) -> None:
         for step, loss in enumerate(losses):
             if not math.isfinite(loss):
-                raise DivergenceError(
+                raise PipelineError(
                     f"the loss is {loss} at step {step + 1} of epoch {epoch}; no model is written. "
                     f"Lower train.learning_rate (now {self.params.learning_rate})"
                 )
