@@ -24,8 +24,9 @@ from dvc.repo.experiments.executor.base import ExecutorInfo  # type: ignore[impo
 from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.trial import TrialState
 
-from image_pipeline.common.errors import ParamsError
+from image_pipeline.common.errors import ParamsError, PipelineError
 from image_pipeline.experiments import dvc_queue, trials
+from image_pipeline.experiments.dvc_runner import DvcRunner
 from image_pipeline.experiments.search_spaces import SPACES, current_values, read_space
 from image_pipeline.experiments.trials import NUMBER, search
 from project import Project
@@ -40,7 +41,7 @@ EPOCHS = 40
 PR_SET_CHILD_SUBREAPER = 36
 
 
-class FakeRunner:
+class FakeRunner(DvcRunner):
     """Runs trials of a known function at random speeds; one in ten fails."""
 
     def __init__(self, seed: int, ended: dict[str, pd.DataFrame]) -> None:
@@ -209,10 +210,10 @@ def test_waits_for_other_dvc_commands(monkeypatch: pytest.MonkeyPatch, tmp_path:
     assert calls.read_text() == '{"queue": true, "name": "mine"}\n' * 3
     monkeypatch.setattr(dvc_queue, "LOCK_TIMEOUT", 0)
     calls.unlink()
-    with pytest.raises(dvc_queue.QueueError, match="another DVC command"):
+    with pytest.raises(PipelineError, match="another DVC command"):
         dvc._enqueue_one(name="mine")
     monkeypatch.setattr("dvc.repo.Repo", nullcontext)
-    with pytest.raises(dvc_queue.QueueError, match="another DVC command"):
+    with pytest.raises(PipelineError, match="another DVC command"):
         dvc_queue.wait_for_dvc()
 
 
@@ -235,7 +236,7 @@ def test_queueing_completes_if_the_command_is_killed(tmp_path: Path) -> None:
     while not path.exists():
         assert time.monotonic() < end
         time.sleep(0.05)
-    with pytest.raises(dvc_queue.QueueError, match=r"DVC cannot queue a run: no such thing$"):
+    with pytest.raises(PipelineError, match=r"DVC cannot queue a run: no such thing$"):
         dvc_queue._run_uninterrupted(partial(_fail, "no such thing"))
 
 

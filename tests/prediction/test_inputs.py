@@ -7,7 +7,7 @@ import pytest
 
 from image_pipeline.common.errors import DataError
 from image_pipeline.prediction import inputs
-from image_pipeline.prediction.inputs import NO_IMAGES, ImageInput, InputError, find_inputs
+from image_pipeline.prediction.inputs import NO_IMAGES, ImageInput, find_inputs
 
 
 @pytest.fixture
@@ -51,11 +51,11 @@ def test_names_without_images_yield_errors_in_order() -> None:
 def test_an_unreadable_file_gives_the_reason(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert ImageInput("b.png").read() == b"b.png"
     (here / "link.png").symlink_to("nowhere")
-    with pytest.raises(InputError, match=r"^No such file or directory$"):
+    with pytest.raises(DataError, match=r"^No such file or directory$"):
         ImageInput("link.png").read()
     monkeypatch.setattr(inputs, "MAX_BYTES", 4)
     for name in ("b.png", "/dev/zero"):
-        with pytest.raises(InputError, match=r"^larger than "):
+        with pytest.raises(DataError, match=r"^larger than "):
             ImageInput(name).read()
 
 

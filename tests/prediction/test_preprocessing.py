@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from image_pipeline.prediction.preprocessing import PreprocessingError, Preprocessor
+from image_pipeline.common.errors import ParamsError
+from image_pipeline.prediction.preprocessing import Preprocessor
 from image_pipeline.reading.pixels import PixelSettings, decode, decode_whole
 from prediction.prediction_files import image_file, make_card
 
@@ -28,9 +29,7 @@ def test_mode_mnist_is_for_models_of_digits_only() -> None:
         make_card("usps", (1, 16, 16)),
         make_card("emnist", class_names=tuple("0123456789abc")),
     ):
-        with pytest.raises(
-            PreprocessingError, match=r"^--prepare mnist: the model was trained on "
-        ):
+        with pytest.raises(ParamsError, match=r"^--prepare mnist: the model was trained on "):
             Preprocessor.for_model(card, "mnist")
         assert Preprocessor.for_model(card, "auto").mode == "as-trained"
     for dataset in ("mnist", "qmnist", "emnist", "digits"):
@@ -39,7 +38,7 @@ def test_mode_mnist_is_for_models_of_digits_only() -> None:
 
 @pytest.mark.parametrize("shape", [(2, 28, 28), (1, 28, 14)])
 def test_unsupported_image_shapes_are_refused(shape: tuple[int, int, int]) -> None:
-    with pytest.raises(PreprocessingError, match=r"the model takes images of shape \("):
+    with pytest.raises(ParamsError, match=r"the model takes images of shape \("):
         Preprocessor.for_model(make_card("folder", shape))
 
 

@@ -26,10 +26,6 @@ GRADIO_ENVIRONMENT = {
 }
 
 
-class AppError(PipelineError):
-    """The page cannot be served."""
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments to its parser."""
     parser.add_argument(
@@ -51,12 +47,14 @@ def run(arguments: argparse.Namespace) -> int:
     """Serve the page until Ctrl-C; return the exit status.
 
     Raises:
-        AppError: Gradio is not installed, or no port is free.
         DataError: the model file is missing or invalid.
-        PreprocessingError: the model takes images that `predict` does not support.
+        PipelineError: Gradio is not installed, or no port is free.
+        ParamsError: the model takes images that `predict` does not support.
     """
     if find_spec("gradio") is None:
-        raise AppError("Gradio is not in this environment; run `make app`, which makes one with it")
+        raise PipelineError(
+            "Gradio is not in this environment; run `make app`, which makes one with it"
+        )
     from image_pipeline import numerics
 
     numerics.pin("portable")
@@ -77,10 +75,11 @@ def run(arguments: argparse.Namespace) -> int:
         except (OSError, OverflowError):
             any_port = f"no port from {FIRST_PORT} on is"
             which = any_port if arguments.port is None else f"port {arguments.port} is not"
-            raise AppError(f"{which} free; choose another with --port") from None
+            raise PipelineError(f"{which} free; choose another with --port") from None
         try:
             signal.signal(signal.SIGTERM, signal.default_int_handler)
-            print(f"app: {info.summary()}; Ctrl-C stops it. Open {address}", flush=True)
+            which = f"{info.dataset}, {info.network}, test accuracy {info.accuracy}"
+            print(f"app: {which}; Ctrl-C stops it. Open {address}", flush=True)
             while True:
                 time.sleep(3600)
         except KeyboardInterrupt:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 
-from image_pipeline.app.nearest import Neighbour, find_nearest
 from image_pipeline.common import paths
 from image_pipeline.common.errors import DataError, one_line
 from image_pipeline.prediction.inputs import ImageInput
@@ -15,10 +14,6 @@ from image_pipeline.prediction.preprocessing import AppliedMode, Preprocessor
 from image_pipeline.prediction.streaming import Prediction, ProcessedImage, predict_files
 from image_pipeline.reading.pixels import error_cause, strict_warnings
 from image_pipeline.tensors.tensor_files import Split, read_split
-
-
-class UnreadableError(Exception):
-    """An image that cannot be read; its message is one line."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +50,7 @@ class AppModel:
 
     Raises:
         DataError: the model file is missing or invalid.
-        PreprocessingError: the model takes images that `predict` does not support.
+        ParamsError: the model takes images that `predict` does not support.
     """
 
     def __init__(self, path: Path = paths.MODEL) -> None:
@@ -75,27 +70,17 @@ class AppModel:
             return f"{error}{hint}"
         return split
 
-    @property
-    def is_grey(self) -> bool:
-        """Whether the images are grey, so that they can be drawn with one pen."""
-        return self.card.input_shape[0] == 1
-
-    @property
-    def is_light_on_dark(self) -> bool:
-        """Whether the training images are light on dark, as drawings must then be, too."""
-        return self.card.data.mean[0] < 0.5
-
     def predict_image_file(self, content: bytes) -> ImagePrediction:
         """Preprocess an image file's content as the command `predict` does, and predict it.
 
         Raises:
-            UnreadableError: it is not an image that can be read.
+            DataError: it is not an image that can be read.
         """
         with strict_warnings():
             try:
                 processed, mode = self._preprocessor(content)
             except Exception as error:  # Pillow's decoders raise whatever they trip over
-                raise UnreadableError(one_line(error_cause(error))) from None
+                raise DataError(one_line(error_cause(error))) from None
         pixels = np.frombuffer(processed, np.uint8).reshape(self.card.input_shape)
         return self._predict(pixels, mode)
 
@@ -103,13 +88,13 @@ class AppModel:
         """Predict a test image; return the prediction and the image's true class.
 
         Raises:
-            UnreadableError: there is no such image.
+            DataError: there is no such image.
         """
         if isinstance(self.test, str):
-            raise UnreadableError(self.test)
+            raise DataError(self.test)
         count = len(self.test.labels)
         if not 0 <= index < count:
-            raise UnreadableError(f"there is no test image {index}; give 0 to {count - 1}")
+            raise DataError(f"there is no test image {index}; give 0 to {count - 1}")
         label = self.card.data.class_names[int(self.test.labels[index])]
         return self._predict(self.test.images[index].numpy(), None), label
 
@@ -122,13 +107,3 @@ class AppModel:
     def predict_files(self, files: Sequence[str]) -> list[Prediction | ProcessedImage]:
         """Predict image files as the command `predict` does."""
         return list(predict_files(map(ImageInput, files), self._path, processes=1))
-
-    def find_nearest(self, pixels: np.ndarray, count: int) -> list[Neighbour]:
-        """Return the training images nearest to an image, uint8 `[C, H, W]`.
-
-        Raises:
-            UnreadableError: there are no training images.
-        """
-        if isinstance(self.train, str):
-            raise UnreadableError(self.train)
-        return find_nearest(self.train, pixels, count)

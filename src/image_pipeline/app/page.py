@@ -7,7 +7,6 @@ the network uses all cores anyway.
 import base64
 import binascii
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +14,10 @@ import gradio as gr
 import numpy as np
 
 from image_pipeline.app import markup
-from image_pipeline.app.model import AppModel, ImagePrediction, UnreadableError
-from image_pipeline.app.nearest import num_searched
+from image_pipeline.app.model import AppModel, ImagePrediction
+from image_pipeline.app.nearest import find_nearest, num_searched
 from image_pipeline.app.run_info import RunInfo
-from image_pipeline.common.errors import one_line
+from image_pipeline.common.errors import DataError, one_line
 from image_pipeline.prediction.inputs import MAX_BYTES
 from image_pipeline.tensors.tensor_files import Split
 
@@ -26,13 +25,16 @@ HERE = Path(__file__).parent
 NEIGHBOURS = 8
 TOP_CLASSES = 5
 ONE_AT_A_TIME = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}
-FONT = ["system-ui", "sans-serif"]
-FIXED_WIDTH = ["ui-monospace", "monospace"]
 PNG_DATA_URL = "data:image/png;base64,"
 
 # Values of the output components: probabilities, prediction, nearest images, error message.
 Outputs = tuple[Any, Any, Any, Any]
 NO_OUTPUTS: Outputs = (None, "", "", "")
+# A tab in which an image is chosen: the component, the events that start a prediction, their
+# handler, and the components whose values it takes.
+InputTab = tuple[
+    gr.Tab, Sequence[Any], Callable[..., Iterator[Outputs]], list[gr.components.Component]
+]
 
 
 def build(model: AppModel, info: RunInfo) -> gr.Blocks:
@@ -43,8 +45,8 @@ def build(model: AppModel, info: RunInfo) -> gr.Blocks:
         with gr.Row():
             with gr.Column(), gr.Tabs():
                 tabs = []
-                if model.is_grey:
-                    tabs.append(_pad_tab(handlers, light_on_dark=model.is_light_on_dark))
+                if model.card.input_shape[0] == 1:  # grey images can be drawn with one pen
+                    tabs.append(_pad_tab(handlers, light_on_dark=model.card.data.mean[0] < 0.5))
                 tabs += [_files_tab(handlers), _test_images_tab(handlers, model.test)]
             with gr.Column():
                 message = _html()
@@ -52,58 +54,41 @@ def build(model: AppModel, info: RunInfo) -> gr.Blocks:
                 prediction = _html()
         nearest = _html()
         outputs = [label, prediction, nearest, message]
-        for tab in tabs:
+        for tab, triggers, handler, inputs in tabs:
             # A tab that is opened shows its own prediction again.
-            for trigger in (tab.tab.select, *tab.triggers):
+            for trigger in (tab.select, *triggers):
                 trigger(
-                    tab.handler, tab.inputs, outputs,
+                    handler, inputs, outputs,
                     show_progress="hidden", trigger_mode="always_last", **ONE_AT_A_TIME,
                 )  # fmt: skip
     return page
-
-
-@dataclass(frozen=True)
-class _InputTab:
-    """A tab in which an image is chosen.
-
-    Attributes:
-        tab: Gradio's component.
-        triggers: events that start a prediction.
-        handler: makes the prediction; yields values of the output components.
-        inputs: components whose values it takes.
-    """
-
-    tab: gr.Tab
-    triggers: Sequence[Any]
-    handler: Callable[..., Iterator[Outputs]]
-    inputs: list[gr.components.Component]
 
 
 def _html(content: str = "", **settings: Any) -> gr.HTML:
     return gr.HTML(content, apply_default_css=False, padding=True, **settings)
 
 
-def _pad_tab(handlers: "_Handlers", *, light_on_dark: bool) -> _InputTab:
+def _pad_tab(handlers: "_Handlers", *, light_on_dark: bool) -> InputTab:
     with gr.Tab("Draw") as tab:
         pad = _html(
             html_template=markup.pad(light_on_dark=light_on_dark),
             js_on_load=(HERE / "pad.js").read_text(encoding="utf-8"),
             elem_id="pad",
         )
-    return _InputTab(tab, [pad.change], handlers.on_drawing, [pad])
+    return tab, [pad.change], handlers.on_drawing, [pad]
 
 
-def _files_tab(handlers: "_Handlers") -> _InputTab:
+def _files_tab(handlers: "_Handlers") -> InputTab:
     with gr.Tab("Image files") as tab:
         files = gr.File(label="Image files", file_count="multiple", elem_id="files")
         table = _html()
         chosen = gr.Dropdown(label="File that is shown", visible=False, elem_id="chosen")
     predicted = files.change(handlers.on_files, files, [table, chosen], **ONE_AT_A_TIME)
     triggers = [predicted.then, chosen.input]
-    return _InputTab(tab, triggers, handlers.on_file_chosen, [files, chosen])
+    return tab, triggers, handlers.on_file_chosen, [files, chosen]
 
 
-def _test_images_tab(handlers: "_Handlers", test: Split | str) -> _InputTab:
+def _test_images_tab(handlers: "_Handlers", test: Split | str) -> InputTab:
     missing = isinstance(test, str)
     with gr.Tab("Test images") as tab:
         if isinstance(test, str):
@@ -113,7 +98,7 @@ def _test_images_tab(handlers: "_Handlers", test: Split | str) -> _InputTab:
             label=f"Number of a test image, 0 to {last}",
             value=None, precision=0, visible=not missing, elem_id="number",
         )  # fmt: skip
-    return _InputTab(tab, [number.change], handlers.on_test_image, [number])
+    return tab, [number.change], handlers.on_test_image, [number]
 
 
 def serve(page: gr.Blocks, host: str, port: int | None) -> str:
@@ -144,18 +129,17 @@ def serve(page: gr.Blocks, host: str, port: int | None) -> str:
         root_path="",
         footer_links=[],
         max_file_size=MAX_BYTES,
-        theme=_theme(),
+        # Muted colours, and fonts that every system has.
+        theme=gr.themes.Default(
+            primary_hue="blue",
+            secondary_hue="blue",
+            neutral_hue="gray",
+            font=["system-ui", "sans-serif"],
+            font_mono=["ui-monospace", "monospace"],
+        ),
         css=(HERE / "page.css").read_text(encoding="utf-8"),
     )
     return str(address)
-
-
-def _theme() -> gr.themes.Base:
-    """Return Gradio's default theme in muted colours, with fonts that every system has."""
-    return gr.themes.Default(
-        primary_hue="blue", secondary_hue="blue", neutral_hue="gray",
-        font=FONT, font_mono=FIXED_WIDTH,
-    )  # fmt: skip
 
 
 class _Handlers:
@@ -174,7 +158,7 @@ class _Handlers:
             try:
                 content = base64.b64decode(value.removeprefix(PNG_DATA_URL), validate=True)
             except (binascii.Error, ValueError):
-                raise UnreadableError("this drawing is not a PNG file") from None
+                raise DataError("this drawing is not a PNG file") from None
             return self._model.predict_image_file(content), None
 
         yield from self._outputs(predict)
@@ -198,8 +182,8 @@ class _Handlers:
         def predict() -> tuple[ImagePrediction, None]:
             try:
                 return self._model.predict_image_file(path.read_bytes()), None
-            except UnreadableError as error:
-                raise UnreadableError(f"{one_line(path.name)}: {error}") from None
+            except DataError as error:
+                raise DataError(f"{one_line(path.name)}: {error}") from None
 
         yield from self._outputs(predict)
 
@@ -216,7 +200,7 @@ class _Handlers:
         """Yield a prediction at once, and then the training images, which take longer to find."""
         try:
             result, label = predict()
-        except UnreadableError as error:
+        except DataError as error:
             yield None, "", "", markup.message(str(error))
             return
         detects_ood = self._model.card.ood is not None
@@ -231,4 +215,4 @@ class _Handlers:
         count, total = num_searched(train), len(train.labels)
         images = f"{total:,} training images" if count == total else f"the first {count:,}"
         note = f"The nearest of {images}, by pixel distance"
-        return markup.nearest_images(self._model.find_nearest(pixels, NEIGHBOURS), note)
+        return markup.nearest_images(find_nearest(train, pixels, NEIGHBOURS), note)

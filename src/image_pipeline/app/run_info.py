@@ -2,15 +2,13 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ruamel.yaml.error import YAMLError
 
 from image_pipeline.common import paths
-from image_pipeline.experiments.results import LOCK, read_stages
+from image_pipeline.experiments.results import LOCK, file_hashes, read_stages
 from image_pipeline.experiments.revisions import git
 from image_pipeline.modeling.model_card import ModelCard
 
@@ -44,10 +42,6 @@ class RunInfo:
         more = len(self.class_names) - MAX_NAMES
         return f"{listed} and {more} more" if more > 0 else listed
 
-    def summary(self) -> str:
-        """Return one line for a terminal."""
-        return f"{self.dataset}, {self.network}, test accuracy {self.accuracy}"
-
 
 def read_run_info(path: Path, card: ModelCard) -> RunInfo:
     """Collect the information about the model file at `path`; run in the project's root.
@@ -70,18 +64,14 @@ def read_run_info(path: Path, card: ModelCard) -> RunInfo:
 def _is_evaluated(model_hash: str) -> bool:
     """Tell whether dvc.lock says that metrics/test.json was measured with this model."""
     try:
-        evaluate = read_stages(LOCK).get("evaluate", {})
+        stages = {"evaluate": read_stages(LOCK).get("evaluate", {})}
         metrics = hashlib.md5(paths.TEST_METRICS.read_bytes(), usedforsecurity=False).hexdigest()
     except (OSError, YAMLError):
         return False
     return (
-        _locked_hash(paths.MODEL, evaluate, "deps") == model_hash
-        and _locked_hash(paths.TEST_METRICS, evaluate, "outs") == metrics
+        file_hashes(stages, "deps").get(paths.MODEL.as_posix()) == model_hash
+        and file_hashes(stages).get(paths.TEST_METRICS.as_posix()) == metrics
     )
-
-
-def _locked_hash(path: Path, stage: Mapping[str, Any], kind: str) -> str | None:
-    return {entry["path"]: entry.get("md5") for entry in stage.get(kind, [])}.get(path.as_posix())
 
 
 def _accuracy() -> str:

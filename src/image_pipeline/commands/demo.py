@@ -10,9 +10,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from ruamel.yaml import YAML
+from dvc.utils.serialize import modify_yaml  # type: ignore[import-untyped]
 
 from image_pipeline.common import paths
+from image_pipeline.experiments.revisions import run_git
 
 FOLDER = Path("demo")
 # A small data set needs a small batch size. This one was chosen on the validation split: 99.3%
@@ -26,8 +27,7 @@ def copy_project(folder: Path) -> None:
     """Copy the files that Git tracks or would add to `folder`, which is replaced if it exists."""
     if folder.exists():
         shutil.rmtree(folder)
-    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    listed = subprocess.run(command, capture_output=True, check=True, encoding="utf-8").stdout
+    listed = run_git("ls-files", "-z", "--cached", "--others", "--exclude-standard")
     for name in filter(None, listed.split("\0")):
         if Path(name).is_file():
             target = folder / name
@@ -37,12 +37,9 @@ def copy_project(folder: Path) -> None:
 
 def set_params(path: Path) -> None:
     """Set the demo's data set and batch size; keep everything else, comments included."""
-    yaml = YAML()
-    params = yaml.load(path.read_text(encoding="utf-8"))
-    params["download"]["dataset"] = DATASET
-    params["train"]["batch_size"] = BATCH_SIZE
-    with path.open("w", encoding="utf-8", newline="\n") as file:
-        yaml.dump(params, file)
+    with modify_yaml(str(path)) as params:
+        params["download"]["dataset"] = DATASET
+        params["train"]["batch_size"] = BATCH_SIZE
 
 
 def main() -> int:

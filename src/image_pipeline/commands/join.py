@@ -12,10 +12,10 @@ import argparse
 import os
 import subprocess
 import sys
-from typing import IO
 
 from image_pipeline.common import paths
 from image_pipeline.common.errors import HostError, ParamsError
+from image_pipeline.common.locks import lock
 from image_pipeline.common.params import read_params
 from image_pipeline.distributed.coordinator import DONE, print_line
 from image_pipeline.distributed.coordinator_client import CoordinatorClient
@@ -43,7 +43,12 @@ def run(arguments: argparse.Namespace) -> int:
     if token is None:
         raise ParamsError(f"{TOKEN} is missing; run the command that the coordinator prints")
     params = read_params()
-    with _lock_folder():
+    script = lock(STAGE)
+    if not script:
+        raise HostError(
+            "this folder already takes part in a training run; join from another clone, or wait"
+        )
+    with script:
         fingerprint = environment_fingerprint(params.train, STAGE)
         coordinator = CoordinatorClient(address, token, wait, _print)
         coordinator.check(fingerprint)
@@ -73,28 +78,6 @@ def _fetch_data() -> None:
         f"{' and '.join(names)} could be neither pulled nor made; run `dvc pull` or "
         "`dvc repro tensorize` here, then join again"
     )
-
-
-def _lock_folder() -> IO[bytes]:
-    """Return a lock on this folder, held until the file is closed.
-
-    Raises:
-        HostError: another training run, or another `join`, holds it.
-    """
-    script = STAGE.open("rb")
-    if sys.platform != "win32":
-        import fcntl
-
-        try:
-            fcntl.flock(script, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            script.close()
-            raise HostError(
-                "this folder already takes part in a training run; join from another clone, or wait"
-            ) from None
-        except OSError:
-            pass  # a network file system without locks
-    return script
 
 
 def _print(line: str) -> None:

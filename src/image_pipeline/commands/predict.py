@@ -79,8 +79,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     Raises:
         DataError: the model file is missing or invalid.
-        ParamsError: no image is named, or the figure cannot be written there.
-        PreprocessingError: the mode does not suit the model.
+        ParamsError: no image is named, or the mode does not suit the model.
+        RevisionError: the figure cannot be written there.
     """
     if not arguments.images and arguments.files_from is None:
         raise ParamsError("no IMAGE; name files, folders or patterns, or - for standard input")
@@ -120,7 +120,7 @@ def _predict(arguments: argparse.Namespace) -> int:
     preprocessor = Preprocessor.for_model(card, arguments.prepare, deskew=arguments.deskew)
     inputs, count = _find_inputs(arguments)
     form: OutputFormat = "json" if arguments.json else "csv" if arguments.csv else "table"
-    header, format_line = make_formatter(form, predictor.class_names)
+    header, format_line = make_formatter(form, card.data.class_names)
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     if header:
         print(header)
@@ -186,7 +186,7 @@ def _draw(
 ) -> None:
     import numpy as np
 
-    from image_pipeline.prediction.figure import Example, draw_examples
+    from image_pipeline.prediction.figure import draw_examples
     from image_pipeline.reading.pixels import decode_whole, strict_warnings
 
     examples = []
@@ -196,8 +196,8 @@ def _draw(
             pixels = np.frombuffer(prepare(content)[0], np.uint8)
             original = decode_whole(content, MAX_EXAMPLE_SIDE)
             network_input = pixels.reshape(predictor.card.input_shape)
-            examples.append(Example(prediction, original, network_input))
+            examples.append((prediction, original, network_input))
     try:
-        draw_examples(path, examples, predictor.class_names)
+        draw_examples(path, examples, predictor.card.data.class_names)
     except OSError as error:
         raise DataError(f"{path}: cannot be written ({error.strerror})") from None

@@ -12,6 +12,8 @@ import signal
 import sys
 from contextlib import suppress
 
+from image_pipeline.common.locks import lock
+
 TYPE_CHECKING = False  # not typing's, whose import takes as long as all of the above
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,12 +56,12 @@ def run_stage(main: "Callable[[], None]", description: str) -> None:
     name = os.path.basename(sys.argv[0]).removesuffix(".py")  # noqa: PTH119
     _end_on_signals(name)
     _parse_arguments(name, description)
-    lock = _wait_for_turn(name)
+    script = _wait_for_turn(name)
     try:
         explain_failures(name, main)
     finally:
-        if lock:
-            lock.close()
+        if script:
+            script.close()
 
 
 def explain_failures(name: str, main: "Callable[[], None]") -> None:
@@ -126,24 +128,15 @@ def _end_on_signals(name: str) -> None:
 
 
 def _wait_for_turn(name: str) -> "IO[bytes] | None":
-    """Lock this stage in this folder; wait while another run of it has the lock.
+    """Lock this stage's script in this folder; wait while another run of it has the lock.
 
     Two runs at once would write the same files: a second one started by hand, or one that continued
-    when only the `dvc repro` above it was killed. The lock is on the stage's script, so it leaves
-    no file behind, and the system releases it when the process ends, however that happens.
+    when only the `dvc repro` above it was killed.
     """
-    if sys.platform == "win32":
-        return None
-    import fcntl
-
-    script = open(sys.argv[0], "rb")  # noqa: PTH123, SIM115 - open, and so locked, until the end
-    try:
-        fcntl.flock(script, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    script = lock(sys.argv[0])
+    if not script:
         _say(f"{name}: another run of this stage is active in this folder; waiting for it to end")
-        fcntl.flock(script, fcntl.LOCK_EX)
-    except OSError:
-        pass  # a network folder without locks
+        script = lock(sys.argv[0], float("inf"))
     return script
 
 

@@ -70,7 +70,9 @@ def bootstrap(
     parts = [sums(actual, classes, each) for each in correct]
     parts += [support + sums(model.predicted, classes) for model in models]
     for model, each in zip(models, correct, strict=True):
-        parts.append(sums(bin_of(model.confidence, bins), bins, each - model.confidence))
+        # Bins include their upper edge.
+        bin_ = np.clip(np.ceil(model.confidence * bins).astype(np.int64) - 1, 0, bins - 1)
+        parts.append(sums(bin_, bins, each - model.confidence))
     zeros = np.zeros(len(actual), np.int64)
     if len(losses) == 2:  # only the difference is resampled
         parts.append(sums(zeros, 1, losses[1] - losses[0]))
@@ -78,10 +80,16 @@ def bootstrap(
     splits = np.cumsum([part.shape[1] for part in parts])[:-1]
 
     def metrics(totals: np.ndarray) -> np.ndarray:
-        """Map sums `[R, width]` to `[metrics, models, R]`; model A's loss counts as 0."""
+        """Map sums `[R, width]` to `[metrics, models, R]`; model A's loss counts as 0.
+
+        F1 is twice the true positives over the images of a class plus the predictions of it.
+        """
         *sides, images = np.split(totals, splits, axis=1)
         found = [
-            [macro_f1(hits, counts) for hits, counts in zip(sides[:2], sides[2:4], strict=True)],
+            [
+                (2 * hits / np.maximum(counts, 1)).mean(axis=1)
+                for hits, counts in zip(sides[:2], sides[2:4], strict=True)
+            ],
             [np.abs(gaps).sum(axis=1) / images[:, 0] for gaps in sides[4:6]],
         ]
         found += [[0 * images[:, 0], loss[:, 0] / images[:, 0]] for loss in sides[6:]]
@@ -95,27 +103,14 @@ def bootstrap(
     with threadpool_limits(1, "blas"):
         resampled = [metrics(part) for part in _resampled_sums(table, rng)]
     differences = np.concatenate([part[:, 1] - part[:, 0] for part in resampled], axis=1)
+    edges = np.quantile(differences, [LEVEL / 2, 1 - LEVEL / 2], axis=1).tolist()
     names = ["macro_f1", "expected_calibration_error", "loss"][: len(observed)]
     return {
-        name: Metric(float(of_a), float(of_b), _interval(difference), _p_value(difference))
-        for name, (of_a, of_b), difference in zip(names, observed, differences, strict=True)
+        name: Metric(float(of_a), float(of_b), (low, high), _p_value(difference))
+        for name, (of_a, of_b), difference, low, high in zip(
+            names, observed, differences, *edges, strict=True
+        )
     }
-
-
-def bin_of(confidence: np.ndarray, bins: int) -> np.ndarray:
-    """Return each confidence's bin, int64 `[N]`; bins include their upper edge."""
-    index: np.ndarray = np.ceil(confidence * bins).astype(np.int64) - 1
-    return index.clip(0, bins - 1)
-
-
-def macro_f1(hits: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Return the mean F1 score over classes, float64 `[R]`.
-
-    Args:
-        hits: true positives per class, `[R, classes]`.
-        counts: images of the class plus predictions of it, `[R, classes]`.
-    """
-    return np.asarray((2 * hits / np.maximum(counts, 1)).mean(axis=1))
 
 
 def _resampled_sums(table: np.ndarray, rng: np.random.Generator) -> Iterator[np.ndarray]:
@@ -129,11 +124,6 @@ def _resampled_sums(table: np.ndarray, rng: np.random.Generator) -> Iterator[np.
         for weight, draw in zip(weights, draws, strict=True):
             weight[:] = np.bincount(draw, minlength=units)
         yield (weights @ table).astype(np.float64)
-
-
-def _interval(differences: np.ndarray) -> tuple[float, float]:
-    low, high = np.quantile(differences, [LEVEL / 2, 1 - LEVEL / 2])
-    return float(low), float(high)
 
 
 def _p_value(differences: np.ndarray) -> float:

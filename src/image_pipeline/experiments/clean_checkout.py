@@ -11,17 +11,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from types import FrameType
 
 from image_pipeline.common.errors import PipelineError, one_line
+from image_pipeline.experiments.revisions import run_git
 
 CLONE = "clone"
 MIRROR = "DATASET_MIRROR"
 SHUTDOWN_TIMEOUT = 10  # seconds from SIGINT to SIGKILL
-
-
-class CheckoutError(PipelineError):
-    """Git cannot check the commit out."""
 
 
 @contextmanager
@@ -33,17 +29,24 @@ def clean_checkout(repository: Path, commit: str) -> Iterator[Path]:
         commit: its full hash; it need not be on a branch.
 
     Raises:
-        CheckoutError: with Git's message.
+        PipelineError: with Git's message.
     """
-    old_sigterm = signal.signal(signal.SIGTERM, _interrupt)  # so that the folder is deleted
+    # By an exception, so that the folder is deleted.
+    old_sigterm = signal.signal(signal.SIGTERM, signal.default_int_handler)
     folder = Path(tempfile.mkdtemp(prefix="verify-"))
     try:
         clone = folder / CLONE
-        _git("init", "--quiet", str(clone))
         serve = "git -c uploadpack.allowAnySHA1InWant=true upload-pack"
         fetch = ("fetch", "--quiet", "--depth=1", "--upload-pack", serve)
-        _git("-C", str(clone), *fetch, str(repository.resolve()), commit)
-        _git("-C", str(clone), "checkout", "--quiet", "--detach", "FETCH_HEAD")
+        try:
+            env = _environment_without("GIT_")
+            run_git("init", "--quiet", str(clone), env=env)
+            run_git(*fetch, str(repository.resolve()), commit, root=clone, env=env)
+            run_git("checkout", "--quiet", "--detach", "FETCH_HEAD", root=clone, env=env)
+        except subprocess.CalledProcessError as error:
+            raise PipelineError(
+                f"git {error.cmd[1]}: {one_line(error.stderr)}; run `git fsck`"
+            ) from None
         yield folder
     finally:
         old_sigint = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one changes nothing
@@ -100,7 +103,7 @@ def mismatched_packages(root: Path) -> list[str]:
 
 def environment(root: Path, folder: Path) -> Mapping[str, str]:
     """Return environment variables with which a clone's own modules, and no caches, are found."""
-    env = {key: value for key, value in os.environ.items() if not key.startswith(("DVC_", "GIT_"))}
+    env = _environment_without("DVC_", "GIT_")
     python = Path(sys.executable).parent
     env["PATH"] = os.pathsep.join([str(python), env.get("PATH", "")])
     env["PYTHONPATH"] = str(root / "src")
@@ -123,14 +126,5 @@ def _terminate(process: "subprocess.Popen[bytes]") -> None:
     process.wait()
 
 
-def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
-
-
-def _git(*arguments: str) -> None:
-    env = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
-    done = subprocess.run(
-        ["git", *arguments], env=env, capture_output=True, check=False, encoding="utf-8"
-    )
-    if done.returncode:
-        raise CheckoutError(f"git {arguments[0]}: {one_line(done.stderr)}; run `git fsck`")
+def _environment_without(*prefixes: str) -> dict[str, str]:
+    return {key: value for key, value in os.environ.items() if not key.startswith(prefixes)}

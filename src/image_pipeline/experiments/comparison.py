@@ -8,7 +8,7 @@ import numpy as np
 
 from image_pipeline.common import paths
 from image_pipeline.common.errors import DataError, one_line
-from image_pipeline.experiments.bootstrap import bootstrap
+from image_pipeline.experiments.bootstrap import ModelPredictions, bootstrap
 from image_pipeline.experiments.changes import Change, changes, params_not_run
 from image_pipeline.experiments.results import MIN_PROBABILITY, Results
 from image_pipeline.experiments.significance import (
@@ -50,7 +50,6 @@ class Comparison:
         images_needed: to detect a difference of this size; None if there is no difference.
         changed: what else differs, by kind.
         notes: caveats.
-        p: McNemar's p value.
     """
 
     a: str
@@ -63,7 +62,6 @@ class Comparison:
     images_needed: int | None
     changed: dict[str, list[Change]]
     notes: list[str]
-    p: float
 
 
 def compare(a: Results, b: Results) -> Comparison:
@@ -73,16 +71,29 @@ def compare(a: Results, b: Results) -> Comparison:
         DataError: they were tested on different images.
     """
     check_same_images(a, b)
-    class_index = _class_index(a, b)
-    actual = a.actual(class_index)
-    models = [results.model_predictions(class_index) for results in (a, b)]
+    names = list(dict.fromkeys([*a.class_names, *b.class_names]))
+    class_index = {name: index for index, name in enumerate(names)}
+
+    def indices(column: np.ndarray) -> np.ndarray:
+        return np.array([class_index[name] for name in column.tolist()])
+
+    actual = indices(a.predictions.actual)
+    models = [
+        ModelPredictions(
+            indices(each.predictions.predicted), each.predictions.confidence, each.loss
+        )
+        for each in (a, b)
+    ]
     correct_a, correct_b = (model.predicted == actual for model in models)
     only_a, only_b = np.flatnonzero(correct_a & ~correct_b), np.flatnonzero(correct_b & ~correct_a)
     images, counts = len(actual), (len(only_a), len(only_b))
     low, high = accuracy_interval(*counts, images)
     p = mcnemar(*counts)
     losses = [float(results.metrics.get("loss", math.nan)) for results in (a, b)]
-    bins, notes = _bins(a, b)
+    bins, bins_b = _calibration_bins(a), _calibration_bins(b)
+    notes = []
+    if bins != bins_b:
+        notes.append(f"calibration error: both with A's {bins} bins; B was evaluated with {bins_b}")
     metrics = {
         "accuracy": Metric(float(correct_a.mean()), float(correct_b.mean()), (low, high), p),
         "errors": Metric(
@@ -98,12 +109,11 @@ def compare(a: Results, b: Results) -> Comparison:
         images=images,
         only_a_correct=only_a,
         only_b_correct=only_b,
-        metrics=metrics | bootstrap(actual, models[0], models[1], len(class_index), bins),
-        classes=_classes(list(class_index), actual, correct_a, correct_b),
+        metrics=metrics | bootstrap(actual, models[0], models[1], len(names), bins),
+        classes=_classes(names, actual, correct_a, correct_b),
         images_needed=images_needed(*counts, images),
         changed=changes(a, b),
         notes=notes,
-        p=p,
     )
 
 
@@ -121,14 +131,12 @@ def check_same_images(a: Results, b: Results) -> None:
     elif counts[0] != counts[1]:
         reason = f"{counts[0]} rows of {paths.PREDICTIONS} in one and {counts[1]} in the other"
     else:
-        class_index = _class_index(a, b)
-        names = list(class_index)
-        first, second = a.actual(class_index), b.actual(class_index)
+        first, second = a.predictions.actual, b.predictions.actual
         different = np.flatnonzero(first != second)
         if not len(different):
             return
         row = int(different[0])
-        shown = [one_line(repr(names[column[row]]), 40) for column in (first, second)]
+        shown = [one_line(repr(str(column[row])), 40) for column in (first, second)]
         reason = f"row {row + 1} of {paths.PREDICTIONS} is of class {shown[0]} and {shown[1]}"
     raise DataError(
         f"{a.revision} and {b.revision} have different test splits ({reason}), so their images "
@@ -154,22 +162,6 @@ def _classes(
     ]
 
 
-def _class_index(a: Results, b: Results) -> dict[str, int]:
-    """Return the index of each class that either run knows, by name."""
-    names = dict.fromkeys([*a.class_names, *b.class_names])
-    return {name: index for index, name in enumerate(names)}
-
-
-def _bins(a: Results, b: Results) -> tuple[int, list[str]]:
-    """Return the number of confidence bins, and a note if the runs differ in it."""
-    bins_a, bins_b = _calibration_bins(a), _calibration_bins(b)
-    if bins_a == bins_b:
-        return bins_a, []
-    return bins_a, [
-        f"calibration error: both with A's {bins_a} bins; B was evaluated with {bins_b}"
-    ]
-
-
 def _calibration_bins(results: Results) -> int:
     locked = results.lock.get("evaluate", {}).get("params", {}).get(paths.PARAMS.as_posix(), {})
     bins = locked.get(f"evaluate.{BINS}", results.params.get("evaluate", {}).get(BINS))
@@ -181,7 +173,8 @@ def _calibration_bins(results: Results) -> int:
 
 
 def _notes(letter: str, results: Results) -> list[str]:
-    notes, errors = [], results.predictions.errors
+    notes, predictions = [], results.predictions
+    errors = int((predictions.actual != predictions.predicted).sum())
     if not_run := params_not_run(results):
         key, locked, current = not_run[0]
         more = f" (and {len(not_run) - 1} more)" if len(not_run) > 1 else ""

@@ -8,11 +8,9 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
-
 from image_pipeline.common import paths
 from image_pipeline.common.errors import DataError
+from image_pipeline.experiments.results import read_mapping
 from image_pipeline.experiments.revisions import Revision, run_git
 
 # The code that computes results, as paths for Git, without what only draws or reads them.
@@ -38,13 +36,9 @@ def config_hash(revision: Revision) -> str:
 
 
 def _params(revision: Revision) -> dict[str, object]:
-    text = revision.read(paths.PARAMS)
-    try:
-        params = YAML(typ="safe").load(text or b"")
-    except YAMLError:
-        params = None
-    if not isinstance(params, dict) or not isinstance(params.get("train"), dict):
-        raise DataError(f"{paths.PARAMS} in {revision}: missing, or without the block `train`")
+    params = read_mapping(revision, paths.PARAMS)
+    if not isinstance(params.get("train"), dict):
+        raise DataError(f"{paths.PARAMS} in {revision}: without the block `train`")
     train = {key: value for key, value in params["train"].items() if key != "seed"}
     kept = {key: value for key, value in params.items() if key not in NO_RESULT_PARAMS}
     return kept | {"train": train}

@@ -32,7 +32,7 @@ def draw_disagreements(path: Path, comparison: Comparison, a: Results, b: Result
     Raises:
         DataError: the test images are not in the workspace, or not those of the runs.
     """
-    check_images(a)
+    _check_images(a)
     from image_pipeline.plotting.images import draw_images
     from image_pipeline.plotting.labels import short_names
     from image_pipeline.tensors.tensor_files import read_sample
@@ -42,8 +42,7 @@ def draw_disagreements(path: Path, comparison: Comparison, a: Results, b: Result
     short = dict(zip(a.class_names, short_names(a.class_names), strict=True))
 
     def caption(row: int, correct: str, wrong: str, results: Results) -> str:
-        predicted = results.predictions.names[results.predictions.predicted[row]]
-        actual = a.predictions.names[a.predictions.actual[row]]
+        predicted, actual = results.predictions.predicted[row], a.predictions.actual[row]
         return f"{correct}: {short[actual]}\n{wrong}: {short.get(predicted, predicted)}"
 
     captions = [caption(row, "B", "A", a) for row in errors_a]
@@ -57,12 +56,8 @@ def draw_disagreements(path: Path, comparison: Comparison, a: Results, b: Result
     )
 
 
-def check_images(results: Results) -> None:
-    """Check that the workspace has the test images of a run.
-
-    Raises:
-        DataError: it does not.
-    """
+def _check_images(results: Results) -> None:
+    """Check that the workspace has the test images of a run."""
     path = paths.TEST_TENSORS
     if not path.is_file():
         raise DataError(f"{path}: not found, so no picture is drawn; run `dvc pull {path}`")

@@ -31,10 +31,6 @@ MAX_RESTARTS = 3  # of workers that died, without a run that ended in between
 CORE_VARIABLES = ("LOKY_MAX_CPU_COUNT", "OMP_NUM_THREADS")
 
 
-class QueueError(PipelineError):
-    """DVC's queue does not work, or a run on it failed."""
-
-
 class Queue:
     """A context manager for DVC's queue and its workers.
 
@@ -79,7 +75,7 @@ class Queue:
             The names of those that succeeded, and of those that failed.
 
         Raises:
-            QueueError: the workers keep dying.
+            PipelineError: the workers keep dying.
         """
         if self._pending:
             self._ensure_workers()
@@ -121,14 +117,14 @@ class Queue:
         deadline = time.monotonic() + LOCK_TIMEOUT
         while not _run_uninterrupted(partial(self._repo.experiments.run, queue=True, **options)):
             if time.monotonic() > deadline:
-                raise QueueError(BUSY)
+                raise PipelineError(BUSY)
             time.sleep(POLL_SECONDS)
 
     def _ensure_workers(self) -> None:
         alive = self._workers()
         if not alive:
             if not self._restarts_left:
-                raise QueueError(
+                raise PipelineError(
                     "the queue's workers keep dying; see `dvc queue status` and "
                     f"{os.path.relpath(self._queue.wdir)}/dvc-exp-worker-*.out"
                 )
@@ -189,7 +185,7 @@ def run_experiments(wanted: Mapping[str, Sequence[str]], jobs: int, label: str) 
         The names of those that failed.
 
     Raises:
-        QueueError: the queue's workers keep dying.
+        PipelineError: the queue's workers keep dying.
     """
     all_failed: set[str] = set()
     with Queue(jobs) as queue, tqdm(total=len(wanted), desc=label, unit="run") as bar:
@@ -206,7 +202,7 @@ def wait_for_dvc() -> None:
     """Wait until no DVC command changes the workspace: the last step of a killed one still may.
 
     Raises:
-        QueueError: after LOCK_TIMEOUT.
+        PipelineError: after LOCK_TIMEOUT.
     """
     from dvc.lock import LockError  # type: ignore[import-untyped]
     from dvc.repo import Repo
@@ -217,7 +213,7 @@ def wait_for_dvc() -> None:
             with suppress(LockError), repo.lock:
                 return
             time.sleep(POLL_SECONDS)
-    raise QueueError(BUSY)
+    raise PipelineError(BUSY)
 
 
 def _run_uninterrupted(enqueue: Callable[[], object]) -> bool:
@@ -227,7 +223,7 @@ def _run_uninterrupted(enqueue: Callable[[], object]) -> bool:
     process does it, which completes even if this one is killed.
 
     Raises:
-        QueueError: DVC fails, with its message.
+        PipelineError: DVC fails, with its message.
     """
     from dvc.lock import LockError
 
@@ -257,7 +253,7 @@ def _run_uninterrupted(enqueue: Callable[[], object]) -> bool:
         reason = pipe.read()
     status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
     if status not in (0, EXIT_LOCKED):
-        raise QueueError(f"DVC cannot queue a run: {reason or f'exit status {status}'}")
+        raise PipelineError(f"DVC cannot queue a run: {reason or f'exit status {status}'}")
     return status == 0
 
 

@@ -1,6 +1,7 @@
 """Trials as experiments on DVC's queue, which end after training."""
 
 import io
+import json
 from typing import Any
 
 import pandas as pd
@@ -9,24 +10,18 @@ from image_pipeline.common import paths
 from image_pipeline.common.params import read_params
 from image_pipeline.experiments.dvc_queue import Queue
 from image_pipeline.experiments.revisions import experiments
-from image_pipeline.experiments.search_spaces import from_study
 
 STAGE = "train"
 
 
 def param_overrides(values: dict[str, Any]) -> list[str]:
     """Format a trial's values as `dvc exp run -S` takes them."""
-    return [f"{key}={_formatted(from_study(value))}" for key, value in values.items()]
-
-
-def _formatted(value: object) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    return str(value).replace(" ", "")
+    formatted = {k: v if isinstance(v, str) else json.dumps(v) for k, v in values.items()}
+    return [f"{key}={text.replace(' ', '')}" for key, text in formatted.items()]
 
 
 class DvcRunner:
-    """Runs trials on DVC's queue; implements `trials.Runner`."""
+    """Runs trials on DVC's queue."""
 
     def __init__(self, digest: str, queue: Queue) -> None:
         """Take the hash that identifies the search, and an open queue."""
@@ -36,7 +31,10 @@ class DvcRunner:
         self._already_run: set[str] = set()  # by an earlier process, and not yet returned by poll
 
     def start(self, number: int, values: dict[str, Any]) -> str:
-        """Queue a trial, unless an earlier process has run it."""
+        """Queue a trial with these values of the search space; return the experiment's name.
+
+        One that an earlier process has run is not run again.
+        """
         name = f"search-{self._digest}-{number}"
         self._epochs[name] = values.get("train.epochs", read_params().train.epochs)
         if name in experiments():

@@ -2,10 +2,10 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, astuple
 
 from image_pipeline.common.errors import one_line
-from image_pipeline.experiments.comparison import ClassResult, Comparison
+from image_pipeline.experiments.comparison import Comparison
 from image_pipeline.experiments.significance import significant
 
 MAX_CLASSES = 20  # in tables; JSON has all
@@ -58,7 +58,7 @@ def as_json(comparison: Comparison) -> str:
         "images": comparison.images,
         "b_finds": len(comparison.only_b_correct),
         "b_misses": len(comparison.only_a_correct),
-        "p": comparison.p,
+        "p": comparison.metrics["accuracy"].p,
         "verdict": verdict(comparison),
         "images_needed": comparison.images_needed,
         "metrics": {
@@ -94,10 +94,11 @@ def verdict(comparison: Comparison) -> str:
     if not only_a + only_b:
         return f"A and B are right on the same images, of all {images}"
     counts = f"of {images}, only B gets {only_b:,} right and only A {only_a:,}"
-    p = f"(p {relation(comparison.p)})"
-    if not significant(comparison.p):
-        return f"No significant difference: {counts} {p}"
-    return f"{'B' if only_b > only_a else 'A'} is significantly better: {counts} {p}"
+    p = comparison.metrics["accuracy"].p
+    found = f"{counts} (p {relation(p)})"
+    if not significant(p):
+        return f"No significant difference: {found}"
+    return f"{'B' if only_b > only_a else 'A'} is significantly better: {found}"
 
 
 def p_value(p: float | None) -> str:
@@ -186,13 +187,6 @@ def _metric_rows(comparison: Comparison) -> Table:
     return rows
 
 
-def _shown_classes(comparison: Comparison) -> list[ClassResult]:
-    """Return the classes in order, or those that differ most if there are too many to show."""
-    if len(comparison.classes) <= MAX_CLASSES:
-        return comparison.classes
-    return sorted(comparison.classes, key=lambda each: each.p)[:MAX_CLASSES]
-
-
 def _class_title(comparison: Comparison) -> str:
     differ = sum(significant(each.p_holm) for each in comparison.classes)
     number = len(comparison.classes)
@@ -202,17 +196,15 @@ def _class_title(comparison: Comparison) -> str:
 
 
 def _class_rows(comparison: Comparison) -> Table:
+    """Return the classes in order, or those that differ most if there are too many to show."""
     rows: Table = []
-    for each in _shown_classes(comparison):
-        counts = (
-            each.images,
-            each.errors_a,
-            each.errors_b,
-            each.only_b_correct,
-            each.only_a_correct,
-        )
-        p_values = (p_value(each.p), p_value(each.p_holm))
-        rows.append((one_line(each.name, 24), *(f"{count:,}" for count in counts), *p_values))
+    classes = comparison.classes
+    if len(classes) > MAX_CLASSES:
+        classes = sorted(classes, key=lambda each: each.p)[:MAX_CLASSES]
+    for each in classes:
+        name, *counts, p, p_holm = astuple(each)
+        shown = (*(f"{count:,}" for count in counts), p_value(p), p_value(p_holm))
+        rows.append((one_line(name, 24), *shown))
     return rows
 
 

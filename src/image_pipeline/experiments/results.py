@@ -3,8 +3,6 @@
 import csv
 import io
 import json
-from array import array
-from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +14,6 @@ from ruamel.yaml.error import YAMLError
 
 from image_pipeline.common import paths
 from image_pipeline.common.errors import DataError, one_line
-from image_pipeline.experiments.bootstrap import ModelPredictions
 from image_pipeline.experiments.revisions import WORKSPACE, Revision
 from image_pipeline.serialization import DECIMALS
 
@@ -30,23 +27,16 @@ class Predictions:
     """plots/predictions.csv, one row per test image.
 
     Attributes:
-        names: the classes that occur, in any order.
-        actual: the true class, as an index into `names`, int64 `[N]`.
-        predicted: the predicted class, as an index into `names`, int64 `[N]`.
+        actual: the name of the true class, str `[N]`.
+        predicted: the name of the predicted class, str `[N]`.
         confidence: the probability of the predicted class, float64 `[N]`.
         probability: that of the true class, float64 `[N]`; None if the table has no such column.
     """
 
-    names: list[str]
     actual: np.ndarray
     predicted: np.ndarray
     confidence: np.ndarray
     probability: np.ndarray | None
-
-    @property
-    def errors(self) -> int:
-        """The number of misclassified images."""
-        return int((self.actual != self.predicted).sum())
 
 
 @dataclass(frozen=True)
@@ -71,27 +61,13 @@ class Results:
 
     def hash_of(self, path: Path) -> str | None:
         """Return the hash of an output in dvc.lock; None if it is not there."""
-        return output_hashes(self.lock).get(path.as_posix())
-
-    def actual(self, class_index: Mapping[str, int]) -> np.ndarray:
-        """Return the true classes by their index, int64 `[N]`."""
-        found: np.ndarray = self._indices(class_index)[self.predictions.actual]
-        return found
-
-    def model_predictions(self, class_index: Mapping[str, int]) -> ModelPredictions:
-        """Return the predictions, with classes by their index."""
-        table = self.predictions
-        predicted = self._indices(class_index)[table.predicted]
-        return ModelPredictions(predicted, table.confidence, self.loss)
+        return file_hashes(self.lock).get(path.as_posix())
 
     @property
     def loss(self) -> np.ndarray | None:
         """Cross-entropy of each image, float64 `[N]`, in nats; None if unknown."""
         probability = self.predictions.probability
         return None if probability is None else -np.log(np.maximum(probability, MIN_PROBABILITY))
-
-    def _indices(self, class_index: Mapping[str, int]) -> np.ndarray:
-        return np.array([class_index[name] for name in self.predictions.names], np.int64)
 
 
 def read_results(revision: Revision) -> Results:
@@ -102,21 +78,29 @@ def read_results(revision: Revision) -> Results:
     """
     lock = read_lock(revision)
     predictions = _read_predictions(revision, lock)
-    params = _yaml(revision, paths.PARAMS)
-    text = revision.read(paths.TEST_METRICS)
-    try:
-        metrics = json.loads(text) if text else {}
-    except ValueError as error:
-        raise _bad(revision, paths.TEST_METRICS, f"not valid JSON ({one_line(error)})") from None
+    params = read_mapping(revision, paths.PARAMS)
+    has_metrics = revision.read(paths.TEST_METRICS) is not None
+    metrics = read_mapping(revision, paths.TEST_METRICS) if has_metrics else {}
     names = _class_names(revision)
-    return Results(
-        revision,
-        predictions,
-        [*names, *sorted({*predictions.names} - {*names})],
-        metrics if isinstance(metrics, dict) else {},
-        lock,
-        params,
-    )
+    others = {*predictions.actual.tolist(), *predictions.predicted.tolist()} - {*names}
+    return Results(revision, predictions, [*names, *sorted(others)], metrics, lock, params)
+
+
+def read_mapping(revision: Revision, path: Path) -> dict[str, Any]:
+    """Return the content of a YAML or JSON file; empty if it is not a mapping.
+
+    Raises:
+        DataError: it is missing or malformed.
+    """
+    content = revision.read(path)
+    if content is None:
+        raise DataError(f"{path}: not in {revision}; there is no run to read")
+    kind = path.suffix[1:].upper()
+    try:
+        values = json.loads(content) if kind == "JSON" else YAML(typ="safe").load(content)
+    except (ValueError, YAMLError) as error:
+        raise _bad(revision, path, f"not valid {kind} ({one_line(error)})") from None
+    return values if isinstance(values, dict) else {}
 
 
 def read_lock(revision: Revision) -> dict[str, dict[str, Any]]:
@@ -125,7 +109,7 @@ def read_lock(revision: Revision) -> dict[str, dict[str, Any]]:
     Raises:
         DataError: it is missing, empty or not YAML.
     """
-    stages = _yaml(revision, LOCK).get("stages")
+    stages = read_mapping(revision, LOCK).get("stages")
     if not isinstance(stages, dict) or not stages:
         raise _bad(revision, LOCK, "no run in it")
     return stages
@@ -137,17 +121,17 @@ def read_stages(lock: Path) -> dict[str, dict[str, Any]]:
     return dict((values or {}).get("stages") or {})
 
 
-def output_hashes(lock: Mapping[str, Any]) -> dict[str, str]:
-    """Return the hashes of all outputs in the stages of a dvc.lock, by path."""
-    outs = (out for stage in lock.values() for out in stage.get("outs", []))
-    return {out["path"]: str(out.get("md5")) for out in outs}
+def file_hashes(lock: Mapping[str, Any], kind: str = "outs") -> dict[str, str]:
+    """Return the hashes of all outputs ("outs") or dependencies ("deps") in a dvc.lock, by path."""
+    entries = (entry for stage in lock.values() for entry in stage.get(kind, []))
+    return {entry["path"]: str(entry.get("md5")) for entry in entries}
 
 
 def _read_predictions(revision: Revision, lock: Mapping[str, Any]) -> Predictions:
     path = paths.PREDICTIONS
     content = revision.read(path)
     if content is None:
-        content = _from_cache(revision, output_hashes(lock).get(path.as_posix()))
+        content = _from_cache(revision, file_hashes(lock).get(path.as_posix()))
     try:
         return _parsed(content)
     except (ValueError, IndexError, csv.Error) as error:
@@ -156,32 +140,25 @@ def _read_predictions(revision: Revision, lock: Mapping[str, Any]) -> Prediction
 
 def _parsed(content: bytes) -> Predictions:
     """Parse the table without pandas, whose import takes longer than parsing 10,000 rows."""
-    rows = csv.reader(io.TextIOWrapper(io.BytesIO(content), encoding="utf-8", newline=""))
-    header = next(rows, [])
-    actual_at, predicted_at = header.index("actual"), header.index("predicted")
-    confidence_at = header.index("confidence")
-    probability_at = header.index(PROBABILITY) if PROBABILITY in header else None
-    codes: defaultdict[str, int] = defaultdict()
-    codes.default_factory = codes.__len__
-    actual, predicted, confidence, probability = array("q"), array("q"), array("d"), array("d")
-    for row in rows:
-        actual.append(codes[row[actual_at]])
-        predicted.append(codes[row[predicted_at]])
-        confidence.append(float(row[confidence_at]))
-        if probability_at is not None:
-            probability.append(float(row[probability_at]))
-    if not actual:
+    header, *rows = csv.reader(io.StringIO(content.decode(), newline=""))
+    if not rows:
         raise ValueError("no rows")
-    for name, values in (("confidence", confidence), (PROBABILITY, probability)):
-        numbers = np.asarray(values)
-        if not ((numbers >= 0) & (numbers <= 1)).all():
+
+    def column(name: str, kind: type) -> np.ndarray:
+        index = header.index(name)
+        return np.array([row[index] for row in rows], kind)
+
+    numbers = {"confidence": column("confidence", float)}
+    if PROBABILITY in header:
+        numbers[PROBABILITY] = column(PROBABILITY, float)
+    for name, values in numbers.items():
+        if not ((values >= 0) & (values <= 1)).all():
             raise ValueError(f"every {name} must be a number from 0 to 1")
     return Predictions(
-        list(codes),
-        np.asarray(actual, np.int64),
-        np.asarray(predicted, np.int64),
-        np.asarray(confidence),
-        None if probability_at is None else np.asarray(probability),
+        column("actual", str),
+        column("predicted", str),
+        numbers["confidence"],
+        numbers.get(PROBABILITY),
     )
 
 
@@ -207,17 +184,6 @@ def _class_names(revision: Revision) -> list[str]:
     text = revision.read(paths.CLASSES) or b""
     rows = csv.DictReader(io.StringIO(text.decode(errors="replace")))
     return [row["class"] for row in rows if "class" in row]
-
-
-def _yaml(revision: Revision, path: Path) -> dict[str, Any]:
-    content = revision.read(path)
-    if content is None:
-        raise DataError(f"{path}: not in {revision}; there is no run to read")
-    try:
-        values = YAML(typ="safe").load(content)
-    except YAMLError as error:
-        raise _bad(revision, path, f"not valid YAML ({one_line(error)})") from None
-    return values if isinstance(values, dict) else {}
 
 
 def _bad(revision: Revision, path: Path, reason: str) -> DataError:

@@ -9,18 +9,17 @@ import argparse
 import hashlib
 import json
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from image_pipeline.common import paths
 from image_pipeline.common.cores import available_cores
-from image_pipeline.common.errors import ParamsError
+from image_pipeline.common.errors import ParamsError, PipelineError
+from image_pipeline.common.locks import lock
 from image_pipeline.common.params import read_params
 from image_pipeline.experiments import options
-from image_pipeline.experiments.dvc_queue import Queue, QueueError, run_experiments, wait_for_dvc
+from image_pipeline.experiments.dvc_queue import Queue, run_experiments, wait_for_dvc
 from image_pipeline.experiments.revisions import WORKSPACE, experiments, repository_root, resolve
 
 MAX_TRIALS = 10_000
@@ -49,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         DataError: results are missing or malformed.
         ParamsError: there is no such search space, or an argument or params.yaml is not valid.
-        QueueError: DVC's queue does not work, or all trials failed.
+        PipelineError: DVC's queue does not work, or all trials failed.
         RevisionError: this is not a clone of the project, or the picture cannot be written.
     """
     picture: Path | None = arguments.picture
@@ -85,7 +84,12 @@ def run(arguments: argparse.Namespace) -> int:
     digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:8]
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     paths.CHECKPOINTS.mkdir(exist_ok=True)
-    with _search_lock(space.path):
+    space_file = lock(space.path, LOCK_TIMEOUT)  # two searches would run each other's trials
+    if not space_file:
+        raise PipelineError(
+            f"{space.path}: another search of this space is running; wait until it ends"
+        )
+    with space_file:
         study = optuna.create_study(
             study_name=digest,
             direction="maximize",
@@ -108,48 +112,25 @@ def run(arguments: argparse.Namespace) -> int:
                 DvcRunner(digest, queue),
             ):
                 bar.update()
-                bar.set_postfix_str(_best_so_far(study))
-        complete = [t for t in study.trials if t.state == optuna.trial.TrialState.COMPLETE]
+                with suppress(ValueError):  # none is complete yet
+                    bar.set_postfix_str(f"best validation accuracy {study.best_value:.2%}")
+        complete = study.get_trials(states=[optuna.trial.TrialState.COMPLETE])
         if not complete:
-            raise QueueError("all trials failed; `dvc queue status` and `dvc queue logs` say why")
+            raise PipelineError(
+                "all trials failed; `dvc queue status` and `dvc queue logs` say why"
+            )
         complete.sort(key=lambda t: (t.value, -t.user_attrs[NUMBER]), reverse=True)
         name = f"{complete[0].user_attrs[EXPERIMENT]}-best"
         overrides = param_overrides(complete[0].params)
         if name not in experiments() and run_experiments({name: overrides}, 1, "best trial"):
-            raise QueueError(f"the run of the best trial failed; `dvc queue logs {name}` says why")
+            raise PipelineError(
+                f"the run of the best trial failed; `dvc queue logs {name}` says why"
+            )
     _show(study, complete, name, overrides)
     if picture:
         draw_importance(picture, study)
         print(f"search: {picture} shows the importance of each hyperparameter", file=sys.stderr)
     return 0
-
-
-@contextmanager
-def _search_lock(path: Path) -> Iterator[None]:
-    """Lock a search space: two searches of it would run each other's trials.
-
-    The lock is on the space's own file, so it leaves no lock file, and it ends with the process.
-    """
-    import fcntl
-
-    with path.open("rb") as space:
-        deadline = time.monotonic() + LOCK_TIMEOUT
-        while True:
-            try:
-                fcntl.flock(space, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise QueueError(
-                        f"{path}: another search of this space is running; wait until it ends"
-                    ) from None
-            time.sleep(0.1)
-        yield
-
-
-def _best_so_far(study: Any) -> str:
-    values = [t.value for t in study.trials if t.state.name == "COMPLETE"]
-    return f"best validation accuracy {max(values):.2%}" if values else ""
 
 
 def _show(study: Any, complete: list[Any], name: str, overrides: list[str]) -> None:

@@ -1,8 +1,8 @@
 """Runs of the same settings with several seeds: summary statistics and paired tests."""
 
 import io
-import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ from scipy.special import stdtr, stdtrit
 from image_pipeline.common import paths
 from image_pipeline.common.errors import DataError, one_line
 from image_pipeline.experiments.changes import flatten
-from image_pipeline.experiments.results import output_hashes, read_lock
+from image_pipeline.experiments.results import file_hashes, read_lock, read_mapping
 from image_pipeline.experiments.revisions import Revision, experiments
 from image_pipeline.experiments.significance import LEVEL
 
@@ -58,18 +58,18 @@ class Summary:
     most: float
 
 
-def experiment_name(digest: str, seed: int) -> str:
+def experiment_name(digest: str, seed: int | str) -> str:
     """Return the name of the experiment with this config hash and seed."""
     return f"seeds-{digest}-{seed}"
 
 
 def find_seed_runs(digest: str) -> dict[int, Revision]:
     """Return the experiments with this config hash by seed, in ascending order."""
-    prefix = experiment_name(digest, 0).removesuffix("0")
+    pattern = re.compile(experiment_name(digest, r"(\d+)"))
     found = {
-        int(name.removeprefix(prefix)): revision
+        int(match[1]): revision
         for name, revision in experiments().items()
-        if name.startswith(prefix) and name.removeprefix(prefix).isdecimal()
+        if (match := pattern.fullmatch(name))
     }
     return dict(sorted(found.items()))
 
@@ -94,14 +94,10 @@ def read_seed_runs(revisions: Mapping[int, Revision]) -> dict[int, SeedRun]:
 def _read_seed_run(revision: Revision) -> SeedRun:
     metrics: dict[str, float] = {}
     for path in (paths.TEST_METRICS, paths.TRAIN_METRICS):
-        try:
-            values = json.loads(revision.read(path) or b"")
-        except ValueError as error:
-            raise DataError(f"{path} in {revision}: not valid JSON ({one_line(error)})") from None
-        for name, value in flatten(values).items():
+        for name, value in flatten(read_mapping(revision, path)).items():
             if name not in NO_METRIC and isinstance(value, int | float):
                 metrics[name] = float(value)
-    hashes = output_hashes(read_lock(revision))
+    hashes = file_hashes(read_lock(revision))
     tensors = (paths.TRAIN_TENSORS, paths.VALIDATION_TENSORS, paths.TEST_TENSORS)
     return SeedRun(revision, metrics, tuple(hashes.get(path.as_posix()) for path in tensors))
 

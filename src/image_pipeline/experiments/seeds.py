@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 
 from image_pipeline.common.cores import available_cores
-from image_pipeline.common.errors import ParamsError
+from image_pipeline.common.errors import ParamsError, PipelineError
 from image_pipeline.common.params import read_params
 from image_pipeline.experiments import options
-from image_pipeline.experiments.dvc_queue import QueueError, run_experiments, wait_for_dvc
+from image_pipeline.experiments.dvc_queue import run_experiments, wait_for_dvc
 from image_pipeline.experiments.revisions import WORKSPACE, repository_root, resolve
 
 MAX_SEEDS = 1000
@@ -36,7 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         DataError: results are missing or malformed.
         ParamsError: an argument or params.yaml is not valid.
-        QueueError: DVC's queue does not work, or a run failed.
+        PipelineError: DVC's queue does not work, or a run failed.
         RevisionError: this is not a clone of the project.
     """
     count, jobs = arguments.seeds, arguments.jobs
@@ -94,7 +94,7 @@ def _run(missing: dict[str, list[str]], jobs: int, count: int) -> None:
         )
         raise
     if failed:
-        raise QueueError(
+        raise PipelineError(
             f"{len(failed)} of {len(missing)} runs failed; `dvc queue logs {failed[0]}` says why. "
             "The others are kept"
         )

@@ -8,7 +8,7 @@ finished trials are all the state that has to be kept.
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import optuna
 import pandas as pd
@@ -17,28 +17,14 @@ from optuna.pruners import MedianPruner
 from optuna.samplers import TPESampler
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
+from image_pipeline.experiments.dvc_runner import DvcRunner
+
 NUMBER, EXPERIMENT = "number", "experiment"  # user attributes of a finished trial
 STARTUP_TRIALS = 10  # proposed at random; none is pruned until so many have finished
 PRUNING_STEPS = 20  # per run, at which it is compared with the others
 WARMUP_STEPS = 4  # before the first at which a run can be pruned
 POLL_SECONDS = 0.5
 METRIC = "validation_accuracy"
-
-
-class Runner(Protocol):
-    """Runs trials."""
-
-    def start(self, number: int, values: dict[str, Any]) -> str:
-        """Start a trial with these values of the search space; return the experiment's name."""
-
-    def poll(self) -> tuple[set[str], set[str]]:
-        """Return which experiments have succeeded, and which failed, since the last call."""
-
-    def curves(self, name: str) -> tuple[pd.DataFrame, int]:
-        """Return the learning curves so far, and the total number of epochs."""
-
-    def prune(self, name: str) -> None:
-        """Kill an experiment."""
 
 
 @dataclass
@@ -57,7 +43,7 @@ def search(
     trials: int,
     jobs: int,
     seed: int,
-    runner: Runner,
+    runner: DvcRunner,
 ) -> Iterator[FrozenTrial]:
     """Run trials until a study has a given number of finished ones.
 

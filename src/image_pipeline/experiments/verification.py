@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from image_pipeline.experiments.changes import diff, flatten, locked_params
-from image_pipeline.experiments.results import output_hashes
+from image_pipeline.experiments.results import file_hashes
 from image_pipeline.experiments.revisions import SHORT, run_git
 
 
@@ -22,7 +22,7 @@ class Check:
 def remove_outputs(root: Path, lock: Mapping[str, Any]) -> None:
     """Delete dvc.lock and all its outputs, so that only what the run writes is there afterwards."""
     (root / "dvc.lock").unlink(missing_ok=True)
-    for name in output_hashes(lock):
+    for name in file_hashes(lock):
         path = (root / name).resolve()
         if path.is_relative_to(root.resolve()) and path.is_file():
             path.unlink()
@@ -38,18 +38,11 @@ def check_inputs(recorded: Mapping[str, Any], rerun: Mapping[str, Any]) -> Itera
     recorded = {name: stage for name, stage in recorded.items() if name in rerun}
     for key, locked, current in diff(locked_params(recorded), locked_params(rerun)):
         yield Check(key, f"{locked} in dvc.lock, {current} in params.yaml")
-    outputs = output_hashes(rerun)
-    inputs = [
-        {
-            entry["path"]: entry.get("md5")
-            for stage in stages.values()
-            for entry in stage.get("deps", [])
-            if entry["path"] not in outputs
-        }
-        for stages in (recorded, rerun)
-    ]
+    inputs = [file_hashes(stages, "deps") for stages in (recorded, rerun)]
+    outputs = file_hashes(rerun)
     for path, locked, current in diff(*inputs):
-        yield Check(path, f"{locked[:SHORT]} in dvc.lock, {current[:SHORT]} in the commit")
+        if path not in outputs:
+            yield Check(path, f"{locked[:SHORT]} in dvc.lock, {current[:SHORT]} in the commit")
 
 
 def check_outputs(
@@ -63,7 +56,7 @@ def check_outputs(
         rerun: the same stages of the new run.
         all_stages: whether these are all, so that each metric and plot in Git must be an output.
     """
-    locked, new = output_hashes(recorded), output_hashes(rerun)
+    locked, new = file_hashes(recorded), file_hashes(rerun)
     tracked = set(run_git("ls-files", "-z", root=root).split("\0"))
     for path in sorted({*locked, *new}):
         yield Check(path, _problem(root, path, locked.get(path), new.get(path), tracked))

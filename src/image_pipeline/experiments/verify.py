@@ -21,10 +21,6 @@ from image_pipeline.experiments.revisions import (
 SHOWN = 3  # names in the verdict
 
 
-class RunError(PipelineError):
-    """A stage failed."""
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument(
@@ -39,9 +35,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Run a commit in a clean checkout and compare its outputs; return the exit status.
 
     Raises:
-        CheckoutError: Git cannot clone it.
+        PipelineError: Git cannot clone it, or a stage failed.
         RevisionError: there is no such revision, or no such stage in it.
-        RunError: a stage failed.
     """
     top = repository_root()
     revision = resolve(arguments.rev)
@@ -79,7 +74,7 @@ def _verify(top: Path, commit: str, stage: str | None) -> int:
         rerun = read_stages(root / "dvc.lock")
         if status:
             failed = next((name for name in recorded if name not in rerun), "a stage")
-            raise RunError(
+            raise PipelineError(
                 f"{short}: {failed} failed (its output is above), so its results cannot be "
                 "verified; if it is the environment, run `make setup` in that commit; if it is the "
                 "network, set DATASET_MIRROR"

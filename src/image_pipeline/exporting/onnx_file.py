@@ -12,7 +12,6 @@ file's output is compared with PyTorch's (see `check`).
 import io
 import json
 import re
-import traceback
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -175,10 +174,6 @@ def _serialise(proto: onnx.ModelProto, metadata: Mapping[str, str]) -> bytes:
 
 def _explain_failure(network: str, error: BaseException) -> str:
     """Return a message with the line of the network's file, the reason and the remedy."""
-    path = networks.FOLDER / f"{network}.py"
-    frames = traceback.extract_tb(error.__traceback__)
-    lines = [frame.lineno for frame in frames if frame.filename == str(path)]
-    where = f"src/image_pipeline/models/{path.name}" + (f", line {lines[-1]}" if lines else "")
     operator = OPERATOR.search(str(error))
     if operator:
         what = f"ONNX has no operation for PyTorch's `{operator[1]}`"
@@ -187,6 +182,6 @@ def _explain_failure(network: str, error: BaseException) -> str:
     else:
         what = f"it cannot be exported to ONNX ({one_line(error)})"
     return (
-        f"{where}: {what}; rewrite that part, or set export.onnx to false in params.yaml (no other "
-        "stage needs the ONNX file), then run `dvc repro`"
+        f"{networks.error_line(network, error)}: {what}; rewrite that part, or set export.onnx to "
+        "false in params.yaml (no other stage needs the ONNX file), then run `dvc repro`"
     )

@@ -84,7 +84,7 @@ def build(
     except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
         if NO_MEMORY in str(error) or isinstance(error, NotImplementedError):
             raise
-        where = _error_line(path, error)
+        where = error_line(name, error)
         raise NetworkError(
             f"train.model.{name}: the network fails with these options for {classes} classes and "
             f"images of {'x'.join(map(str, shape))}: {one_line(error)} ({where})"
@@ -130,11 +130,12 @@ def _file(name: str) -> Path:
 
 
 def _shown(path: Path) -> str:
-    return "/".join(("src", *path.parts[-3:]))
+    return f"src/image_pipeline/models/{path.name}"
 
 
-def _error_line(path: Path, error: BaseException) -> str:
-    """Return the file of the network, with the innermost of its lines in the traceback."""
+def error_line(name: str, error: BaseException) -> str:
+    """Return the file of a network, with the innermost of its lines in the traceback."""
+    path = FOLDER / f"{name}.py"
     frames = traceback.extract_tb(error.__traceback__)
     lines = [frame.lineno for frame in frames if frame.filename == str(path)]
     return f"{_shown(path)}, line {lines[-1]}" if lines else _shown(path)

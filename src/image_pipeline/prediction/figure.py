@@ -1,7 +1,6 @@
 """The figure of `predict --show`: images beside the network's inputs, with their predictions."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,23 +16,19 @@ MAX_NAME_LENGTH = 24  # characters
 DPI = 100
 
 
-@dataclass(frozen=True)
-class Example:
-    """A prediction with its images.
+def draw_examples(
+    path: Path,
+    examples: Sequence[tuple[Prediction, np.ndarray, np.ndarray]],
+    class_names: Sequence[str],
+) -> None:
+    """Draw each image beside the network's input, titled with its class and probability.
 
-    Attributes:
-        prediction: the prediction.
-        original: the image file's pixels, uint8 `[H, W]` or `[H, W, 3]`.
-        network_input: the pixels after preprocessing, uint8 `[C, H, W]`.
+    Args:
+        path: of the PNG.
+        examples: predictions, each with the image file's pixels, uint8 `[H, W]` or `[H, W, 3]`, and
+            the network's input, uint8 `[C, H, W]`.
+        class_names: of the model.
     """
-
-    prediction: Prediction
-    original: np.ndarray
-    network_input: np.ndarray
-
-
-def draw_examples(path: Path, examples: Sequence[Example], class_names: Sequence[str]) -> None:
-    """Draw each image beside the network's input, titled with its class and probability."""
     short = dict(zip(class_names, short_names(class_names), strict=True))
     columns = max(1, min(COLUMNS, len(examples)))
     rows = max(1, -(-len(examples) // columns))
@@ -43,8 +38,8 @@ def draw_examples(path: Path, examples: Sequence[Example], class_names: Sequence
     for axes in cells:
         axes.axis("off")
     for example, left, right in zip(examples, cells[::2], cells[1::2], strict=False):
-        prediction, pixels = example.prediction, example.network_input
-        _show(left, example.original)
+        prediction, original, pixels = example
+        _show(left, original)
         _show(right, pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))
         left.set_title(plain(_shorten(prediction.image.input.name)), fontsize=9)
         mark = ", doubtful" if prediction.doubtful else ""

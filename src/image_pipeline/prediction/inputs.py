@@ -38,22 +38,22 @@ class ImageInput:
         """Return the file's content.
 
         Raises:
-            InputError: it cannot be read, or is larger than `MAX_BYTES`.
+            DataError: it cannot be read, or is larger than `MAX_BYTES`.
         """
         if self.error:
-            raise InputError(self.error)
+            raise DataError(self.error)
         if self.content is not None:
             return self.content
         try:
             with open(self.name, "rb", buffering=0) as file:  # noqa: PTH123 - half of the time
                 status = os.fstat(file.fileno())
                 if status.st_size > MAX_BYTES:
-                    raise InputError(TOO_LARGE)
+                    raise DataError(TOO_LARGE)
                 if stat.S_ISREG(status.st_mode):
                     return file.readall()
                 return _join_limited(iter(lambda: file.read(1 << 20), b""))
         except OSError as error:
-            raise InputError(error.strerror or error_cause(error)) from None
+            raise DataError(error.strerror or error_cause(error)) from None
 
     def size(self) -> int:
         """Return the file's size in bytes, 0 if it is unknown."""
@@ -63,10 +63,6 @@ class ImageInput:
             return os.stat(self.name).st_size  # noqa: PTH116 - half of the time
         except (OSError, ValueError):
             return 0
-
-
-class InputError(Exception):
-    """An image file that cannot be read."""
 
 
 TOO_LARGE = f"larger than {MAX_BYTES >> 20} MiB, the limit for an image file"
@@ -120,7 +116,7 @@ def _read_standard_input() -> ImageInput:
     file = sys.stdin.buffer
     try:
         content = _join_limited(iter(lambda: file.read(1 << 20), b""))
-    except InputError as error:
+    except DataError as error:
         return ImageInput(STANDARD_INPUT, error=str(error))
     if not content:
         return ImageInput(STANDARD_INPUT, error="standard input is empty")
@@ -132,7 +128,7 @@ def _join_limited(chunks: Iterable[bytes]) -> bytes:
     for chunk in chunks:
         content += chunk
         if len(content) > MAX_BYTES:
-            raise InputError(TOO_LARGE)
+            raise DataError(TOO_LARGE)
     return bytes(content)
 
 

@@ -284,6 +284,7 @@ def _components(mask: np.ndarray) -> Iterator[tuple[np.ndarray, tuple[slice, sli
 def _select_components(mask: np.ndarray) -> np.ndarray:
     """Return the mask of the digit: the largest component and other large ones near it.
 
+    Near is within its box, enlarged on each side by a third of its longer side.
     Pixels at the image's edge do not count: ends of lines and parts of other digits are there.
 
     Raises:
@@ -297,29 +298,19 @@ def _select_components(mask: np.ndarray) -> np.ndarray:
         raise DataError(NO_STROKES)
     areas = [int((inner[box] & component).sum()) for component, box in components]
     main, largest = max(zip(components, areas, strict=True), key=lambda pair: pair[1])
-    near = _enlarge_box(main[1], mask.shape)
+    margin = max(main[0].shape) // 3
     digit = np.zeros(mask.shape, bool)
     digit[main[1]] |= main[0]
     for (component, box), area in zip(components, areas, strict=True):
         # Neither cut off by the edge, nor a line that comes from there.
         whole = 2 * area > int(component.sum()) and 2 * max(component.shape) < min(mask.shape)
-        if 8 * area >= largest and whole and _contains(near, box):
+        near = all(
+            side.start >= of_main.start - margin and side.stop <= of_main.stop + margin
+            for side, of_main in zip(box, main[1], strict=True)
+        )
+        if 8 * area >= largest and whole and near:
             digit[box] |= component
     return digit
-
-
-def _enlarge_box(box: tuple[slice, slice], shape: tuple[int, ...]) -> tuple[slice, slice]:
-    """Return a box enlarged on each side by a third of its longer side, within the image."""
-    margin = max(side.stop - side.start for side in box) // 3
-    rows, columns = (
-        slice(max(0, side.start - margin), min(end, side.stop + margin))
-        for side, end in zip(box, shape, strict=True)
-    )
-    return rows, columns
-
-
-def _contains(outer: tuple[slice, slice], box: tuple[slice, slice]) -> bool:
-    return all(a.start >= b.start and a.stop <= b.stop for a, b in zip(box, outer, strict=True))
 
 
 def _crop_digit(ink: np.ndarray, mask: np.ndarray) -> np.ndarray:

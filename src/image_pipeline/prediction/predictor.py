@@ -21,7 +21,7 @@ class Predictions:
     """Predictions for N images.
 
     Attributes:
-        probabilities: float64 `[N, classes]`.
+        probabilities: float64 `[N, classes]`, in the order of the card's class names.
         doubtful: bool `[N]`, whether an image is out-of-distribution, that is, unlike the training
             images; see `image_pipeline.modeling.ood`.
     """
@@ -49,18 +49,13 @@ class Predictor:
         self._statistics = read_training_statistics(path) if self.card.ood else None
 
     @property
-    def class_names(self) -> tuple[str, ...]:
-        """The name of each class, in the order of the probabilities."""
-        return self.card.data.class_names
-
-    @property
     def max_batch_size(self) -> int:
         """Images per batch; another number could change the last bit of a probability."""
         return max_batch_size(self.card.input_shape, BATCH_IMAGES)
 
     def predict(self, images: np.ndarray) -> Predictions:
         """Predict preprocessed images, uint8 `[N, C, H, W]`, in batches."""
-        probabilities = np.empty((len(images), len(self.class_names)))
+        probabilities = np.empty((len(images), len(self.card.data.class_names)))
         doubtful = np.zeros(len(images), bool)
         for start in range(0, len(images), self.max_batch_size):
             batch = slice(start, start + self.max_batch_size)

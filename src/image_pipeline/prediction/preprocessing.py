@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from image_pipeline.common.errors import PipelineError
+from image_pipeline.common.errors import ParamsError
 from image_pipeline.modeling.model_card import ModelCard
 from image_pipeline.prediction.mnist_format import is_mnist_format, to_mnist_format
 from image_pipeline.reading.pixels import PixelSettings, decode, decode_whole
@@ -22,12 +22,6 @@ DIGIT_DATA_SETS = frozenset({"mnist", "qmnist", "emnist", "digits"})  # all in M
 DIGITS = tuple(string.digits)
 MNIST_SHAPE = (1, 28, 28)
 MAX_SIDE = 1024  # pixels; larger photographs are reduced first
-
-
-class PreprocessingError(PipelineError):
-    """A preprocessing mode that does not suit the model."""
-
-    exit_code = 2
 
 
 @dataclass(frozen=True)
@@ -53,18 +47,19 @@ class Preprocessor:
         """Return the preprocessor for a model; `auto` means `as-trained` if it is not of digits.
 
         Raises:
-            PreprocessingError: the mode is `mnist` but the model was not trained on such digits; or
+            ParamsError: the mode is `mnist` but the model was not trained on such digits; or
                 the model's images are not square, or not of 1 or 3 channels.
         """
         channels, height, width = card.input_shape
         if channels not in (1, 3) or height != width:
-            raise PreprocessingError(
+            raise ParamsError(
                 f"the model takes images of shape {card.input_shape}; predict supports square "
                 "images with 1 or 3 channels only"
             )
-        if not is_digit_model(card):
+        has_digits = card.data.dataset in DIGIT_DATA_SETS and card.data.class_names == DIGITS
+        if not (has_digits and card.input_shape == MNIST_SHAPE):
             if mode == "mnist":
-                raise PreprocessingError(
+                raise ParamsError(
                     f"--prepare mnist: the model was trained on {card.data.dataset}, not on digits "
                     "in MNIST's format; leave --prepare out"
                 )
@@ -86,9 +81,3 @@ class Preprocessor:
             return image.tobytes(), "as-trained"
         digit = to_mnist_format(image, deskew=self.deskew)
         return np.ascontiguousarray(digit).tobytes(), "mnist"
-
-
-def is_digit_model(card: ModelCard) -> bool:
-    """Tell whether a model was trained on digits in MNIST's format."""
-    has_digits = card.data.dataset in DIGIT_DATA_SETS and card.data.class_names == DIGITS
-    return has_digits and card.input_shape == MNIST_SHAPE

@@ -6,9 +6,9 @@ depend on the number of processes, and test images give the probabilities that `
 """
 
 import multiprocessing
-from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import tee
 from pathlib import Path
 
 import numpy as np
@@ -84,38 +84,28 @@ def predict_files(
 
     Raises:
         DataError: the model file is missing or invalid.
-        PreprocessingError: the model takes images that `predict` does not support.
+        ParamsError: the model takes images that `predict` does not support.
         PipelineError: a worker process died.
     """
     predictor = load_predictor(model)
     preprocessor = preprocessor or Preprocessor.for_model(predictor.card)
     count = processes or available_cores()
     with Processes(count, "predicts images", "run the command again") as workers:
-        batches = _batches(_preprocess_all(inputs, preprocessor, workers), predictor)
-        pending: deque[list[ProcessedImage]] = deque()  # batches that workers predict now
-
-        def tasks() -> Iterator[tuple[Path, np.ndarray]]:
-            for images, pixels in batches:
-                pending.append(images)
-                yield model, pixels
-
-        for predictions in workers.map(_predict_batch, tasks()):
-            yield from _label(pending.popleft(), predictions, predictor.class_names)
+        # `tee` keeps the batches that workers predict now.
+        batches, copy = tee(_batches(_preprocess_all(inputs, preprocessor, workers), predictor))
+        results = workers.map(_predict_batch, ((model, pixels) for _, pixels in copy))
+        for (images, _), predictions in zip(batches, results, strict=True):
+            yield from _label(images, predictions, predictor.card.data.class_names)
 
 
 def _preprocess_all(
     inputs: Iterable[ImageInput], preprocessor: Preprocessor, workers: Processes
 ) -> Iterator[tuple[list[ProcessedImage], np.ndarray]]:
     """Yield chunks of inputs with their pixels, uint8 `[n, C, H, W]`."""
-    pending: deque[list[ImageInput]] = deque()
-
-    def tasks() -> Iterator[tuple[list[ImageInput], Preprocessor]]:
-        for chunk in _chunks(inputs):
-            pending.append(chunk)
-            yield chunk, preprocessor
-
-    for outcomes, pixels in workers.map(_preprocess_chunk, tasks()):
-        pairs = zip(pending.popleft(), outcomes, strict=True)
+    chunks, copy = tee(_chunks(inputs))
+    results = workers.map(_preprocess_chunk, ((chunk, preprocessor) for chunk in copy))
+    for chunk, (outcomes, pixels) in zip(chunks, results, strict=True):
+        pairs = zip(chunk, outcomes, strict=True)
         yield [ProcessedImage(each, *outcome) for each, outcome in pairs], pixels
 
 
