@@ -143,6 +143,14 @@ def test_every_number_in_the_text_is_one_of_the_run() -> None:
     assert "{" not in text.split("```")[-1]  # no template syntax is left
 
 
+def test_a_metric_that_was_added_is_on_the_page(folder: Path) -> None:
+    before = page()
+    more = {"accuracy_top5": 0.991, "by_writer": {"a": 1}, "list": [1]}
+    (folder / paths.TEST_METRICS).write_text(json.dumps(TEST | more))
+    row = "| expected calibration error | 0.012345 |\n"
+    assert page() == before.replace(row, f"{row}| accuracy top5 | 0.991 |\n")
+
+
 @pytest.mark.usefixtures("folder")
 def test_optional_sentences_are_left_out() -> None:
     clean = {**DATA, "classes_with_few_images": [], "images_skipped": 0, "leaked_test_images": 0}

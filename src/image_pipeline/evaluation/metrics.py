@@ -2,8 +2,8 @@
 
 A metric is defined here and nowhere else: to add one, accumulate what it needs in
 `Evaluation.update` and return it from `Evaluation.compute`. It is then in metrics/test.json, and so
-in `dvc metrics` and `seeds`; no other file has to change. (`compare` and the exported model page
-have tables of selected metrics.)
+in `dvc metrics`, which sorts by name, in `seeds` and in the model card; no other file has to
+change. (`compare` has a table of selected metrics.)
 """
 
 from typing import Any

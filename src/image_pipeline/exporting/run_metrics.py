@@ -57,8 +57,8 @@ class TrainMetrics(_Values):
     validation: Scores
 
 
-class TestMetrics(_Values):
-    """The keys of `metrics/test.json` that the model card needs."""
+class TestMetrics(_Values, extra="allow"):
+    """The keys of `metrics/test.json`: those that the model card needs, and any others."""
 
     accuracy: float
     accuracy_interval_95: tuple[float, float]
@@ -67,6 +67,12 @@ class TestMetrics(_Values):
     images: int
     loss: float
     macro_f1: float
+
+    @property
+    def others(self) -> dict[str, float]:
+        """Metrics that were added to `evaluation.metrics`, as far as they are numbers."""
+        extra = self.__pydantic_extra__ or {}
+        return {key: value for key, value in extra.items() if isinstance(value, (int, float))}
 
 
 @dataclass(frozen=True)
