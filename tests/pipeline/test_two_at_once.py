@@ -40,5 +40,6 @@ def test_two_trainings_by_hand(undisturbed: tuple[Project, Undisturbed]) -> None
             assert second.wait() == 0, second.text
     assert WAITING in second.text.splitlines()
     assert WAITING not in first.text
+    project.stage("plot")  # which draws the final curves
     assert outputs(project) == expected.outputs
     assert list((project.root / "checkpoints").iterdir()) == []
