@@ -9,7 +9,8 @@ import numpy as np
 
 from image_pipeline.common.params import read_params
 from image_pipeline.downloading.dataset import Dataset, RawDataset, RawSplit
-from image_pipeline.tensorizing.data_report import SPLITS, Table
+from image_pipeline.tensorizing.data_report import SPLITS
+from image_pipeline.tensorizing.duplicates import Table
 from image_pipeline.tensorizing.tensorize import tensorize
 from project import ROOT
 

@@ -2,7 +2,7 @@
 
 import tracemalloc
 from collections import Counter, defaultdict
-from itertools import combinations
+from itertools import permutations
 
 import numpy as np
 import pytest
@@ -10,70 +10,83 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from image_pipeline.tensorizing import duplicates
-from image_pipeline.tensorizing.duplicates import DuplicateCounter, Duplicates, Shared
+from image_pipeline.tensorizing.duplicates import DuplicateCounter, Table
 
-SPLITS = 3
-Image = tuple[int, int, int]  # a pixel, a label and a split
+SPLITS = ("a", "b", "c")
+Image = tuple[int, int, str]  # a pixel, a label and a split
 
 
-def counted(images: list[Image], chunk: int = 5) -> Duplicates:
+def counted(images: list[Image], chunk: int = 5) -> Table:
     """Count images of one pixel, those of one split after the other, some at a time."""
     counter = DuplicateCounter(SPLITS)
-    for split in range(SPLITS):
-        members = [image for image in images if image[2] == split]
+    for split in SPLITS:
+        members = [image[:2] for image in images if image[2] == split]
         for start in range(0, len(members), chunk):
-            pixels, labels, _ = np.array(members[start : start + chunk]).T
+            pixels, labels = np.array(members[start : start + chunk]).T
             counter.add(split, pixels.astype(np.uint8)[:, None, None, None], labels)
     return counter.count()
 
 
-def plainly(images: list[Image]) -> Duplicates:
+def plainly(images: list[Image]) -> Table:
     """Count the same with dictionaries that hold all."""
-    often: list[Counter[int]] = [Counter() for _ in range(SPLITS)]
-    labels: list[defaultdict[int, set[int]]] = [defaultdict(set) for _ in range(SPLITS)]
+    often: dict[str, Counter[int]] = {split: Counter() for split in SPLITS}
+    labels: dict[str, defaultdict[int, set[int]]] = {split: defaultdict(set) for split in SPLITS}
     for pixel, label, split in images:
         often[split][pixel] += 1
         labels[split][pixel].add(label)
-    shared = {}
-    for first, second in combinations(range(SPLITS), 2):
-        both = often[first].keys() & often[second].keys()
-        shared[first, second] = Shared(
-            len(both),
-            (sum(often[first][p] for p in both), sum(often[second][p] for p in both)),
-            sum(len(labels[first][p] | labels[second][p]) > 1 for p in both),
+    table: Table = {
+        "duplicates": {split: often[split].total() - len(often[split]) for split in SPLITS},
+        "labels_differ": {
+            split: sum(len(found) > 1 for found in labels[split].values()) for split in SPLITS
+        },
+        "leaked": {
+            "a": 0,
+            "b": sum(often["b"][p] for p in often["b"] if p in often["a"]),
+            "c": sum(often["c"][p] for p in often["c"] if p in often["a"] or p in often["b"]),
+        },
+    }
+    for other in SPLITS:
+        table |= {f"{column}_{other}": {} for column in ("in", "different_in", "labels_differ_in")}
+    for here, there in permutations(SPLITS, 2):
+        both = often[here].keys() & often[there].keys()
+        table[f"in_{there}"][here] = sum(often[here][p] for p in both)
+        table[f"different_in_{there}"][here] = len(both)
+        table[f"labels_differ_in_{there}"][here] = sum(
+            len(labels[here][p] | labels[there][p]) > 1 for p in both
         )
-    return Duplicates(
-        tuple(split.total() - len(split) for split in often),
-        tuple(sum(len(found) > 1 for found in split.values()) for split in labels),
-        shared,
-        sum(often[2][p] for p in often[2] if p in often[0] or p in often[1]),
-    )
+    return table
 
 
 def test_by_hand() -> None:
     images = [
-        *[(1, 0, 0)] * 3,  # three times in split 0, and in split 2 with another label
-        (1, 1, 2),
-        (2, 0, 1),  # twice in split 1 with two labels, and in split 2
-        (2, 1, 1),
-        (2, 1, 2),
-        (2, 1, 2),
-        (3, 0, 0),  # once
-        (4, 1, 0),  # in all, with one label
-        (4, 1, 1),
-        (4, 1, 2),
+        *[(1, 0, "a")] * 3,  # three times in a, and in c with another label
+        (1, 1, "c"),
+        (2, 0, "b"),  # twice in b with two labels, and in c
+        (2, 1, "b"),
+        (2, 1, "c"),
+        (2, 1, "c"),
+        (3, 0, "a"),  # once
+        (4, 1, "a"),  # in all, with one label
+        (4, 1, "b"),
+        (4, 1, "c"),
     ]
-    expected = Duplicates(
-        duplicates=(2, 1, 1),
-        labels_differ=(0, 1, 0),
-        shared={
-            (0, 1): Shared(1, (1, 1), 0),
-            (0, 2): Shared(2, (4, 2), 1),
-            (1, 2): Shared(2, (3, 3), 1),
-        },
-        leaked=4,
-    )
-    assert counted(images) == expected == plainly(images)
+    expected = {
+        "duplicates": {"a": 2, "b": 1, "c": 1},
+        "labels_differ": {"a": 0, "b": 1, "c": 0},
+        "leaked": {"a": 0, "b": 1, "c": 4},
+        "in_a": {"b": 1, "c": 2},
+        "different_in_a": {"b": 1, "c": 2},
+        "labels_differ_in_a": {"b": 0, "c": 1},
+        "in_b": {"a": 1, "c": 3},
+        "different_in_b": {"a": 1, "c": 2},
+        "labels_differ_in_b": {"a": 0, "c": 1},
+        "in_c": {"a": 4, "b": 3},
+        "different_in_c": {"a": 2, "b": 2},
+        "labels_differ_in_c": {"a": 1, "b": 1},
+    }
+    found = counted(images)
+    assert found == expected == plainly(images)
+    assert list(found) == list(expected)  # the order of the CSV file's columns
 
 
 def test_no_images() -> None:
@@ -83,7 +96,7 @@ def test_no_images() -> None:
 @settings(derandomize=True, deadline=None, max_examples=150, database=None)
 @given(
     images=st.lists(
-        st.tuples(st.integers(0, 9), st.integers(0, 2), st.integers(0, SPLITS - 1)), max_size=60
+        st.tuples(st.integers(0, 9), st.integers(0, 2), st.sampled_from(SPLITS)), max_size=60
     ),
     chunk=st.integers(1, 20),
 )
@@ -92,16 +105,15 @@ def test_any_images_in_chunks_of_any_size(images: list[Image], chunk: int) -> No
 
 
 def test_every_byte_of_an_image_counts() -> None:
-    counter = DuplicateCounter(2)
+    counter = DuplicateCounter("ab")
     image = np.random.default_rng(0).integers(0, 255, (1, 3, 5, 7), np.uint8)
     near = np.repeat(image, image.size, axis=0)
     near.reshape(image.size, -1)[np.diag_indices(image.size)] += 1
     labels = np.zeros(image.size, np.uint8)
-    counter.add(0, image, labels[:1])
-    counter.add(1, near, labels)
+    counter.add("a", image, labels[:1])
+    counter.add("b", near, labels)
     found = counter.count()
-    assert found.duplicates == (0, 0)
-    assert found.leaked == 0
+    assert found["duplicates"] == found["leaked"] == {"a": 0, "b": 0}
 
 
 @pytest.mark.parametrize("repeats", [1, 2, 1 << 20], ids=["all-different", "pairs", "all-the-same"])
@@ -111,13 +123,13 @@ def test_what_is_held_is_some_bytes_per_image(repeats: int) -> None:
     for start in range(0, chunk * chunks, chunk):
         numbers = np.arange(start, start + chunk, dtype="<u4") // repeats
         images = numbers.view(np.uint8).reshape(chunk, 4)
-        counter.add(start // chunk % SPLITS, images, np.zeros(chunk, np.uint8))
+        counter.add(SPLITS[start // chunk % len(SPLITS)], images, np.zeros(chunk, np.uint8))
     held, most = tracemalloc.get_traced_memory()
     found = counter.count()
     counting = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert sum(found.duplicates) == {1: 0, 2: chunk * chunks // 2}.get(
-        repeats, chunk * chunks - SPLITS
+    assert sum(found["duplicates"].values()) == {1: 0, 2: chunk * chunks // 2}.get(
+        repeats, chunk * chunks - len(SPLITS)
     )
     assert held < 25 * chunk * chunks
     assert most < 27 * chunk * chunks + (1 << 19)
@@ -137,15 +149,25 @@ def test_digests_that_end_in_zeros_are_told_apart(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(duplicates, "blake2b", Blake2b)
     images = np.array([[0, 0], [0, 1], [1, 0], [0, 0]], np.uint8)
-    counter = DuplicateCounter(2)
-    counter.add(0, images, np.array([0, 256, 1, 1], np.uint16))
-    counter.add(1, images[1:2], np.array([256], np.uint16))
-    assert counter.count() == Duplicates((1, 0), (1, 0), {(0, 1): Shared(1, (1, 1), 0)}, 1)
+    counter = DuplicateCounter("ab")
+    counter.add("a", images, np.array([0, 256, 1, 1], np.uint16))
+    counter.add("b", images[1:2], np.array([256], np.uint16))
+    assert counter.count() == {
+        "duplicates": {"a": 1, "b": 0},
+        "labels_differ": {"a": 1, "b": 0},
+        "leaked": {"a": 0, "b": 1},
+        "in_a": {"b": 1},
+        "different_in_a": {"b": 1},
+        "labels_differ_in_a": {"b": 0},
+        "in_b": {"a": 1},
+        "different_in_b": {"a": 1},
+        "labels_differ_in_b": {"a": 0},
+    }
 
 
 def test_a_chunk_may_have_no_image_of_a_split() -> None:
     """As where photographs are so large that a chunk has a few, all of them for training."""
     counter = DuplicateCounter(SPLITS)
-    for split, count in ((0, 2), (1, 0)):
+    for split, count in (("a", 2), ("b", 0)):
         counter.add(split, np.zeros((count, 3, 4, 4), np.uint8), np.zeros(count, np.uint8))
-    assert counter.count().duplicates == (1, 0, 0)
+    assert counter.count()["duplicates"] == {"a": 1, "b": 0, "c": 0}

@@ -5,15 +5,12 @@ from typing import Any
 
 import numpy as np
 
-from image_pipeline.tensorizing.duplicates import DuplicateCounter
+from image_pipeline.tensorizing.duplicates import DuplicateCounter, Table
 from image_pipeline.tensors.tensor_files import DatasetInfo
 
-BALANCE_COLUMNS = ("class", "split", "images")
 SPLITS = ("train", "validation", "test")
 # With fewer images of a class in a split, one of them is more than a tenth of the class's score.
 FEW_IMAGES = 10
-
-Table = dict[str, dict[str, int]]  # column -> split -> number
 
 
 class DataReport:
@@ -28,12 +25,12 @@ class DataReport:
         self._names = list(class_names)
         self._shape = shape
         self._images = {split: np.zeros(len(class_names), np.int64) for split in SPLITS}
-        self._duplicates = DuplicateCounter(len(SPLITS))
+        self._duplicates = DuplicateCounter(SPLITS)
 
     def add(self, split: str, images: np.ndarray, labels: np.ndarray) -> None:
         """Count in images uint8 `[n, C, H, W]` and labels, unsigned `[n]`, of one of SPLITS."""
         self._images[split] += np.bincount(labels, minlength=len(self._names))
-        self._duplicates.add(SPLITS.index(split), images, labels)
+        self._duplicates.add(split, images, labels)
 
     def class_balance(self) -> list[tuple[str, str, int]]:
         """Return a row for each class and split: their names, and the number of images."""
@@ -44,37 +41,13 @@ class DataReport:
         ]
 
     def table(self) -> Table:
-        """Return the columns of `plots/data.csv`, in which a row is a split.
-
-        Images are identical if all their pixels are. `duplicates` counts the repetitions within the
-        split, and `labels_differ` the distinct images with several labels there. `in_train` counts
-        the images that are also in that split, `different_in_train` the distinct ones among them,
-        and `labels_differ_in_train` those of these with several labels. `leaked` counts the images
-        that are also in an earlier split.
-        """
-        counts, found = self._images, self._duplicates.count()
-        few = f"classes_with_fewer_than_{FEW_IMAGES}"
-        table: Table = {
-            "images": {split: int(images.sum()) for split, images in counts.items()},
-            few: {split: int((images < FEW_IMAGES).sum()) for split, images in counts.items()},
-            "duplicates": dict(zip(SPLITS, found.duplicates, strict=True)),
-            "labels_differ": dict(zip(SPLITS, found.labels_differ, strict=True)),
-            "leaked": {
-                "train": 0,
-                "validation": found.shared[0, 1].images[1],
-                "test": found.leaked,
-            },
+        """Return the columns of `plots/data.csv`, in which a row is a split."""
+        counts, few = self._images.items(), f"classes_with_fewer_than_{FEW_IMAGES}"
+        return {
+            "images": {split: int(images.sum()) for split, images in counts},
+            few: {split: int((images < FEW_IMAGES).sum()) for split, images in counts},
+            **self._duplicates.count(),
         }
-        for other in SPLITS:
-            for column in ("in", "different_in", "labels_differ_in"):
-                table[f"{column}_{other}"] = {}
-        for pair, shared in found.shared.items():
-            for here, there, images in zip(pair, reversed(pair), shared.images, strict=True):
-                split, other = SPLITS[here], SPLITS[there]
-                table[f"in_{other}"][split] = images
-                table[f"different_in_{other}"][split] = shared.distinct
-                table[f"labels_differ_in_{other}"][split] = shared.labels_differ
-        return table
 
     def metrics(self, table: Table, info: DatasetInfo, skipped: int) -> dict[str, Any]:
         """Return the values of `metrics/data.json`; DVC compares numbers, but not lists.

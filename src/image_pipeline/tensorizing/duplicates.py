@@ -4,9 +4,8 @@ Memory holds a record of 21 bytes per image: a 16-byte BLAKE2b digest of its pix
 its label. A collision of digests is not to be expected below 10^19 images, so the counts are exact.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from hashlib import blake2b
-from itertools import combinations
 
 import numpy as np
 
@@ -14,61 +13,38 @@ DIGEST_BYTES = 16
 # Sorted as bytes, records of identical images are adjacent.
 RECORD = np.dtype([("digest", f"S{DIGEST_BYTES}"), ("split", "u1"), ("label", ">u4")])
 
-
-@dataclass(frozen=True)
-class Shared:
-    """The images that two splits share.
-
-    Attributes:
-        distinct: how many distinct images occur in both.
-        images: how many images these are in either split.
-        labels_differ: how many of the distinct images have more than one label.
-    """
-
-    distinct: int
-    images: tuple[int, int]
-    labels_differ: int
-
-
-@dataclass(frozen=True)
-class Duplicates:
-    """Identical images within and across splits, which are numbered from 0.
-
-    Attributes:
-        duplicates: repetitions in each split.
-        labels_differ: distinct images with more than one label in each split.
-        shared: the images shared by each pair of splits, the lower number first.
-        leaked: images of the last split that occur in any other.
-    """
-
-    duplicates: tuple[int, ...]
-    labels_differ: tuple[int, ...]
-    shared: dict[tuple[int, int], Shared]
-    leaked: int
+Table = dict[str, dict[str, int]]  # column -> split -> number
 
 
 class DuplicateCounter:
     """Counts identical images: `add` all of them, then `count`.
 
     Args:
-        splits: how many splits there are.
+        splits: the splits' names, in order.
     """
 
-    def __init__(self, splits: int) -> None:
+    def __init__(self, splits: Sequence[str]) -> None:
         self._splits = splits
         self._records = bytearray()
 
-    def add(self, split: int, images: np.ndarray, labels: np.ndarray) -> None:
+    def add(self, split: str, images: np.ndarray, labels: np.ndarray) -> None:
         """Add images of one shape `[n, ...]`, where n may be 0, and their labels `[n]`."""
         records = np.empty(len(labels), RECORD)
         rows = np.ascontiguousarray(images)
         records["digest"] = [blake2b(row, digest_size=DIGEST_BYTES).digest() for row in rows]
-        records["split"] = split
+        records["split"] = self._splits.index(split)
         records["label"] = labels
         self._records += records.tobytes()
 
-    def count(self) -> Duplicates:
-        """Return the counts over all images added."""
+    def count(self) -> Table:
+        """Return the counts over all images added, as columns whose rows are the splits.
+
+        Images are identical if all their pixels are. `duplicates` counts the repetitions within the
+        split, and `labels_differ` the distinct images with several labels there. `leaked` counts
+        the images that are also in an earlier split. `in_train` counts the images that are also in
+        that split, `different_in_train` the distinct ones among them, and `labels_differ_in_train`
+        those of these with several labels; likewise for the other splits.
+        """
         np.frombuffer(self._records, f"S{RECORD.itemsize}").sort()  # in place, as bytes
         records = np.frombuffer(self._records, RECORD)
         digests = records["digest"]
@@ -77,7 +53,7 @@ class DuplicateCounter:
         # Most images occur once and do not count.
         records = records[repeated[1:] | repeated[:-1]]
         image = np.unique(records["digest"], return_inverse=True)[1]
-        shape = len(records) and image.max() + 1, self._splits
+        shape = len(records) and image.max() + 1, len(self._splits)
         cells = image, records["split"]
         images, max_label = np.zeros((2, *shape), np.int64)
         min_label = np.full(shape, 1 << 32)
@@ -85,16 +61,24 @@ class DuplicateCounter:
         np.minimum.at(min_label, cells, records["label"])
         np.maximum.at(max_label, cells, records["label"])
 
+        def by_split(counts: np.ndarray) -> dict[str, int]:
+            return dict(zip(self._splits, counts.sum(axis=0).tolist(), strict=True))
+
         present = images > 0
-        shared = {}
-        for pair in combinations(range(self._splits), 2):
-            both = present[:, pair].all(axis=1)
-            differ = min_label[both][:, pair].min(axis=1) < max_label[both][:, pair].max(axis=1)
-            first, second = images[both][:, pair].sum(axis=0).tolist()
-            shared[pair] = Shared(int(both.sum()), (first, second), int(differ.sum()))
-        return Duplicates(
-            tuple((images - present).sum(axis=0).tolist()),
-            tuple((present & (min_label < max_label)).sum(axis=0).tolist()),
-            shared,
-            int(images[present[:, :-1].any(axis=1), -1].sum()),
-        )
+        earlier = np.cumsum(present, axis=1) > present
+        table = {
+            "duplicates": by_split(images - present),
+            "labels_differ": by_split(present & (min_label < max_label)),
+            "leaked": by_split(images * earlier),
+        }
+        for number, name in enumerate(self._splits):
+            other = slice(number, number + 1)
+            shared = present & present[:, other]
+            low = np.minimum(min_label, min_label[:, other])
+            high = np.maximum(max_label, max_label[:, other])
+            table[f"in_{name}"] = by_split(images * shared)
+            table[f"different_in_{name}"] = by_split(shared)
+            table[f"labels_differ_in_{name}"] = by_split(shared & (low < high))
+            for column in ("in", "different_in", "labels_differ_in"):
+                del table[f"{column}_{name}"][name]
+        return table

@@ -12,13 +12,8 @@ from image_pipeline.common.files import atomic_group
 from image_pipeline.downloading.dataset import RawDataset
 from image_pipeline.reading.splitting import stratified_split
 from image_pipeline.serialization import write_csv_rows, write_json
-from image_pipeline.tensorizing.data_report import (
-    BALANCE_COLUMNS,
-    SPLITS,
-    DataReport,
-    Table,
-    table_rows,
-)
+from image_pipeline.tensorizing.data_report import SPLITS, DataReport, table_rows
+from image_pipeline.tensorizing.duplicates import Table
 from image_pipeline.tensors.tensor_files import DatasetInfo, open_split_writer
 
 
@@ -93,7 +88,7 @@ def tensorize(
         for writer in writers.values():
             writer.finish(info)
         table = report.table()
-        write_csv_rows(balance_path, BALANCE_COLUMNS, report.class_balance())
+        write_csv_rows(balance_path, ["class", "split", "images"], report.class_balance())
         write_csv_rows(table_path, ["split", *table], table_rows(table))
         write_json(metrics_path, report.metrics(table, info, dataset.skipped))
     return table
@@ -116,24 +111,19 @@ class PixelStatistics:
 
     def mean(self) -> tuple[float, ...]:
         """Return the mean of each channel."""
-        return tuple(
-            round(first / total / 255, 8) for total, first, _ in map(self._moments, self._counts)
-        )
+        return tuple(round(first / total / 255, 8) for total, first, _ in self._moments())
 
     def std(self) -> tuple[float, ...]:
         """Return the standard deviation of each channel; 1 for a constant channel."""
         deviations = []
-        for total, first, second in map(self._moments, self._counts):
+        for total, first, second in self._moments():
             variance = (total * second - first * first) / (total * total)  # exact up to here
             deviations.append(round(math.sqrt(variance) / 255, 8) or 1.0)
         return tuple(deviations)
 
-    @staticmethod
-    def _moments(counts: np.ndarray) -> tuple[int, int, int]:
-        """Return the number of pixels, their sum and the sum of their squares, as integers."""
-        values = list(enumerate(counts.tolist()))
-        return (
-            sum(count for _, count in values),
-            sum(value * count for value, count in values),
-            sum(value * value * count for value, count in values),
-        )
+    def _moments(self) -> list[list[int]]:
+        """Return each channel's number of pixels, their sum and the sum of their squares, exact."""
+        moments: list[list[int]] = (
+            self._counts @ np.vander(np.arange(256), 3, increasing=True)
+        ).tolist()
+        return moments
