@@ -58,7 +58,7 @@ def publish(content: bytes, mirror: Path, monkeypatch: pytest.MonkeyPatch) -> No
     """Write CIFAR-10's archive to a mirror, and make its checksum the expected one."""
     (mirror / ARCHIVE).write_bytes(content)
     digest = hashlib.sha256(content).hexdigest()
-    file = dataclasses.replace(cifar10.ARCHIVE, sha256=digest, size=len(content))
+    file = dataclasses.replace(cifar10.ARCHIVE, digest=digest, size=len(content))
     monkeypatch.setattr(cifar10, "ARCHIVE", file)
 
 

@@ -13,7 +13,7 @@ from image_pipeline.downloading.mirrors import RemoteFile, fetch_files
 
 ARCHIVE = RemoteFile(
     "cifar-10-binary.tar.gz",
-    sha256="c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
+    "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
     size=170_052_171,
 )
 FOLDER = "cifar-10-batches-bin"  # in the archive

@@ -11,7 +11,7 @@ from image_pipeline.downloading.mirrors import RemoteFile, fetch_files
 
 ARCHIVE = RemoteFile(
     "cifar-100-binary.tar.gz",
-    sha256="58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec",
+    "58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec",
     size=168_513_733,
 )
 FOLDER = "cifar-100-binary"  # in the archive

@@ -45,7 +45,7 @@ def fetch(folder: Path, mirror: str | None, params: Params) -> None:
         )
     name = PurePosixPath(unquote(urlsplit(source.url).path)).name
     name = re.sub(r"[^A-Za-z0-9._-]", "_", name)[-MAX_NAME_LENGTH:].lstrip(".") or "archive"
-    archive = RemoteFile(name, sha256=source.sha256, url=source.url, max_bytes=max_archive_bytes())
+    archive = RemoteFile(name, source.sha256, url=source.url, max_bytes=max_archive_bytes())
     fetch_files([archive], [], folder / DOWNLOADED, mirror)
     pack(folder / DOWNLOADED / name, folder / FILE)
     shutil.rmtree(folder / DOWNLOADED)

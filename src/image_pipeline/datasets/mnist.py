@@ -34,7 +34,7 @@ SHA256_AND_SIZE = {
 def fetch(folder: Path, mirror: str | None, params: Params) -> None:
     from torchvision.datasets import MNIST
 
-    files = [RemoteFile(name, md5, *SHA256_AND_SIZE.get(name, ())) for name, md5 in MNIST.resources]
+    files = [RemoteFile(name, *SHA256_AND_SIZE.get(name, (md5,))) for name, md5 in MNIST.resources]
     fetch_files(files, MNIST.mirrors, folder, mirror)
 
 

@@ -62,32 +62,21 @@ class RemoteFile:
 
     Attributes:
         name: on every mirror and in the local folder.
-        md5: hexadecimal; this or `sha256` is required.
-        sha256: hexadecimal; if given, it is checked instead of `md5`.
+        digest: SHA-256 or, if that is not known, MD5; hexadecimal.
         size: in bytes, if known.
         url: the file's full address, if it has one, tried after the mirrors.
         max_bytes: limit for a file of unknown size; `MAX_BYTES` if None.
     """
 
     name: str
-    md5: str | None = None
-    sha256: str | None = None
+    digest: str
     size: int | None = None
     url: str | None = None
     max_bytes: int | None = None
 
-    def __post_init__(self) -> None:
-        if not (self.md5 or self.sha256):
-            raise ValueError(f"no checksum for {self.name}")
-
-    def new_digest(self) -> "hashlib._Hash":
-        """Return a fresh hash, whose digest of the file's bytes must be `expected`."""
-        return hashlib.sha256() if self.sha256 else hashlib.md5(usedforsecurity=False)
-
-    @property
-    def expected(self) -> str | None:
-        """The hexadecimal digest of the file."""
-        return self.sha256 or self.md5
+    def new_hash(self) -> "hashlib._Hash":
+        """Return a fresh hash, whose digest of the file's bytes must be `digest`."""
+        return hashlib.sha256() if len(self.digest) == 64 else hashlib.md5(usedforsecurity=False)
 
 
 class _FetchError(Exception):
@@ -170,18 +159,18 @@ def _receive(file: RemoteFile, source: str, target: BinaryIO, bar: "tqdm[NoRetur
         raise _FetchError("neither an http(s) address nor the path of a folder")
     else:
         chunks = _local_chunks(Path(source) / file.name)
-    digest, received = file.new_digest(), 0
+    hasher, received = file.new_hash(), 0
     max_bytes = file.size or file.max_bytes or MAX_BYTES
     for chunk in chunks:
         received += len(chunk)
         if received > max_bytes:
             raise _FetchError(f"longer than the expected {max_bytes} bytes")
-        digest.update(chunk)
+        hasher.update(chunk)
         target.write(chunk)
         bar.update(len(chunk))
     if file.size and received < file.size:
         raise _FetchError(f"ended after {received} of {file.size} bytes", retry_after=PAUSE)
-    if digest.hexdigest() != file.expected:
+    if hasher.hexdigest() != file.digest:
         raise _FetchError("its checksum is wrong: the mirror holds a different file")
 
 
@@ -299,7 +288,7 @@ def _is_verified(path: Path, file: RemoteFile) -> bool:
         if file.size not in (None, path.stat().st_size):
             return False
         with path.open("rb") as local:
-            return hashlib.file_digest(local, file.new_digest).hexdigest() == file.expected
+            return hashlib.file_digest(local, file.new_hash).hexdigest() == file.digest
     except OSError:
         return False
 

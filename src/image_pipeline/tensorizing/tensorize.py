@@ -123,7 +123,6 @@ class PixelStatistics:
 
     def _moments(self) -> list[list[int]]:
         """Return each channel's number of pixels, their sum and the sum of their squares, exact."""
-        moments: list[list[int]] = (
-            self._counts @ np.vander(np.arange(256), 3, increasing=True)
-        ).tolist()
+        powers = np.arange(256)[:, np.newaxis] ** np.arange(3)
+        moments: list[list[int]] = (self._counts @ powers).tolist()
         return moments
