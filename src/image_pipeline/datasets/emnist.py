@@ -31,8 +31,7 @@ def fetch(folder: Path, mirror: str | None, params: Params) -> None:
     """Download one file with all six splits."""
     from torchvision.datasets import EMNIST
 
-    address, name = EMNIST.url.rsplit("/", 1)
-    fetch_files([RemoteFile(name, EMNIST.md5)], [address], folder, mirror)
+    fetch_files([RemoteFile(ARCHIVE, EMNIST.md5, url=EMNIST.url)], [], folder, mirror)
 
 
 def read(folder: Path, params: Params) -> RawDataset:

@@ -22,9 +22,8 @@ def fetch(folder: Path, mirror: str | None, params: Params) -> None:
     from torchvision.datasets import QMNIST
 
     resources = [*QMNIST.resources["train"], *QMNIST.resources["test"]]
-    files = [RemoteFile(url.rsplit("/", 1)[1], md5) for url, md5 in resources]
-    addresses = dict.fromkeys(url.rsplit("/", 1)[0] for url, _ in resources)
-    fetch_files(files, list(addresses), folder, mirror)
+    files = [RemoteFile(url.rpartition("/")[2], md5, url=url) for url, md5 in resources]
+    fetch_files(files, [], folder, mirror)
 
 
 def read(folder: Path, params: Params) -> RawDataset:

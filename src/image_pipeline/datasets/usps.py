@@ -17,9 +17,8 @@ def fetch(folder: Path, mirror: str | None, params: Params) -> None:
     from torchvision.datasets import USPS
 
     published = [USPS.split_list[part] for part in ("train", "test")]
-    files = [RemoteFile(name, md5) for _, name, md5 in published]
-    addresses = dict.fromkeys(url.rsplit("/", 1)[0] for url, _, _ in published)
-    fetch_files(files, list(addresses), folder, mirror)
+    files = [RemoteFile(name, md5, url=url) for url, name, md5 in published]
+    fetch_files(files, [], folder, mirror)
 
 
 def read(folder: Path, params: Params) -> RawDataset:
