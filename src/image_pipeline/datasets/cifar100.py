@@ -13,19 +13,19 @@ ARCHIVE = RemoteFile(
     "cifar-100-binary.tar.gz",
     "58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec",
     size=168_513_733,
+    url="https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz",
 )
-FOLDER = "cifar-100-binary"  # in the archive
 
 
 def fetch(folder: Path, mirror: str | None, params: Params) -> None:
-    from torchvision.datasets import CIFAR100
-
-    fetch_files([ARCHIVE], [CIFAR100.url.rsplit("/", 1)[0]], folder, mirror)
+    fetch_files([ARCHIVE], [], folder, mirror)
 
 
 def read(folder: Path, params: Params) -> RawDataset:
     """Read the data set; of an image's coarse and fine label, the fine one is its class."""
-    from image_pipeline.reading.cifar import CifarArchive
+    from image_pipeline.reading.cifar import read_cifar
 
-    archive = CifarArchive(folder / ARCHIVE.name, FOLDER, label_bytes=2)
-    return archive.read("fine_label_names.txt", 100, ["train.bin"], ["test.bin"])
+    names, train, test = (
+        f"cifar-100-binary/{name}" for name in ("fine_label_names.txt", "train.bin", "test.bin")
+    )
+    return read_cifar(folder / ARCHIVE.name, 2, names, 100, [train], [test])
