@@ -58,20 +58,13 @@ def center_digit(image: np.ndarray) -> np.ndarray:
     proportions kept, and its centre of mass placed at the centre of the image.
     """
     from PIL import Image
+    from scipy.ndimage import center_of_mass
 
-    bright = np.rint(image.astype(np.float64) * 255 / MAX_VALUE).astype(np.uint8)
-    filled_rows, filled_columns = np.any(bright, axis=1), np.any(bright, axis=0)
-    top, bottom = np.flatnonzero(filled_rows)[[0, -1]]
-    left, right = np.flatnonzero(filled_columns)[[0, -1]]
-    cut = bright[top : bottom + 1, left : right + 1]
-    scale = BOX / max(cut.shape)
-    height, width = (max(1, round(side * scale)) for side in cut.shape)
-    resized = np.asarray(Image.fromarray(cut).resize((width, height), Image.Resampling.BICUBIC))
-
-    weights = resized.astype(np.int64)
-    total = int(weights.sum())
-    row = int((weights.sum(axis=1) * np.arange(height)).sum()) / total
-    column = int((weights.sum(axis=0) * np.arange(width)).sum()) / total
+    bright = Image.fromarray(np.rint(image * (255 / MAX_VALUE)).astype(np.uint8))
+    cut = bright.crop(bright.getbbox())
+    width, height = (max(1, round(side * BOX / max(cut.size))) for side in cut.size)
+    resized = np.asarray(cut.resize((width, height), Image.Resampling.BICUBIC))
+    row, column = center_of_mass(resized)
     y = min(max(round((SIZE - 1) / 2 - row), 0), SIZE - height)
     x = min(max(round((SIZE - 1) / 2 - column), 0), SIZE - width)
     canvas = np.zeros((SIZE, SIZE), np.uint8)
