@@ -82,17 +82,7 @@ class Entry:
     problem: str = ""
 
 
-@dataclass(frozen=True)
-class ArchiveReader:
-    """An open folder or archive.
-
-    Attributes:
-        entries: all entries, in any order.
-        open_content: opens the content of a file.
-    """
-
-    entries: Iterator[Entry]
-    open_content: Callable[[Entry], AbstractContextManager[IO[bytes]]]
+OpenContent = Callable[[Entry], AbstractContextManager[IO[bytes]]]
 
 
 def pack(source: Path, target: Path) -> None:
@@ -108,8 +98,8 @@ def pack(source: Path, target: Path) -> None:
     Raises:
         DataError: an entry, or the archive, is refused; then nothing is written.
     """
-    with open_archive(source, target.parent) as reader:
-        chosen = choose(checked(reader.entries, source))
+    with open_archive(source, target.parent) as (entries, open_content):
+        chosen = choose(checked(entries, source))
         if not any(entry.kind == "file" for entry in chosen):
             raise DataError(f"{source}: it holds no files; put images there, one folder per class")
         total = sum(entry.size for entry in chosen)
@@ -126,7 +116,7 @@ def pack(source: Path, target: Path) -> None:
                     continue
                 info.size = entry.size
                 try:
-                    with reader.open_content(entry) as content:
+                    with open_content(entry) as content:
                         packed.addfile(info, content)
                 except (EOFError, OSError) as error:
                     if getattr(error, "errno", None) is not None:
@@ -263,8 +253,10 @@ def _refuse(source: Path, name: str, reason: str) -> DataError:
 
 
 @contextmanager
-def open_archive(path: Path, temporary: Path) -> Iterator[ArchiveReader]:
+def open_archive(path: Path, temporary: Path) -> Iterator[tuple[Iterator[Entry], OpenContent]]:
     """Open a folder or an archive, whose kind is detected by its first bytes.
+
+    Yields all entries, in any order, and a function that opens the content of a file.
 
     Args:
         path: of the folder or archive.
@@ -277,7 +269,7 @@ def open_archive(path: Path, temporary: Path) -> Iterator[ArchiveReader]:
     remedy = "get it again, or repack the folder"
     try:
         if path.is_dir():
-            yield ArchiveReader(
+            yield (
                 _folder_entries(path),
                 lambda entry: _open_regular_file(path / entry.handle, entry.size),
             )
@@ -294,7 +286,7 @@ def open_archive(path: Path, temporary: Path) -> Iterator[ArchiveReader]:
                 guarded = cast("IO[bytes]", _GuardedZip(file, path))
                 archive = zipfile.ZipFile(guarded, metadata_encoding="utf-8")
                 stack.enter_context(archive)
-                yield ArchiveReader(_zip_entries(archive), lambda entry: archive.open(entry.handle))
+                yield _zip_entries(archive), lambda entry: archive.open(entry.handle)
                 return
             if start[:2] == b"\x1f\x8b":
                 temporary.mkdir(parents=True, exist_ok=True)
@@ -306,7 +298,7 @@ def open_archive(path: Path, temporary: Path) -> Iterator[ArchiveReader]:
                 file.seek(entry.handle)
                 return nullcontext(file)
 
-            yield ArchiveReader(_tar_entries(file), content)
+            yield _tar_entries(file), content
     except tarfile.TarError as error:
         reason = f"not a valid zip, tar or tar.gz file ({one_line(error)})"
         raise DataError(f"{path}: {reason}; {remedy}") from None
