@@ -17,8 +17,8 @@ from image_pipeline.common.schema import Fit
 from image_pipeline.tensors.tensor_files import (
     METADATA_KEY,
     DatasetInfo,
-    count_images,
     open_split_writer,
+    read_labels,
     read_sample,
     read_split,
 )
@@ -80,9 +80,8 @@ def test_what_is_written_is_read(file: Path) -> None:
     sample = read_sample(file, [3, 0])
     assert np.array_equal(sample.images, IMAGES[[3, 0]])
     assert sample.labels.tolist() == [2, 0]
-    assert sample.shape == (1, 2, 3)
     assert read_sample(file, []).images.shape == (0, 1, 2, 3)
-    assert count_images(file) == 4
+    assert read_labels(file).tolist() == [0, 2, 1, 2]
 
 
 @pytest.mark.parametrize("fault", ["too few", "too many", "another shape"])
@@ -218,21 +217,18 @@ BAD_LABELS = {
 
 
 @pytest.mark.parametrize("name", BAD | BAD_LABELS)
-@pytest.mark.parametrize("read", [read_split, read_some, count_images])
+@pytest.mark.parametrize("read", [read_split, read_some, read_labels])
 def test_files_that_are_something_else(
     name: str, read: Callable[[Path], object], file: Path
 ) -> None:
     content, cause = (BAD | BAD_LABELS)[name]
     file.write_bytes(content)
-    if name in BAD_LABELS and read is count_images:
-        assert count_images(file) == 4
-        return
     message = refusal(file, read)
     assert cause in message
     assert message.endswith(REMEDY)
 
 
-@pytest.mark.parametrize("read", [read_split, read_some, count_images])
+@pytest.mark.parametrize("read", [read_split, read_some, read_labels])
 def test_what_is_not_a_file(read: Callable[[Path], object], tmp_path: Path) -> None:
     path = tmp_path / "split.safetensors"
     assert refusal(path, read) == "not found; run `dvc repro tensorize`"
@@ -251,7 +247,7 @@ def test_images_that_are_not_there(file: Path) -> None:
 
 
 def every_reader_takes_or_refuses(path: Path) -> None:
-    for read in (read_split, read_some, count_images):
+    for read in (read_split, read_some, read_labels):
         valid_or_refused(path, partial(read, path))
 
 

@@ -68,9 +68,10 @@ class ModelCard:
         Raises:
             DataError: it does not.
         """
-        if split.shape != self.input_shape:
+        shape = tuple(split.images.shape[1:])
+        if shape != self.input_shape:
             raise DataError(
-                f"{path}: images of shape {split.shape}, but the model expects "
+                f"{path}: images of shape {shape}, but the model expects "
                 f"{self.input_shape}; run `dvc repro`, so that both come from the same data"
             )
         if split.info.class_names != self.data.class_names:

@@ -33,7 +33,6 @@ from image_pipeline.plotting.params import PlotParams
 from image_pipeline.tensorizing.data_report import FEW_IMAGES, SPLITS, describe_leak
 from image_pipeline.tensors.tensor_files import (
     Sample,
-    count_images,
     open_tensors,
     read_labels,
     read_sample,
@@ -131,7 +130,7 @@ def _draw_classes(path: Path, card: ModelCard, params: PlotParams) -> None:
 
 def _draw_samples(path: Path, card: ModelCard, params: PlotParams) -> None:
     rng = np.random.default_rng(params.seed)
-    count = count_images(paths.TRAIN_TENSORS)
+    count = len(read_labels(paths.TRAIN_TENSORS))
     chosen = rng.choice(count, size=min(params.samples, count), replace=False)
     sample = _sample(paths.TRAIN_TENSORS, chosen, card)
     images = sample.images
@@ -177,7 +176,7 @@ def _read_table(path: Path, columns: dict[str, float | None]) -> pd.DataFrame:
 
 
 def _check_rows(tables: dict[Path, pd.DataFrame], names: list[str]) -> None:
-    predictions, count = tables[paths.PREDICTIONS], count_images(paths.TEST_TENSORS)
+    predictions, count = tables[paths.PREDICTIONS], len(read_labels(paths.TEST_TENSORS))
     if len(predictions) != count:
         reason = f"{len(predictions)} rows for the {count} images of {paths.TEST_TENSORS}"
         raise _bad(paths.PREDICTIONS, reason)

@@ -178,12 +178,6 @@ class Sample:
     labels: np.ndarray
     info: DatasetInfo
 
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of one image."""
-        channels, height, width = self.images.shape[1:]
-        return channels, height, width
-
 
 @contextmanager
 def open_tensors(path: Path, framework: str, stage: str) -> Iterator[Any]:
@@ -261,17 +255,6 @@ def read_labels(path: Path) -> np.ndarray:
         labels: np.ndarray = file.get_tensor("labels")
         _check_labels(path, labels, info)
         return labels
-
-
-def count_images(path: Path) -> int:
-    """Return the number of images of a split, without reading them.
-
-    Raises:
-        DataError: the file is missing or damaged.
-    """
-    with open_tensors(path, "numpy", "tensorize") as file:
-        _check_header(path, file)
-        return int(file.get_slice("images").get_shape()[0])
 
 
 def _check_header(path: Path, file: Any) -> DatasetInfo:
