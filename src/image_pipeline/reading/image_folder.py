@@ -8,7 +8,6 @@ import sys
 import tempfile
 from array import array
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -48,8 +47,8 @@ def read_image_folder(
     """
     pixel_settings = PixelSettings(settings.channels, settings.image_size, settings.fit)
     names, locations, folders = _list_files(path)
-    layout = _read_layout(folders, source)
-    meanings = [layout.folders[name.rpartition("/")[0]] for name in names]
+    class_names, meaning_of, has_test = _read_layout(folders, source)
+    meanings = [meaning_of[name.rpartition("/")[0]] for name in names]
     labels = np.array([label for label, _ in meanings], np.int32)
     in_test = np.array([test for _, test in meanings], bool)
     has_suffix = np.array([name.lower().endswith(SUFFIXES) for name in names], bool)
@@ -70,47 +69,44 @@ def read_image_folder(
             decoded, np.uint8, "r", shape=(len(candidates), *pixel_settings.shape)
         )
 
-    failed = np.zeros(len(candidates), bool)
-    failed[list(failures)] = True
-    unusable = np.ones(len(labels), bool)
-    unusable[candidates[~failed]] = False
-    if unusable.any():
+    positions = np.setdiff1d(np.arange(len(candidates)), list(failures))
+    unusable = np.setdiff1d(np.arange(len(names)), candidates[positions])
+    if len(unusable):
         causes = {int(candidates[index]): cause for index, cause in failures.items()}
         message = _describe_unusable(names, labels, unusable, causes, source)
         if settings.unreadable == "error":
             raise DataError(f"{message}. Remove them, or set tensorize.folder.unreadable to skip")
         tqdm.write(f"WARNING: {message}; they are skipped", file=sys.stderr)
-    positions = np.flatnonzero(~failed)
-    labels, in_test = labels[candidates][positions], in_test[candidates][positions]
-    if not layout.has_test:
-        _check_counts(labels, layout.class_names, "files")
+    labels, in_test = labels[candidates[positions]], in_test[candidates[positions]]
+    if not has_test:
+        _check_counts(labels, class_names, "files")
         in_test = stratified_split(
             labels,
-            layout.class_names,
+            class_names,
             settings.test_fraction,
             (seed, TEST_STREAM),
             "tensorize.folder.test_fraction",
         )
     train, test = (
-        _split(pixels, positions[chosen], labels[chosen], layout.class_names)
+        _split(pixels, positions[chosen], labels[chosen], class_names)
         for chosen in (~in_test, in_test)
     )
-    return RawDataset(layout.class_names, train, test, int(unusable.sum()), settings.fit)
+    return RawDataset(class_names, train, test, len(unusable), settings.fit)
 
 
 def _describe_unusable(
     names: list[str], labels: np.ndarray, unusable: np.ndarray, causes: dict[int, str], source: str
 ) -> str:
     """Name the first unusable files with their causes, and count the others."""
-    first = np.flatnonzero(unusable)[:MAX_NAMED].tolist()
     described = []
-    for index in first:
+    for index in unusable[:MAX_NAMED].tolist():
         cause = causes.get(index) or (NO_CLASS if labels[index] < 0 else WRONG_SUFFIX)
         described.append(f"{one_line(names[index], 100)} ({one_line(cause, 160)})")
-    count = int(unusable.sum())
-    if count > len(first):
-        described.append(f"and {count - len(first)} more")
-    return f"{count} of {len(labels)} files in {source} cannot be used: {'; '.join(described)}"
+    if len(unusable) > MAX_NAMED:
+        described.append(f"and {len(unusable) - MAX_NAMED} more")
+    return (
+        f"{len(unusable)} of {len(labels)} files in {source} cannot be used: {'; '.join(described)}"
+    )
 
 
 def _list_files(path: Path) -> tuple[list[str], np.ndarray, dict[str, None]]:
@@ -132,23 +128,14 @@ def _list_files(path: Path) -> tuple[list[str], np.ndarray, dict[str, None]]:
     return names, np.frombuffer(locations, np.int64).reshape(-1, 2), folders
 
 
-@dataclass
-class _Layout:
-    """The meaning of the folders.
-
-    Attributes:
-        class_names: sorted.
-        folders: each folder's label, -1 if it belongs to no class, and whether it is in `test/`.
-        has_test: whether there is a `test/`.
-    """
-
-    class_names: tuple[str, ...]
-    folders: dict[str, tuple[int, bool]]
-    has_test: bool
-
-
-def _read_layout(folders: Iterable[str], source: str) -> _Layout:
+def _read_layout(
+    folders: Iterable[str], source: str
+) -> tuple[tuple[str, ...], dict[str, tuple[int, bool]], bool]:
     """Find splits and classes from the folders' names.
+
+    Returns:
+        The class names, sorted; each folder's label, -1 if it belongs to no class, and whether it
+        is in `test/`; and whether there is a `test/`.
 
     Raises:
         DataError: the folders are not laid out as expected.
@@ -190,7 +177,7 @@ def _read_layout(folders: Iterable[str], source: str) -> _Layout:
         folder: (label_of[classes[folder]] if folder in classes else -1, folder in tests)
         for folder in parts
     }
-    return _Layout(class_names, meanings, has_test)
+    return class_names, meanings, has_test
 
 
 def _check_counts(labels: np.ndarray, class_names: tuple[str, ...], what: str) -> None:
