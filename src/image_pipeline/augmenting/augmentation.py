@@ -26,7 +26,7 @@ TAPS = ((0, 0), (0, 1), (1, 0), (1, 1))  # row and column offsets of the four ne
 
 
 def draw_affines(
-    params: AugmentationParams, count: int, size: tuple[int, int], rng: np.random.Generator
+    params: AugmentationParams, count: int, size: Sequence[int], rng: np.random.Generator
 ) -> np.ndarray:
     """Draw `count` affine maps from output to input pixel coordinates.
 
@@ -48,23 +48,14 @@ def draw_affines(
         cosine, sine = math.cos(angle), math.sin(angle)
         tangent = math.tan(math.radians(params.shear * lean))
         rows, columns = 1 / (1 + params.scale * tall), 1 / (1 + params.scale * wide)
-        maps[index] = (
-            (
-                rows * (cosine + tangent * sine),
-                rows * sine,
-                params.translation * down * height,
-            ),
-            (
-                columns * (tangent * cosine - sine),
-                columns * cosine,
-                params.translation * right * width,
-            ),
-        )
+        shift_down, shift_right = params.translation * down, params.translation * right
+        maps[index, 0] = rows * (cosine + tangent * sine), rows * sine, shift_down * height
+        maps[index, 1] = columns * (tangent * cosine - sine), columns * cosine, shift_right * width
     return maps
 
 
 def draw_displacements(
-    params: AugmentationParams, count: int, size: tuple[int, int], rng: np.random.Generator
+    params: AugmentationParams, count: int, size: Sequence[int], rng: np.random.Generator
 ) -> np.ndarray | None:
     """Draw `count` smooth displacement fields: random cubic B-splines.
 
@@ -108,7 +99,7 @@ def _spline_weights(side: int) -> np.ndarray:
 
 
 def sampling_taps(
-    maps: np.ndarray, size: tuple[int, int], displacements: np.ndarray | None = None
+    maps: np.ndarray, size: Sequence[int], displacements: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the four weighted input pixels of each output pixel, by bilinear sampling.
 
@@ -167,18 +158,22 @@ def augment(
     """
     if out is None:
         out = np.empty(images.shape, np.float32)
-    warped = any(getattr(params, amount) for amount in WARPS)
-    sampling = _draw_sampling(images.shape, params, rng) if warped else None
+    count, _, *size = images.shape
+    taps = None
+    if any(getattr(params, amount) for amount in WARPS):
+        groups = -(-count // params.images_per_draw)
+        maps = draw_affines(params, groups, size, rng)
+        taps = sampling_taps(maps, size, draw_displacements(params, groups, size, rng))
     if params.horizontal_flip:
         images = flip(images, params.horizontal_flip, rng)
     if params.crop_padding:
         images = crop(images, params.crop_padding, rng)
     if params.cutout:
         images = cutout(images, params.cutout, mean, rng)
-    if sampling is None:
+    if taps is None:
         out[...] = images
     else:
-        _warp(images, *sampling, out)
+        _warp(images, *taps, out)
     return out
 
 
@@ -229,17 +224,6 @@ def cutout(
         rows, columns = (slice(max(0, start), start + side) for start in (top, left))
         image[:, rows, columns] = fill
     return cut
-
-
-def _draw_sampling(
-    shape: tuple[int, ...], params: AugmentationParams, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """Draw a warp for each group of images; return the `sampling_taps`."""
-    count, _, height, width = shape
-    groups = -(-count // params.images_per_draw)
-    maps = draw_affines(params, groups, (height, width), rng)
-    displacements = draw_displacements(params, groups, (height, width), rng)
-    return sampling_taps(maps, (height, width), displacements)
 
 
 def _warp(images: np.ndarray, pixels: np.ndarray, weights: np.ndarray, out: np.ndarray) -> None:
