@@ -83,8 +83,7 @@ def tensorize(
         start = 0
         for images in dataset.test.chunks():
             add("test", images, dataset.test.labels[start : (start := start + len(images))])
-        mean, std = statistics.mean(), statistics.std()
-        info = DatasetInfo(name, dataset.class_names, mean, std, dataset.fit)
+        info = DatasetInfo(name, dataset.class_names, *statistics.mean_and_std(), dataset.fit)
         for writer in writers.values():
             writer.finish(info)
         table = report.table()
@@ -109,20 +108,13 @@ class PixelStatistics:
         for channel, counts in enumerate(self._counts):
             counts += np.bincount(images[:, channel].ravel(), minlength=256)
 
-    def mean(self) -> tuple[float, ...]:
-        """Return the mean of each channel."""
-        return tuple(round(first / total / 255, 8) for total, first, _ in self._moments())
-
-    def std(self) -> tuple[float, ...]:
-        """Return the standard deviation of each channel; 1 for a constant channel."""
-        deviations = []
-        for total, first, second in self._moments():
-            variance = (total * second - first * first) / (total * total)  # exact up to here
-            deviations.append(round(math.sqrt(variance) / 255, 8) or 1.0)
-        return tuple(deviations)
-
-    def _moments(self) -> list[list[int]]:
-        """Return each channel's number of pixels, their sum and the sum of their squares, exact."""
+    def mean_and_std(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Return each channel's mean and standard deviation; 1 if it is constant."""
         powers = np.arange(256)[:, np.newaxis] ** np.arange(3)
-        moments: list[list[int]] = (self._counts @ powers).tolist()
-        return moments
+        means, deviations = [], []
+        # Integers: the number of pixels, their sum and the sum of their squares.
+        for total, first, second in (self._counts @ powers).tolist():
+            variance = (total * second - first * first) / (total * total)  # exact up to here
+            means.append(round(first / total / 255, 8))
+            deviations.append(round(math.sqrt(variance) / 255, 8) or 1.0)
+        return tuple(means), tuple(deviations)
