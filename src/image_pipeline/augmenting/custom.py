@@ -61,11 +61,7 @@ def apply(function: AugmentFunction, images: np.ndarray, seed: tuple[int, ...]) 
         raise _error(name, f"fails: {one_line(error)}{where}") from error
     dtype, shape = getattr(augmented, "dtype", None), tuple(getattr(augmented, "shape", ()))
     if not isinstance(augmented, torch.Tensor) or dtype != torch.float32 or shape != images.shape:
-        returned = (
-            f"{dtype} {list(shape)}"
-            if isinstance(augmented, torch.Tensor)
-            else type(augmented).__name__
-        )
+        returned = f"{dtype} {list(shape)}" if dtype else type(augmented).__name__
         raise _error(name, f"returned {returned}, not torch.float32 {list(images.shape)}")
     result: np.ndarray = augmented.detach().numpy()
     return result
