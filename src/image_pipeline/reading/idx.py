@@ -35,32 +35,27 @@ class ZipMember:
     def __str__(self) -> str:
         return f"{self.archive}: {self.name}"
 
-
-@contextmanager
-def _open_compressed(source: Path | ZipMember) -> Iterator[IO[bytes]]:
-    """Open a gzip file without decompressing it; zip errors in the block become DataError."""
-    if isinstance(source, Path):
-        with source.open("rb") as file:
-            yield file
-        return
-    try:
-        with zipfile.ZipFile(source.archive) as archive:
-            member = archive.getinfo(source.name)
-            # Compressed data does not shrink again: such a member is a decompression bomb.
-            if member.file_size > source.archive.stat().st_size:
-                raise DataError(
-                    f"{source}: claims {member.file_size} bytes, more than the whole zip file; "
-                    f"{REMEDY}"
-                )
-            if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                raise DataError(f"{source}: neither stored nor deflated in its zip file; {REMEDY}")
-            with archive.open(member) as file:
-                yield file
-    except KeyError:
-        raise DataError(f"{source}: not in this zip file; {REMEDY}") from None
-    except (zipfile.BadZipFile, RuntimeError, ValueError, struct.error) as error:
-        cause = one_line(error)
-        raise DataError(f"{source.archive}: not a valid zip file ({cause}); {REMEDY}") from None
+    @contextmanager
+    def open(self, _mode: str) -> Iterator[IO[bytes]]:
+        """Open the file; zip errors in the block become DataError."""
+        try:
+            with zipfile.ZipFile(self.archive) as archive:
+                member = archive.getinfo(self.name)
+                # Compressed data does not shrink again: such a member is a decompression bomb.
+                if member.file_size > self.archive.stat().st_size:
+                    claim = f"claims {member.file_size} bytes, more than the whole zip file"
+                    raise DataError(f"{self}: {claim}; {REMEDY}")
+                if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                    raise DataError(
+                        f"{self}: neither stored nor deflated in its zip file; {REMEDY}"
+                    )
+                with archive.open(member) as file:
+                    yield file
+        except KeyError:
+            raise DataError(f"{self}: not in this zip file; {REMEDY}") from None
+        except (zipfile.BadZipFile, RuntimeError, ValueError, struct.error) as error:
+            cause = one_line(error)
+            raise DataError(f"{self.archive}: not a valid zip file ({cause}); {REMEDY}") from None
 
 
 @contextmanager
@@ -70,7 +65,7 @@ def _open_idx(
     """Open a file after its header; errors in the block become DataError."""
     with (
         translate_read_errors(source, "gzip"),
-        _open_compressed(source) as compressed,
+        source.open("rb") as compressed,
         gzip.GzipFile(fileobj=compressed) as file,
     ):
         header = file.read(4 + 4 * rank)
