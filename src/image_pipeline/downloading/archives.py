@@ -67,7 +67,7 @@ class Entry:
 
     Attributes:
         name: its path as the source has it; normalized by `checked`.
-        kind: `file`, `folder`, or a description of what else it is.
+        kind: `file`, `folder`, or a description of what else it is; corrected by `checked`.
         size: in bytes.
         handle: what its reader finds the content by.
         compressed_size: bytes it takes in the source.
@@ -140,6 +140,8 @@ def checked(entries: Iterable[Entry], source: Path) -> Iterator[Entry]:
         if number == MAX_ENTRIES:
             raise _too_many_entries(source)
         name = check_name(entry.name, source)
+        if entry.kind == "file" and entry.name.endswith("/"):  # as some archives mark a folder
+            entry = replace(entry, kind="folder")
         total += entry.size
         if problem := _find_problem(entry, total, archive_size):
             raise _refuse(source, entry.name, problem)
@@ -309,10 +311,8 @@ def open_archive(path: Path, temporary: Path) -> Iterator[tuple[Iterator[Entry],
         raise DataError(f"{path}: not a valid archive ({one_line(error)}); {remedy}") from None
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
-            raise DataError(
-                f"{path}: entry '{one_line(error.filename, 120)}' has a path that is too long for "
-                "this system; shorten it"
-            ) from None
+            problem = "has a path that is too long for this system; shorten it"
+            raise _refuse(path, error.filename, problem) from None
         if error.errno not in (None, errno.EINVAL):  # gzip's own, or a seek before byte 0
             raise
         raise DataError(f"{path}: not a valid archive ({one_line(error)}); {remedy}") from None
@@ -351,8 +351,6 @@ def _zip_entries(archive: zipfile.ZipFile) -> Iterator[Entry]:
         mode = stat.S_IFMT(info.external_attr >> 16)
         name = info.orig_filename  # `filename` ends at a zero byte
         kind = KINDS.get(mode or stat.S_IFREG, "of an unknown kind")
-        if kind == "file" and name.endswith("/"):
-            kind = "folder"
         problem = ""
         if info.flag_bits & ENCRYPTED:
             problem = "is encrypted; repack the folder without a password"
@@ -366,8 +364,6 @@ def _tar_entries(file: BinaryIO) -> Iterator[Entry]:
     for info in read_tar(file):
         kind = "file" if info.isreg() else f"of the unknown type {info.type!r}"
         kind = "a sparse file" if info.issparse() else TAR_KINDS.get(info.type, kind)
-        if kind == "file" and info.name.endswith("/"):
-            kind = "folder"
         yield Entry(info.name, kind, info.size, info.offset_data, info.size)
 
 
