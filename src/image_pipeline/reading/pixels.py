@@ -72,8 +72,6 @@ def decode(content: bytes, settings: PixelSettings) -> bytes:
         return 4 * width, 4 * height
 
     image = _fit(_open_upright(content, settings.channels, min_size), settings)
-    if settings.channels == 1:
-        return image.tobytes()
     return b"".join(band.tobytes() for band in image.split())
 
 
