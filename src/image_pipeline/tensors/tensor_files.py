@@ -205,9 +205,10 @@ def open_tensors(path: Path, framework: str, stage: str) -> Iterator[Any]:
     except SafetensorError as error:
         reason = f"not a valid safetensors file ({one_line(error)})"
         raise DataError(f"{path}: {reason}; {remedy}") from None
-    # What Python, NumPy and torch raise on a valid header that is not ours.
+    # From this module's checks, or what Python, NumPy and torch raise on a header that is not ours.
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as e:
-        reason = f"its header or a value in it is invalid ({one_line(repr(e))})"
+        cause = one_line(e if type(e) is ValueError else repr(e))
+        reason = f"its header or a value in it is invalid ({cause})"
         raise DataError(f"{path}: {reason}; {remedy}") from None
 
 
@@ -218,9 +219,9 @@ def read_split(path: Path) -> Split:
         DataError: the file is missing, damaged, or has other tensors, shapes, dtypes or labels.
     """
     with open_tensors(path, "pt", "tensorize") as file:
-        info = _check_header(path, file)
+        info = _check_header(file)
         images, labels = file.get_tensor("images"), file.get_tensor("labels")
-        _check_labels(path, labels, info)
+        _check_labels(labels, info)
         return Split(images, labels, info)
 
 
@@ -231,7 +232,7 @@ def read_sample(path: Path, indices: Sequence[int]) -> Sample:
         DataError: the file is missing or damaged, or has no such images.
     """
     with open_tensors(path, "numpy", "tensorize") as file:
-        info = _check_header(path, file)
+        info = _check_header(file)
         images, labels = file.get_slice("images"), file.get_slice("labels")
         empty = np.empty((0, *images.get_shape()[1:]), np.uint8)
         sample = Sample(
@@ -240,7 +241,7 @@ def read_sample(path: Path, indices: Sequence[int]) -> Sample:
             info,
         )
         if indices:
-            _check_labels(path, sample.labels, info)
+            _check_labels(sample.labels, info)
         return sample
 
 
@@ -251,39 +252,34 @@ def read_labels(path: Path) -> np.ndarray:
         DataError: the file is missing or damaged, or a label is out of range.
     """
     with open_tensors(path, "numpy", "tensorize") as file:
-        info = _check_header(path, file)
+        info = _check_header(file)
         labels: np.ndarray = file.get_tensor("labels")
-        _check_labels(path, labels, info)
+        _check_labels(labels, info)
         return labels
 
 
-def _check_header(path: Path, file: Any) -> DatasetInfo:
+def _check_header(file: Any) -> DatasetInfo:
     """Check what can be checked before a tensor, of whatever size, is read."""
     names = sorted(file.keys())
     if names != ["images", "labels"]:
-        raise _invalid(path, f"it holds the tensors {names}, not images and labels")
+        raise ValueError(f"it holds the tensors {names}, not images and labels")
     shapes = []
     for name, dtype, dimensions in (("images", "U8", 4), ("labels", "I64", 1)):
         part = file.get_slice(name)
         shapes.append(part.get_shape())
         if part.get_dtype() != dtype or len(shapes[-1]) != dimensions:
             found = f"{part.get_dtype()} {shapes[-1]}"
-            raise _invalid(path, f"`{name}` is {found}, not {dtype} of rank {dimensions}")
+            raise ValueError(f"`{name}` is {found}, not {dtype} of rank {dimensions}")
     (count, *shape), (labels,) = shapes
     if 0 in (count, *shape) or count != labels:
-        raise _invalid(path, f"{(count, *shape)} images do not match {labels} labels")
+        raise ValueError(f"{(count, *shape)} images do not match {labels} labels")
     info = DatasetInfo.from_values(json.loads((file.metadata() or {})[METADATA_KEY]))
     if shape[0] != len(info.mean):
-        raise _invalid(path, f"{shape[0]} channels but {len(info.mean)} statistics")
+        raise ValueError(f"{shape[0]} channels but {len(info.mean)} statistics")
     return info
 
 
-def _check_labels(path: Path, labels: Any, info: DatasetInfo) -> None:
+def _check_labels(labels: Any, info: DatasetInfo) -> None:
     low, high, highest = int(labels.min()), int(labels.max()), len(info.class_names) - 1
     if low < 0 or high > highest:
-        raise _invalid(path, f"labels are from {low} to {high}, allowed are 0 to {highest}")
-
-
-def _invalid(path: Path, reason: str) -> DataError:
-    remedy = "run `dvc repro --force tensorize` to recreate it"
-    return DataError(f"{path}: {one_line(reason)}; {remedy}")
+        raise ValueError(f"labels are from {low} to {high}, allowed are 0 to {highest}")
