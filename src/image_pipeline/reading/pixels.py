@@ -182,16 +182,10 @@ def _fit(image: Image.Image, settings: PixelSettings) -> Image.Image:
     if settings.fit == "crop":
         side = min(width, height)
         left, top = (width - side) / 2, (height - side) / 2
-        return image.resize(
-            square,
-            Image.Resampling.BICUBIC,
-            box=(left, top, left + side, top + side),
-            reducing_gap=REDUCING_GAP,
-        )
+        box = left, top, left + side, top + side
+        return image.resize(square, Image.Resampling.BICUBIC, box, REDUCING_GAP)
     scaled = _scaled(image.size, settings)
     resized = image.resize(scaled, Image.Resampling.BICUBIC, reducing_gap=REDUCING_GAP)
-    if scaled == square:
-        return resized
     padded = Image.new(image.mode, square)  # black
     padded.paste(resized, ((square[0] - scaled[0]) // 2, (square[1] - scaled[1]) // 2))
     return padded
