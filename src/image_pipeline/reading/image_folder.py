@@ -58,13 +58,8 @@ def read_image_folder(
         size = max(1, len(candidates) * pixel_settings.bytes_per_image)
         if hasattr(os, "posix_fallocate"):
             os.posix_fallocate(decoded.fileno(), 0, size)  # fails now if the disk is too full
-        failures = decode_all(
-            tar.fileno(),
-            locations[candidates, 0],
-            locations[candidates, 1],
-            pixel_settings,
-            decoded,
-        )
+        offsets, sizes = locations[candidates].T
+        failures = decode_all(tar.fileno(), offsets, sizes, pixel_settings, decoded)
         pixels: np.ndarray = np.memmap(
             decoded, np.uint8, "r", shape=(len(candidates), *pixel_settings.shape)
         )
@@ -174,8 +169,7 @@ def _read_layout(
             )
     label_of = {name: label for label, name in enumerate(class_names)}
     meanings = {
-        folder: (label_of[classes[folder]] if folder in classes else -1, folder in tests)
-        for folder in parts
+        folder: (label_of.get(classes.get(folder, ""), -1), folder in tests) for folder in parts
     }
     return class_names, meanings, has_test
 
