@@ -1,6 +1,5 @@
 """Stratified splitting: the same share of every class, for a validation or a test split."""
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -47,17 +46,14 @@ def stratified_split(
             f"class {name}: it has a single training image, and {key} ({fraction}) holds out at "
             "least one of each class; add an image, or remove the class"
         )
-    wanted = [max(1, math.floor(fraction * total + 0.5)) for total in totals.tolist()]
+    wanted = np.maximum(1, np.floor(fraction * totals + 0.5).astype(np.int64))
+    # Of each class, up to the end of each block; a class without images is in no block.
+    taken = (2 * wanted * np.cumsum(counts, axis=0) + totals) // np.maximum(1, 2 * totals)
     rng = np.random.default_rng(seed)
     held_out = np.zeros(len(labels), bool)
-    seen, taken = [0] * len(totals), [0] * len(totals)
-    for start in blocks:
+    for start, due in zip(blocks, np.diff(taken, axis=0, prepend=0), strict=True):
         block = labels[start : start + BLOCK_IMAGES]
         for label in np.unique(block).tolist():
             members = np.flatnonzero(block == label)
-            seen[label] += len(members)
-            total = int(totals[label])
-            due = (2 * wanted[label] * seen[label] + total) // (2 * total) - taken[label]
-            taken[label] += due
-            held_out[start + rng.choice(members, due, replace=False)] = True
+            held_out[start + rng.choice(members, due[label], replace=False)] = True
     return held_out
