@@ -31,12 +31,7 @@ from image_pipeline.plotting.images import (
 from image_pipeline.plotting.labels import letters, short_names
 from image_pipeline.plotting.params import PlotParams
 from image_pipeline.tensorizing.data_report import FEW_IMAGES, SPLITS, describe_leak
-from image_pipeline.tensors.tensor_files import (
-    Sample,
-    open_tensors,
-    read_labels,
-    read_sample,
-)
+from image_pipeline.tensors.tensor_files import Sample, open_tensors, read_labels, read_sample
 
 MAX_NAME_LENGTH = 8  # of class names in a caption of two lines
 MAX_NUMBER = 1e15

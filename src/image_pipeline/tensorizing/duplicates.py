@@ -61,8 +61,9 @@ class DuplicateCounter:
         np.minimum.at(min_label, cells, records["label"])
         np.maximum.at(max_label, cells, records["label"])
 
-        def by_split(counts: np.ndarray) -> dict[str, int]:
-            return dict(zip(self._splits, counts.sum(axis=0).tolist(), strict=True))
+        def by_split(counts: np.ndarray, without: str = "") -> dict[str, int]:
+            sums = zip(self._splits, counts.sum(axis=0).tolist(), strict=True)
+            return {split: total for split, total in sums if split != without}
 
         present = images > 0
         earlier = np.cumsum(present, axis=1) > present
@@ -76,9 +77,7 @@ class DuplicateCounter:
             shared = present & present[:, other]
             low = np.minimum(min_label, min_label[:, other])
             high = np.maximum(max_label, max_label[:, other])
-            table[f"in_{name}"] = by_split(images * shared)
-            table[f"different_in_{name}"] = by_split(shared)
-            table[f"labels_differ_in_{name}"] = by_split(shared & (low < high))
-            for column in ("in", "different_in", "labels_differ_in"):
-                del table[f"{column}_{name}"][name]
+            table[f"in_{name}"] = by_split(images * shared, name)
+            table[f"different_in_{name}"] = by_split(shared, name)
+            table[f"labels_differ_in_{name}"] = by_split(shared & (low < high), name)
         return table
