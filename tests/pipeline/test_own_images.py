@@ -193,15 +193,15 @@ def test_a_changed_folder_is_packed_anew(finished: Project, tmp_path: Path) -> N
     (copy.root / "images" / "dog" / "0.png").write_bytes(b"?")
     done = copy.run("dvc", "repro", "tensorize", check=False)
     assert done.returncode
-    assert "tensorize: error: 1 of 19 files in images cannot be used: dog/0.png (no image" in (
+    assert "tensorize: error: 1 of 19 files in images cannot be used: dog/0.png (not an image" in (
         done.stderr
     )
     assert "Traceback" not in done.stderr
     copy.set_params({"tensorize.folder.unreadable": "skip"})
     done = copy.run("dvc", "repro", "tensorize")
     assert counts(copy) == [12, 2, 4]
-    assert "WARNING: 1 of 19 files in images cannot be used: dog/0.png (no image" in done.stderr
-    assert "; they are left out\n" in done.stderr
+    assert "WARNING: 1 of 19 files in images cannot be used: dog/0.png (not an image" in done.stderr
+    assert "; they are skipped\n" in done.stderr
 
 
 def test_other_data_sets_do_not_depend_on_them(finished: Project, tmp_path: Path) -> None:
