@@ -2,7 +2,7 @@
 
 Each holds uint8 images [N, C, H, W], int64 labels [N], the class names, and the training split's
 mean and standard deviation. The test split is the data set's own and is left as it is.
-plots/data.csv says what is in them; a warning tells of test images that are also in other splits.
+plots/data.csv says what is in them. A warning counts test images that are also in other splits.
 """
 
 import sys

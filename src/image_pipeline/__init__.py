@@ -1,1 +1,1 @@
-"""From public images to a judged classifier, reproducible to the bit."""
+"""Image classification from download to an evaluated model, reproducible to the bit."""

@@ -29,7 +29,7 @@ def test_recipes_in_turn_replace_blocks_of_options() -> None:
         params = YAML(typ="safe").load(text)
         assert params["train"] == recipe["train"]
         check_params(params, RECIPES.path(name))
-    assert "# at its peak; above 0, to 10" in text
+    assert "# the highest of the schedule; above 0, to 10" in text
 
 
 def test_options_of_a_loss_replace_those_of_another() -> None:
