@@ -100,7 +100,7 @@ def test_a_recipe_gives_the_same_whatever_ran_before(finished: Project, tmp_path
     kept = YAML(typ="safe").load(project.root / "params.yaml.bak")
     assert (kept["train"]["seed"], kept["train"]["learning_rate"]) == (2, 0.00123)
     text = (project.root / "params.yaml").read_text()
-    assert "# at its peak; above 0, to 10" in text  # comments stay
+    assert "# the highest of the schedule; above 0, to 10" in text  # comments stay
     assert "params.yaml.bak" not in project.git_status()
 
 

@@ -110,8 +110,8 @@ class LocalGroup(ProcessGroup):
 
     def _start(self, rank: int, main: Callable[[], object]) -> None:
         ours, theirs = socket.socketpair()
-        # A signal that reached the new process before it sets its own handlers would have it clean up
-        # what belongs to rank 0.
+        # A signal that reached the new process before it sets its own handlers would have it clean
+        # up what belongs to rank 0.
         signals = {signal.SIGINT, signal.SIGTERM}
         before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
         try:
