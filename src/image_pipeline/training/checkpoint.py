@@ -21,7 +21,7 @@ from image_pipeline.training.params import TrainParams
 
 DIGEST_BYTES = 32
 PACKAGE = __name__.split(".")[0]
-WITHOUT_INFLUENCE = (["common"], ["plotting"])  # rooms that cannot change a result
+WITHOUT_INFLUENCE = ("common", "distributed", "plotting")  # rooms that cannot change the model
 KEPT = 3  # checkpoints, with this run's own: room to go back to a setting tried a moment ago
 
 
@@ -42,9 +42,8 @@ def result_key(
     loaded = [
         Path(module.__file__)
         for name, module in sorted(sys.modules.items())
-        if name.split(".")[0] == PACKAGE
-        and name.split(".")[1:2] not in WITHOUT_INFLUENCE
-        and module.__file__
+        if name.split(".")[0] == PACKAGE and module.__file__
+        if not {*name.split(".")[1:2]} & {*WITHOUT_INFLUENCE}
     ]
     settings = {"train": params.effective(), "facts": dict(facts)}
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
