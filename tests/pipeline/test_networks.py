@@ -354,7 +354,6 @@ def test_one_network_never_retrains_another(undisturbed: tuple[Project, Undistur
     done = project.stage("evaluate", check=False)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == (
-        "evaluate: error: models/model.safetensors: the network it was trained with, `fresh`, has "
-        "changed since or is gone (src/image_pipeline/models/fresh.py); run `dvc repro` to train "
-        "anew"
+        "evaluate: error: models/model.safetensors: its network, `fresh`, has been changed or "
+        "removed since training (src/image_pipeline/models/fresh.py); run `dvc repro` to retrain"
     )

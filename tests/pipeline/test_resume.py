@@ -102,7 +102,7 @@ def append(name: str) -> Any:
 
 CHANGES = {
     "param": change_param,
-    "library": append("src/image_pipeline/training/augmentation.py"),
+    "library": append("src/image_pipeline/augmenting/augmentation.py"),
 }
 
 
@@ -115,7 +115,7 @@ def test_a_change_never_meets_the_old_checkpoint(
         name: (project.root / name).read_bytes()
         for name in (
             "params.yaml",
-            "src/image_pipeline/training/augmentation.py",
+            "src/image_pipeline/augmenting/augmentation.py",
         )
     }
     change(project.root)

@@ -130,7 +130,8 @@ class Queue:
                 )
             self._restarts_left -= 1
             self._remove_orphaned()
-            self._enqueue(self._pending)
+            # Without those that ended after the last poll.
+            self._enqueue(self._pending.keys() - experiments().keys())
         # Idle workers exit after some seconds. Were they restarted while another is alive, there
         # would never be none, and the runs of killed workers would never be queued again.
         wanted = min(self._jobs, len(self._pending)) if any(self._queue.iter_queued()) else 0
