@@ -8,6 +8,13 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from image_pipeline.plotting.figures import BLUE, ORANGE, new_figure, save_figure
 
+LABELS = {
+    ("train", "loss"): "training (train.loss)",
+    ("validation", "loss"): "validation (cross-entropy)",
+    ("train", "accuracy"): "training",
+    ("validation", "accuracy"): "validation",
+}
+
 
 def draw_curves(path: Path, *histories: pd.DataFrame, dpi: int = 100) -> None:
     """Draw the curves of a run; of several seeds' runs their mean, and a band from min to max.
@@ -19,7 +26,7 @@ def draw_curves(path: Path, *histories: pd.DataFrame, dpi: int = 100) -> None:
     """
     figure = new_figure(10, 4)
     if len(histories) > 1:
-        figure.suptitle(f"{len(histories)} seeds: mean, and the band from the least to the most")
+        figure.suptitle(f"{len(histories)} seeds: mean, and a band from the lowest to the highest")
     loss, accuracy = figure.subplots(1, 2)
     epochs = histories[0]["epoch"]
     marker = "o" if len(epochs) == 1 else None
@@ -30,8 +37,7 @@ def draw_curves(path: Path, *histories: pd.DataFrame, dpi: int = 100) -> None:
                 axes.fill_between(
                     epochs, np.min(runs, 0), np.max(runs, 0), color=colour, alpha=0.25
                 )
-            label = "training" if name == "train" else name
-            mean = np.mean(runs, 0)
+            mean, label = np.mean(runs, 0), LABELS[name, kind]
             axes.plot(epochs, mean, dashes, color=colour, label=label, marker=marker)
         axes.set(title=kind.capitalize(), xlabel="epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
