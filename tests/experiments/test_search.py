@@ -292,6 +292,25 @@ def test_a_run_that_ended_after_the_last_poll_is_not_queued_again(
     assert queued == ["lost"]
 
 
+def test_of_several_runs_of_one_name_those_that_failed_are_removed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """DVC removes one entry of a name: it may be another, that nobody collected."""
+    removed: list[str] = []
+    dvc = dvc_queue.Queue(2)
+    entries = [("mine", "a1"), ("mine", "a2"), ("other", "b1")]
+    fake = SimpleNamespace(
+        iter_failed=lambda: [
+            SimpleNamespace(entry=SimpleNamespace(name=name, stash_rev=revision))
+            for name, revision in entries
+        ],
+        remove=removed.extend,
+    )
+    monkeypatch.setattr(dvc, "_queue", fake, False)
+    dvc._remove_failed({"mine"})
+    assert sorted(removed) == ["a1", "a2"]
+
+
 def test_no_curves_while_dvc_rewrites_a_runs_info(tmp_path: Path) -> None:
     info = tmp_path / "info"
     info.touch()
@@ -344,7 +363,7 @@ def test_search_of_digits_killed_five_times(finished: Project, tmp_path: Path) -
     assert (whole.root / "matters.png").stat().st_size > 5_000
 
     rng = random.Random(0)
-    for _ in range(5):
+    for number in range(5):
         process = subprocess.Popen(
             [*COMMAND, *arguments],
             cwd=killed.root,
@@ -355,6 +374,8 @@ def test_search_of_digits_killed_five_times(finished: Project, tmp_path: Path) -
         time.sleep(rng.uniform(2, 12))
         process.kill()
         process.wait()
+        if number == 0:
+            continue  # its workers go on
         for path in killed.root.glob(".dvc/tmp/exps/celery/dvc-exp-worker-*.pid"):
             with suppress(ProcessLookupError, ValueError):  # it has just ended or started
                 os.kill(int(path.read_text()), signal.SIGKILL)

@@ -159,8 +159,9 @@ class Queue:
 
     def _remove_failed(self, wanted: Collection[str]) -> None:
         """Remove failed experiments from the queue."""
-        if failed := {done.entry.name for done in self._queue.iter_failed()} & set(wanted):
-            self._queue.remove(failed)
+        failed = [done.entry for done in self._queue.iter_failed() if done.entry.name in wanted]
+        if failed:  # not by name: of several of the same name, DVC would remove one
+            self._queue.remove({entry.stash_rev for entry in failed})
 
     def _workers(self) -> set[int]:
         """Return the numbers of the live workers."""

@@ -8,6 +8,7 @@ median are pruned. Only the best trial is evaluated. To resume an interrupted se
 import argparse
 import hashlib
 import json
+import os
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -26,7 +27,7 @@ MAX_TRIALS = 10_000
 MAX_JOBS = 1000
 MAX_SEED = 1_000_000
 SHOWN = 5
-LOCK_TIMEOUT = 2.0  # seconds; a search that was killed holds its lock until its last step ends
+LOCK_TIMEOUT = 2.0  # seconds, to wait for another search that is about to end
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -90,6 +91,8 @@ def run(arguments: argparse.Namespace) -> int:
             f"{space.path}: another search of this space is running; wait until it ends"
         )
     with space_file:
+        if hasattr(os, "register_at_fork"):  # the queue's workers outlive this process
+            os.register_at_fork(after_in_child=space_file.close)
         study = optuna.create_study(
             study_name=digest,
             direction="maximize",
