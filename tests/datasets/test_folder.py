@@ -144,8 +144,13 @@ def test_classes_are_the_folders_in_sorted_order(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("above", "in_test"),
-    [("train", "test"), ("Training", "TESTING"), ("pets/train", "pets/test")],
-    ids=["plain", "other words", "wrapped"],
+    [
+        ("train", "test"),
+        ("Training", "TESTING"),
+        ("pets/train", "pets/test"),
+        ("seg_train/seg_train", "seg_test/seg_test"),
+        ("dev", "eval"),
+    ],
 )
 def test_train_and_test_folders(above: str, in_test: str, tmp_path: Path) -> None:
     files = {f"{above}/{name}": content for name, content in classes("a", "b").items()}
@@ -185,27 +190,14 @@ def under(*tops: str) -> dict[str, bytes]:
 
 
 LAYOUTS: dict[str, tuple[dict[str, bytes], str]] = {
-    "no folders": ({"1.png": shade(1)}, "expected at least two folders, one per class; found"),
-    "one class": (classes("cat"), "one per class; found: only 'cat'"),
-    "one class in train": (
-        {"train/a/1.png": shade(1), "test/a/1.png": shade(2)},
-        "one per class; found: only 'a'",
-    ),
     "something beside train": (
         under("train", "test", "extra"),
-        "the folder 'extra' is beside train/; only test/ and validation/ may be: move or remove it",
+        "the folder extra/ is beside train/, and only train/, test/ and validation/ may be: move",
     ),
-    "test alone": (
-        under("test", "other"),
-        "there is a test/, but no train/; add it, with the same",
-    ),
-    "a class that is not in test": (
-        under("train", "test") | {"train/fox/1.png": shade(1)},
-        "the class 'fox' is in train/ but not in test/; add images of it to test/, or remove it",
-    ),
-    "a class that is not in train": (
-        under("train", "test") | {"test/fox/1.png": shade(1)},
-        "the class 'fox' is in test/ but not in train/; add images of it to train/, or remove it",
+    "images without labels": (
+        under("seg_train/seg_train", "seg_test/seg_test") | {"seg_pred/seg_pred/1.png": b"?"},
+        "images: seg_pred/ has images, but no class folders; move it elsewhere (`predict` can "
+        "score it), or set tensorize.folder.unreadable to skip",
     ),
     "a name that does not print": (
         classes("a", "b\u200b"),
@@ -276,8 +268,56 @@ def test_skipped_files_of_both_splits_are_counted(tmp_path: Path) -> None:
     files |= {f"train/{name}": content for name, content in BROKEN.items()}
     files |= {"test/a/broken.png": b"", "test/stray.png": shade(1), "LICENSE": b"Free"}
     dataset = load(files, tmp_path, unreadable="skip")
-    assert dataset.skipped == 8
+    assert dataset.skipped == 7
     assert (len(dataset.train.labels), len(dataset.test.labels)) == (10, 10)
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+def test_files_that_are_no_images_and_in_no_class_folder_are_left_out(
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = load(classes("a", "b"), tmp_path / "plain")
+    capsys.readouterr()
+    files = {f"pets/{name}": content for name, content in classes("a", "b").items()}
+    others = ["LICENSE", "README.md", "pets/labels.csv", *(f"pets/x{n}.docx" for n in range(8))]
+    files |= dict.fromkeys(others, b"Dear reader")
+    source = tmp_path / "images"
+    if kind == "zip":
+        as_archive(files, kind, source)
+    else:
+        write(source, files)
+    dataset = make(source)
+    dataset.fetch(tmp_path / "raw", None)
+    found = dataset.read(tmp_path / "raw")
+    assert [line for line in capsys.readouterr().err.splitlines() if "left out" in line] == [
+        "tensorize: left out files that are no images and in no class folder "
+        f"(11 in {source}): LICENSE; README.md; pets/labels.csv; pets/x0.docx; pets/x1.docx; "
+        "pets/x2.docx; pets/x3.docx; pets/x4.docx; pets/x5.docx; pets/x6.docx; and 1 more"
+    ]
+    assert found.class_names == ("a", "b")
+    assert found.skipped == 0
+    assert shades(found.train) == shades(plain.train)
+    assert shades(found.test) == shades(plain.test)
+
+
+def test_an_image_in_no_class_folder_is_an_error(tmp_path: Path) -> None:
+    files = {f"pets/{name}": content for name, content in classes("a", "b").items()}
+    files |= {"preview.JPG": shade(1), "pets/z.png": shade(2), "README.md": b"Pets"}
+    assert refusal(files, tmp_path).endswith(
+        "/images cannot be used: pets/z.png (it is in no class folder); preview.JPG (it is in no "
+        "class folder). Remove them, or set tensorize.folder.unreadable to skip"
+    )
+
+
+def test_images_without_labels_are_skipped(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = under("train") | {f"test/{number}.png": shade(200) for number in range(3)}
+    dataset = load(files, tmp_path, unreadable="skip")
+    assert "3 of 13 files in" in capsys.readouterr().err
+    assert dataset.skipped == 3
+    assert np.bincount(dataset.test.labels).tolist() == [1, 1]
+    assert all(value < 200 for _, value in shades(dataset.train) + shades(dataset.test))
 
 
 @pytest.mark.parametrize("files", [{"c/1.png": b""}, {"c/notes.txt": b"", "c/more.txt": b""}])

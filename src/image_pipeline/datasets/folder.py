@@ -1,8 +1,4 @@
-"""Your own images: a folder, or an archive of one, with a folder for each class.
-
-`train/` and `test/` may be above the classes; images in `val/` or `validation/` beside them count
-as training images, because tensorize makes its own validation split.
-"""
+"""Your own images: a folder, or an archive of one, with a folder for each class."""
 
 import errno
 import hashlib

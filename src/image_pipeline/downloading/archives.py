@@ -37,7 +37,6 @@ BLOCK = 512  # of a tar file
 CHUNK = 1 << 18
 
 IGNORED = frozenset({"__macosx", "thumbs.db", "desktop.ini"})  # beside names with a leading dot
-TOP_IGNORED = frozenset({"readme", "readme.md", "readme.txt", "readme.rst"})
 DRIVES = frozenset("abcdefghijklmnopqrstuvwxyz")
 ENCRYPTED = 0x2041  # flag bits of a zip entry: encryption, strong encryption, masked headers
 KINDS = {
@@ -88,8 +87,8 @@ OpenContent = Callable[[Entry], AbstractContextManager[IO[bytes]]]
 def pack(source: Path, target: Path) -> None:
     """Write the files of a folder or an archive to the tar file `target`.
 
-    Leaves out hidden files, the clutter of file managers, a README at the top, and a single folder
-    that wraps all others. Keeps folders without files, so that an empty class can be reported.
+    Leaves out hidden files and the clutter of file managers. Keeps folders without files, so that
+    an empty class can be reported.
 
     Args:
         source: a folder, or a zip, tar or tar.gz file, detected by its first bytes.
@@ -204,23 +203,13 @@ def check_name(name: str, source: Path) -> str:
 
 
 def choose(entries: Iterable[Entry]) -> list[Entry]:
-    """Return the files, and the folders without any, sorted by name.
-
-    Leaves out a README at the top, and folders that wrap all others.
-    """
-    names = [(entry.name, entry) for entry in entries]
+    """Return the files, and the folders without any, sorted by name."""
+    named = {entry.name: entry for entry in entries}
     above: set[str] = set()
-    for name, _ in names:
+    for name in named:
         while (name := name.rpartition("/")[0]) and name not in above:
             above.add(name)
-    names = [item for item in names if item[0] not in above]
-    while True:
-        names = [item for item in names if item[0].lower() not in TOP_IGNORED]
-        tops = {name.partition("/")[0] for name, _ in names}
-        if len(tops) != 1 or not any(name.count("/") > 1 for name, _ in names):
-            break
-        names = [(name.partition("/")[2], entry) for name, entry in names]
-    return [replace(entry, name=name) for name, entry in sorted(names, key=lambda item: item[0])]
+    return [named[name] for name in sorted(named.keys() - above)]
 
 
 def _check_collisions(

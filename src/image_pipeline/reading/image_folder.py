@@ -1,13 +1,10 @@
-"""A tar file of image files in class folders, decoded to splits.
-
-Class names are the folders', sorted; folders inside a class's folder belong to the class.
-"""
+"""A tar file of image files in class folders, decoded to splits."""
 
 import os
 import sys
 import tempfile
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,14 +14,13 @@ from image_pipeline.common.errors import DataError, one_line
 from image_pipeline.downloading.archives import read_tar
 from image_pipeline.downloading.dataset import RawDataset, RawSplit
 from image_pipeline.reading.decoding import decode_all
+from image_pipeline.reading.folder_layout import read_layout
 from image_pipeline.reading.pixels import SUFFIXES, PixelSettings
 from image_pipeline.reading.raw_files import images_per_chunk, translate_read_errors
 from image_pipeline.reading.splitting import stratified_split
 from image_pipeline.tensorizing.params import TensorizeFolderParams
 
 MAX_NAMED = 10  # files that an error names
-TRAIN = frozenset({"train", "training", "val", "valid", "validation"})
-TEST = frozenset({"test", "testing"})
 TEST_STREAM = 1  # beside the seed, so that test and validation split are independent
 NO_CLASS = "it is in no class folder"
 WRONG_SUFFIX = f"its name ends in none of {' '.join(SUFFIXES)}"
@@ -47,11 +43,25 @@ def read_image_folder(
     """
     pixel_settings = PixelSettings(settings.channels, settings.image_size, settings.fit)
     names, locations, folders = _list_files(path)
-    class_names, meaning_of, has_test = _read_layout(folders, source)
-    meanings = [meaning_of[name.rpartition("/")[0]] for name in names]
+    layout = read_layout(folders, source)
+    if layout.unlabelled and settings.unreadable == "error":
+        raise DataError(
+            f"{source}: {one_line(layout.unlabelled[0], 100)}/ has images, but no class folders; "
+            "move it elsewhere (`predict` can score it), or set tensorize.folder.unreadable to skip"
+        )
+    class_names = layout.class_names
+    meanings = [layout.meanings[name.rpartition("/")[0]] for name in names]
     labels = np.array([label for label, _ in meanings], np.int32)
     in_test = np.array([test for _, test in meanings], bool)
-    has_suffix = np.array([name.lower().endswith(SUFFIXES) for name in names], bool)
+    has_suffix = np.array([_is_image(name) for name in names], bool)
+    outside = np.flatnonzero((labels < 0) & ~has_suffix)
+    if len(outside):
+        named = _name_first(outside, lambda index: one_line(names[index], 100))
+        tqdm.write(
+            "tensorize: left out files that are no images and in no class folder "
+            f"({len(outside)} in {source}): {named}",
+            file=sys.stderr,
+        )
     candidates = np.flatnonzero((labels >= 0) & has_suffix)
 
     with path.open("rb") as tar, tempfile.TemporaryFile(dir=path.parent.parent) as decoded:
@@ -65,7 +75,7 @@ def read_image_folder(
         )
 
     positions = np.setdiff1d(np.arange(len(candidates)), list(failures))
-    unusable = np.setdiff1d(np.arange(len(names)), candidates[positions])
+    unusable = np.setdiff1d(np.arange(len(names)), [*candidates[positions], *outside])
     if len(unusable):
         causes = {int(candidates[index]): cause for index, cause in failures.items()}
         message = _describe_unusable(names, labels, unusable, causes, source)
@@ -73,7 +83,7 @@ def read_image_folder(
             raise DataError(f"{message}. Remove them, or set tensorize.folder.unreadable to skip")
         tqdm.write(f"WARNING: {message}; they are skipped", file=sys.stderr)
     labels, in_test = labels[candidates[positions]], in_test[candidates[positions]]
-    if not has_test:
+    if not layout.has_test:
         _check_counts(labels, class_names, "files")
         in_test = stratified_split(
             labels,
@@ -93,85 +103,48 @@ def _describe_unusable(
     names: list[str], labels: np.ndarray, unusable: np.ndarray, causes: dict[int, str], source: str
 ) -> str:
     """Name the first unusable files with their causes, and count the others."""
-    described = []
-    for index in unusable[:MAX_NAMED].tolist():
+
+    def describe(index: int) -> str:
         cause = causes.get(index) or (NO_CLASS if labels[index] < 0 else WRONG_SUFFIX)
-        described.append(f"{one_line(names[index], 100)} ({one_line(cause, 160)})")
-    if len(unusable) > MAX_NAMED:
-        described.append(f"and {len(unusable) - MAX_NAMED} more")
+        return f"{one_line(names[index], 100)} ({one_line(cause, 160)})"
+
     return (
-        f"{len(unusable)} of {len(labels)} files in {source} cannot be used: {'; '.join(described)}"
+        f"{len(unusable)} of {len(labels)} files in {source} cannot be used: "
+        f"{_name_first(unusable, describe)}"
     )
 
 
-def _list_files(path: Path) -> tuple[list[str], np.ndarray, dict[str, None]]:
+def _name_first(files: np.ndarray, describe: Callable[[int], str]) -> str:
+    """Describe the first files, and count the others."""
+    described = [describe(index) for index in files[:MAX_NAMED].tolist()]
+    if len(files) > MAX_NAMED:
+        described.append(f"and {len(files) - MAX_NAMED} more")
+    return "; ".join(described)
+
+
+def _is_image(name: str) -> bool:
+    return name.lower().endswith(SUFFIXES)
+
+
+def _list_files(path: Path) -> tuple[list[str], np.ndarray, dict[str, bool]]:
     """Read the headers of the tar file.
 
     Returns:
         The files' names; offset and size of their content, int64 `[N, 2]`; and all folders that
-        hold files, or nothing.
+        hold files, or nothing, and whether an image lies directly in them.
     """
     names: list[str] = []
     locations: array[int] = array("q")
-    folders: dict[str, None] = {}
+    folders: dict[str, bool] = {}
     with translate_read_errors(path, "tar"), path.open("rb") as tar:
         for entry in read_tar(tar):
-            folders[entry.name if entry.isdir() else entry.name.rpartition("/")[0]] = None
+            folder = entry.name if entry.isdir() else entry.name.rpartition("/")[0]
+            has_image = entry.isreg() and _is_image(entry.name)
+            folders[folder] = folders.get(folder, False) or has_image
             if entry.isreg():
                 names.append(entry.name)
                 locations.extend((entry.offset_data, entry.size))
     return names, np.frombuffer(locations, np.int64).reshape(-1, 2), folders
-
-
-def _read_layout(
-    folders: Iterable[str], source: str
-) -> tuple[tuple[str, ...], dict[str, tuple[int, bool]], bool]:
-    """Find splits and classes from the folders' names.
-
-    Returns:
-        The class names, sorted; each folder's label, -1 if it belongs to no class, and whether it
-        is in `test/`; and whether there is a `test/`.
-
-    Raises:
-        DataError: the folders are not laid out as expected.
-    """
-    parts = {folder: folder.split("/") if folder else [] for folder in folders}
-    tops = sorted({names[0] for names in parts.values() if names})
-    has_train = any(top.lower() in TRAIN for top in tops)
-    has_test = any(top.lower() in TEST for top in tops)
-    if has_test and not has_train:
-        raise DataError(f"{source}: there is a test/, but no train/; add it, with the same classes")
-    beside = [top for top in tops if has_train and top.lower() not in TRAIN | TEST]
-    if beside:
-        raise DataError(
-            f"{source}: the folder '{one_line(beside[0], 100)}' is beside train/; only test/ and "
-            "validation/ may be: move or remove it"
-        )
-    classes = {
-        folder: names[has_train] for folder, names in parts.items() if len(names) > has_train
-    }
-    tests = {folder for folder, names in parts.items() if names and names[0].lower() in TEST}
-    class_names = tuple(sorted(set(classes.values())))
-    for name in class_names:
-        if not name.isprintable():
-            raise DataError(f"{source}: the class name {name!a} is not printable; rename it")
-    if len(class_names) < 2:
-        found = f"only '{one_line(class_names[0], 100)}'" if class_names else "none"
-        raise DataError(f"{source}: expected at least two folders, one per class; found: {found}")
-    if has_test:
-        in_test = {name for folder, name in classes.items() if folder in tests}
-        in_train = {name for folder, name in classes.items() if folder not in tests}
-        for name in sorted(in_train ^ in_test):
-            there, missing = ("train", "test") if name in in_train else ("test", "train")
-            raise DataError(
-                f"{source}: the class '{one_line(name, 100)}' is in {there}/ but not in {missing}/;"
-                f" add images of it to {missing}/, or remove it from {there}/"
-            )
-    label_of = {name: label for label, name in enumerate(class_names)}
-    meanings = {
-        folder: (label_of.get(classes.get(folder, ""), -1), folder in tests) for folder in parts
-    }
-    return class_names, meanings, has_test
 
 
 def _check_counts(labels: np.ndarray, class_names: tuple[str, ...], what: str) -> None:
