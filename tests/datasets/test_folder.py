@@ -303,9 +303,10 @@ def test_files_that_are_no_images_and_in_no_class_folder_are_left_out(
 def test_an_image_in_no_class_folder_is_an_error(tmp_path: Path) -> None:
     files = {f"pets/{name}": content for name, content in classes("a", "b").items()}
     files |= {"preview.JPG": shade(1), "pets/z.png": shade(2), "README.md": b"Pets"}
-    assert refusal(files, tmp_path).endswith(
-        "/images cannot be used: pets/z.png (it is in no class folder); preview.JPG (it is in no "
-        "class folder). Remove them, or set tensorize.folder.unreadable to skip"
+    assert refusal(files, tmp_path) == (
+        f"2 of 12 files in {tmp_path / 'images'} cannot be used: pets/z.png (it is in no class "
+        "folder); preview.JPG (it is in no class folder). Remove them, or set "
+        "tensorize.folder.unreadable to skip"
     )
 
 

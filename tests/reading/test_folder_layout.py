@@ -61,6 +61,13 @@ UNDERSTOOD: dict[str, tuple[str, dict[str, str]]] = {
             "b": "TrainImages/b val2017/b | testset/b",
         },
     ),
+    "the split at the end of a word, and a word for two splits": (
+        classes_in("PetsTrainval", "PetsTest", "pets_train_val", names="a b"),
+        {
+            "a": "PetsTrainval/a pets_train_val/a | PetsTest/a",
+            "b": "PetsTrainval/b pets_train_val/b | PetsTest/b",
+        },
+    ),
     "all have a split's word": (
         classes_in("xray_train", "chest-test", names="a b"),
         {"a": "xray_train/a | chest-test/a", "b": "xray_train/b | chest-test/b"},
@@ -90,8 +97,8 @@ UNDERSTOOD: dict[str, tuple[str, dict[str, str]]] = {
         {"0": "0/training | 0/test", "1": "1/training | 1/test/writer"},
     ),
     "the split inside each class, and a folder between": (
-        "a/img/train/1.jpg a/img/test/1.jpg b/train/1.jpg b/test/1.jpg",
-        {"a": "a/img/train | a/img/test", "b": "b/train | b/test"},
+        classes_in("a/img", "b/img", names="train test"),
+        {"a": "a/img/train | a/img/test", "b": "b/img/train | b/img/test"},
     ),
     "one split inside each class": (
         "a/train/1.jpg b/train/1.jpg",
@@ -129,6 +136,14 @@ UNDERSTOOD: dict[str, tuple[str, dict[str, str]]] = {
     "other folders in each class": (
         "animal/cat/1.jpg animal/dog/1.jpg vehicle/bus/1.jpg vehicle/train/1.jpg",
         {"animal": "animal/cat animal/dog", "vehicle": "vehicle/bus vehicle/train"},
+    ),
+    "some of the same folders in each class": (
+        "shoe/nike/1.jpg shoe/adidas/1.jpg shirt/nike/1.jpg shirt/gucci/1.jpg",
+        {"shirt": "shirt/gucci shirt/nike", "shoe": "shoe/adidas shoe/nike"},
+    ),
+    "numbers in classes that are numbers": (
+        "0/1/1.jpg 0/2/1.jpg 1/5/1.jpg 2/8/1.jpg 2/9/1.jpg",
+        {"0": "0/1 0/2", "1": "1/5", "2": "2/8 2/9"},
     ),
     "a folder of the same name in each class": (
         "cat/images/1.jpg dog/images/1.jpg",
@@ -184,9 +199,15 @@ def test_a_split_without_class_folders_is_told(folder: str) -> None:
 
 
 REFUSED = {
-    "no folders": ("1.jpg", "expected at least two folders, one per class; found: none"),
-    "one class": ("cat/1.jpg cat/2.jpg", "one per class; found: only 'cat'"),
-    "one class in both splits": ("train/a/1.jpg test/a/1.jpg", "one per class; found: only 'a'"),
+    "no folders": (
+        "1.jpg",
+        "expected at least two folders, one per class, such as cat/ and dog/; found: none",
+    ),
+    "one class": ("cat/1.jpg cat/2.jpg", "such as cat/ and dog/; found: only 'cat'"),
+    "one class in both splits": (
+        "train/a/1.jpg test/a/1.jpg",
+        "such as cat/ and dog/; found: only 'a'",
+    ),
     "a table has the labels": (
         "train.csv train_images/1.jpg test_images/1.jpg",
         "no class folders are in test_images/, train_images/; expected are folders like cat/ and "
@@ -204,6 +225,10 @@ REFUSED = {
     "the whole once more inside": (
         f"{classes_in('train', 'test')} {classes_in('chest/train', 'chest/test')}",
         "the folder chest/ is beside train/, and only",
+    ),
+    "a folder beside splits": (
+        classes_in("seg_train", "seg_test", "other"),
+        "the folder other/ is beside seg_train/, and only train/, test/ and validation/ may be",
     ),
     "classes beside test": (
         "cat/1.jpg dog/1.jpg test_images/1.jpg",
@@ -251,7 +276,7 @@ REFUSED = {
         classes_in("x/color", "x/grayscale", "x/segmented"),
         "the folders color/, grayscale/, segmented/ have the same folders in them, ant/, bee/, "
         "cat/; which are the classes? If the inner ones, put all images of each into one folder, "
-        "or let download.folder.path name x/color/; if the outer ones, move the images up into",
+        "or use one of the outer folders alone (x/color/); if the outer ones, move the images up",
     ),
     "versions that lack a class, or have another file": (
         classes_in("art", "photo", "sketch", names="a b c d e") + " art/f/1.jpg photo/about.jpg",
@@ -269,6 +294,15 @@ REFUSED = {
         classes_in("original/train", "original/test", "augmented/train", "augmented/test"),
         "the folders augmented/, original/ have the same folders in them, ant/, bee/, cat/; which",
     ),
+    "versions of splits, with one class for validation": (
+        classes_in("new/train", "old/train") + " new/val/ant/1.jpg old/val/ant/1.jpg",
+        "the folders new/, old/ have the same folders in them, ant/, bee/, cat/; which",
+    ),
+    "views, and another folder": (
+        classes_in("cat", "dog", names="left right indoor"),
+        "the folders cat/, dog/ have the same folders in them, indoor/, left/, right/; which",
+    ),
+    "wrapped too often": (f"{'x/' * 40}a/1.jpg {'x/' * 40}b/1.jpg", "found: only 'x'"),
     "patients": (
         classes_in(*(f"patient{number}" for number in range(9)), names="0 1") + " p/0/1.jpg",
         "the folders p/, patient0/, patient1/, patient2/ and 6 more have the same folders in them, "
@@ -287,6 +321,10 @@ REFUSED = {
     "images beside the splits in a class": (
         "0/train/1.jpg 0/test/1.jpg 0/1.jpg 1/train/1.jpg 1/test/1.jpg",
         "what is in the folder 0/ is in no split, though",
+    ),
+    "an empty folder beside classes with splits": (
+        "0/train/1.jpg 0/test/1.jpg 1/train/1.jpg 1/test/1.jpg 2/",
+        "what is in the folder 2/ is in no split, though",
     ),
     "another folder beside the splits in a class": (
         "0/train/1.jpg 0/test/1.jpg 1/train/1.jpg 1/test/1.jpg 1/more/1.jpg",

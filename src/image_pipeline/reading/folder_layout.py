@@ -143,7 +143,7 @@ def read_layout(folders: Mapping[str, bool], source: str) -> Layout:
 
 
 def _split_path(name: str) -> Folder:
-    return tuple(name.split("/", MAX_DEPTH)) if name else ()
+    return tuple(name.split("/")[:MAX_DEPTH]) if name else ()
 
 
 def _words(name: str) -> list[str]:
@@ -271,7 +271,9 @@ def _check_classes(
             raise DataError(f"the folder {_quote(name)} names no class; {EXPECTED}")
     if len(class_names) < 2:
         found = f"only '{one_line(class_names[0], 100)}'" if class_names else "none"
-        raise DataError(f"expected at least two folders, one per class; found: {found}")
+        raise DataError(
+            f"expected at least two folders, one per class, such as cat/ and dog/; found: {found}"
+        )
     inner: dict[str, set[str]] = {name: set() for name in class_names}  # folders in their folders
     for folder, entry in classes.items():
         inner[entry.name] |= tree.inner[tree.unwrap(folder)]
@@ -295,8 +297,8 @@ def _check_classes(
         raise DataError(
             f"the folders {_quote(*class_names)} have the same folders in them, "
             f"{_quote(*sorted(union))}; which are the classes? If the inner ones, put all images "
-            f"of each into one folder, or let download.folder.path name {_quote(first)}; "
-            f"if the outer ones, move the images up into them; {EXPECTED}"
+            f"of each into one folder, or use one of the outer folders alone ({_quote(first)}); if "
+            "the outer ones, move the images up into them"
         )
 
 

@@ -14,7 +14,7 @@ from image_pipeline.common.errors import DataError, one_line
 from image_pipeline.downloading.archives import read_tar
 from image_pipeline.downloading.dataset import RawDataset, RawSplit
 from image_pipeline.reading.decoding import decode_all
-from image_pipeline.reading.folder_layout import read_layout
+from image_pipeline.reading.folder_layout import Layout, read_layout
 from image_pipeline.reading.pixels import SUFFIXES, PixelSettings
 from image_pipeline.reading.raw_files import images_per_chunk, translate_read_errors
 from image_pipeline.reading.splitting import stratified_split
@@ -49,19 +49,12 @@ def read_image_folder(
             f"{source}: {one_line(layout.unlabelled[0], 100)}/ has images, but no class folders; "
             "move it elsewhere (`predict` can score it), or set tensorize.folder.unreadable to skip"
         )
+    names, locations = _leave_out(names, locations, layout, source)
     class_names = layout.class_names
-    meanings = [layout.meanings[name.rpartition("/")[0]] for name in names]
+    meanings = [layout.meanings[_folder_of(name)] for name in names]
     labels = np.array([label for label, _ in meanings], np.int32)
     in_test = np.array([test for _, test in meanings], bool)
     has_suffix = np.array([_is_image(name) for name in names], bool)
-    outside = np.flatnonzero((labels < 0) & ~has_suffix)
-    if len(outside):
-        named = _name_first(outside, lambda index: one_line(names[index], 100))
-        tqdm.write(
-            "tensorize: left out files that are no images and in no class folder "
-            f"({len(outside)} in {source}): {named}",
-            file=sys.stderr,
-        )
     candidates = np.flatnonzero((labels >= 0) & has_suffix)
 
     with path.open("rb") as tar, tempfile.TemporaryFile(dir=path.parent.parent) as decoded:
@@ -75,7 +68,7 @@ def read_image_folder(
         )
 
     positions = np.setdiff1d(np.arange(len(candidates)), list(failures))
-    unusable = np.setdiff1d(np.arange(len(names)), [*candidates[positions], *outside])
+    unusable = np.setdiff1d(np.arange(len(names)), candidates[positions])
     if len(unusable):
         causes = {int(candidates[index]): cause for index, cause in failures.items()}
         message = _describe_unusable(names, labels, unusable, causes, source)
@@ -97,6 +90,23 @@ def read_image_folder(
         for chosen in (~in_test, in_test)
     )
     return RawDataset(class_names, train, test, len(unusable), settings.fit)
+
+
+def _leave_out(
+    names: list[str], locations: np.ndarray, layout: Layout, source: str
+) -> tuple[list[str], np.ndarray]:
+    """Return the files without those that are no images and in no class folder, and name these."""
+    stray = np.array(
+        [layout.meanings[_folder_of(name)][0] < 0 and not _is_image(name) for name in names], bool
+    )
+    if stray.any():
+        named = _name_first(np.flatnonzero(stray), lambda index: one_line(names[index], 100))
+        tqdm.write(
+            "tensorize: left out files that are no images and in no class folder "
+            f"({stray.sum()} in {source}): {named}",
+            file=sys.stderr,
+        )
+    return [names[index] for index in np.flatnonzero(~stray)], locations[~stray]
 
 
 def _describe_unusable(
@@ -122,6 +132,10 @@ def _name_first(files: np.ndarray, describe: Callable[[int], str]) -> str:
     return "; ".join(described)
 
 
+def _folder_of(name: str) -> str:
+    return name.rpartition("/")[0]
+
+
 def _is_image(name: str) -> bool:
     return name.lower().endswith(SUFFIXES)
 
@@ -138,7 +152,7 @@ def _list_files(path: Path) -> tuple[list[str], np.ndarray, dict[str, bool]]:
     folders: dict[str, bool] = {}
     with translate_read_errors(path, "tar"), path.open("rb") as tar:
         for entry in read_tar(tar):
-            folder = entry.name if entry.isdir() else entry.name.rpartition("/")[0]
+            folder = entry.name if entry.isdir() else _folder_of(entry.name)
             has_image = entry.isreg() and _is_image(entry.name)
             folders[folder] = folders.get(folder, False) or has_image
             if entry.isreg():
