@@ -28,7 +28,8 @@ from image_pipeline.datasets.folder import PLACEHOLDER
 from image_pipeline.downloading import archives, mirrors
 from image_pipeline.downloading.dataset import RawDataset, RawSplit
 from image_pipeline.downloading.params import DownloadFolderParams
-from image_pipeline.reading import decoding
+from image_pipeline.reading import decoding, pixels
+from image_pipeline.reading.formats import FORMATS, SUFFIXES
 from image_pipeline.reading.pixels import PixelSettings
 from image_pipeline.tensorizing.params import TensorizeFolderParams
 from image_pipeline.tensors.tensor_files import read_split
@@ -219,6 +220,7 @@ def test_a_layout_that_is_refused(name: str, tmp_path: Path) -> None:
 
 # Files that cannot be used.
 
+NO_IMAGE = f"not an image in one of the formats {', '.join(FORMATS)}"
 BROKEN = {
     "a/broken.png": shade(1)[:45],
     "a/empty.jpg": b"",
@@ -233,9 +235,8 @@ def test_useless_files_are_named_with_their_causes(tmp_path: Path) -> None:
     assert message == (
         f"5 of 15 files in {tmp_path / 'images'} cannot be used: "
         "a/broken.png (image file is truncated); "
-        "a/empty.jpg (not an image in one of the formats PNG, JPEG, BMP, GIF, TIFF, WEBP); "
-        "b/liar.gif (not an image in one of the formats PNG, JPEG, BMP, GIF, TIFF, WEBP); "
-        "b/notes.txt (its name ends in none of .png .jpg .jpeg .bmp .gif .tif .tiff .webp); "
+        f"a/empty.jpg ({NO_IMAGE}); b/liar.gif ({NO_IMAGE}); "
+        f"b/notes.txt (its name ends in none of {' '.join(SUFFIXES)}); "
         "stray.png (it is in no class folder). "
         "Remove them, or set tensorize.folder.unreadable to skip"
     )
@@ -247,7 +248,7 @@ def test_the_first_ten_are_named_and_the_others_counted(workers: int, tmp_path: 
     message = refusal(files, tmp_path, workers=workers)
     assert message.startswith(f"400 of 1000 files in {tmp_path / 'images'} cannot be used: a/x000.")
     assert "a/x009.png (not an image in one of the formats" in message
-    assert "WEBP); and 390 more. Remove them" in message
+    assert "HEIF); and 390 more. Remove them" in message
     assert "a/x010.png" not in message
 
 
@@ -368,6 +369,94 @@ def test_a_raw_file_that_is_not_the_one_that_was_written(damage: str, tmp_path: 
         path.write_bytes(content[: len(content) // 4] if damage == "cut" else b"x" * 600)
     with pytest.raises(DataError, match=r"images\.tar: .*run `dvc repro --force download`$"):
         make(tmp_path / "images").read(path.parent)
+
+
+# Images of 16 bits.
+
+
+def wide(value: int, form: str = "PNG") -> bytes:
+    """Return an image file of 16 bits, black at the left and of the value at the right."""
+    values = np.zeros((SIZE, SIZE), np.uint16)
+    values[:, SIZE // 2 :] = value
+    file = io.BytesIO()
+    Image.fromarray(values).save(file, form)
+    return file.getvalue()
+
+
+def rightmost(dataset: RawDataset) -> dict[int, list[int]]:
+    """Return the last pixel of each class's images, in ascending order."""
+    found: dict[int, list[int]] = {}
+    for split in (dataset.train, dataset.test):
+        images = np.concatenate(list(split.chunks()))
+        for label, value in zip(split.labels.tolist(), images[:, 0, 0, -1].tolist(), strict=True):
+            found[label] = sorted([*found.get(label, []), value])
+    return found
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_the_bits_of_16_bit_images_are_decided_for_all_of_them(
+    workers: int,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(decoding, "TASK_IMAGES", 3)
+    files = {
+        f"a/{number}.{form}": wide(400 * number, form)
+        for number in range(11)
+        for form in ("png", "tiff")
+    }
+    files |= {f"b/{number}.png": wide(number) for number in range(5)}
+    files |= {f"b/{number}8.png": shade(200 + number) for number in range(5)}
+    dataset = load(files, tmp_path, workers=workers)
+    assert dataset.bits == 12
+    scaled = [round(400 * number * 255 / 4095) for number in range(11) for _ in range(2)]
+    assert rightmost(dataset) == {0: scaled, 1: [0] * 5 + [200, 201, 202, 203, 204]}
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        f"tensorize: {tmp_path / 'images'}: the values of all 27 images of 16 bits are "
+        "below 4096, so 4095 is taken for white (12 bits)"
+    )
+
+
+def test_one_bright_image_of_16_bits_counts_for_all(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = {f"{name}/{number}.png": wide(4000) for name in "ab" for number in range(5)}
+    dataset = load(files | {"a/bright.png": wide(65535)}, tmp_path)
+    assert dataset.bits == 16
+    assert rightmost(dataset) == {0: [16] * 5 + [255], 1: [16] * 5}
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        f"tensorize: {tmp_path / 'images'}: WARNING: the values of 10 of 11 images of 16 bits are "
+        "below 4096, but others reach 65535, so these are nearly black; if 4095 is "
+        "their white, convert them to 8 bits"
+    )
+
+
+def test_without_16_bit_images_nothing_is_decoded_twice(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded: list[bytes] = []
+
+    def decode(content: bytes, settings: PixelSettings) -> tuple[bytes, int | None]:
+        decoded.append(content)
+        return pixels.decode(content, settings)
+
+    monkeypatch.setattr(decoding, "decode", decode)
+    assert load(classes("a", "b"), tmp_path).bits == 16
+    assert len(decoded) == 10
+    assert "16 bits" not in capsys.readouterr().err
+
+
+def test_the_tensors_say_the_bits(tmp_path: Path) -> None:
+    for bits, value in ((12, 4095), (16, 65535)):
+        folder = tmp_path / str(bits)
+        write(
+            folder / "images", {f"{name}/{n}.png": wide(value) for name in "ab" for n in range(5)}
+        )
+        tensors(make(folder / "images"), folder)
+        path = folder / "train.safetensors"
+        assert read_split(path).info.bits == bits
+        assert (b"bits" in path.read_bytes()) == (bits < 16)  # so that other data sets' files stay
 
 
 # Where they come from, and who decodes them.
@@ -562,7 +651,8 @@ from image_pipeline.reading.pixels import PixelSettings
 
 with open(sys.argv[1], "rb") as tar:
     sizes = np.array([int(sys.argv[2])])
-    task = tar.fileno(), 0, np.array([512]), sizes, PixelSettings(1, 500, "pad")
+    first = np.array([0])
+    task = tar.fileno(), first, np.array([512]), sizes, PixelSettings(1, 500, "pad")
     with Processes(2, "decodes images") as processes:
         for _ in processes.map(decoding.run_task, itertools.repeat(task)):
             print("decoded", flush=True)
@@ -632,7 +722,7 @@ def test_what_is_decoded_ahead_is_bounded(tmp_path: Path, monkeypatch: pytest.Mo
             begun.append(number)
             yield (
                 tar,
-                number,
+                np.array([number]),
                 np.zeros(1, int),
                 np.array([len(content)]),
                 PixelSettings(1, 4, "pad"),
@@ -640,7 +730,7 @@ def test_what_is_decoded_ahead_is_bounded(tmp_path: Path, monkeypatch: pytest.Mo
 
     with (tmp_path / "images").open("rb") as tar, Processes(2, "decodes images") as processes:
         decoded = processes.map(decoding.run_task, tasks(tar.fileno()))
-        for done, (pixels, failed) in enumerate(decoded):
-            assert (pixels, failed) == (bytes([7]) * 16, {})
+        for done, found in enumerate(decoded):
+            assert found == (done, bytes([7]) * 16, {}, {})
             assert len(begun) - done <= 2 * TASKS_AHEAD + 1
     assert len(begun) == 50

@@ -112,6 +112,7 @@ BAD: dict[str, tuple[bytes, str]] = {
         "its out-of-distribution thresholds are not finite numbers",
     ),
     "one threshold of two": (model(ood={"logit": 1.5}), "invalid model metadata (TypeError("),
+    "other bits": (model(data=VALUES["data"] | {"bits": 11}), "`bits` is none of 8, 10, 12, 14"),
     "another fit": (model(data=VALUES["data"] | {"fit": "stretch"}), "neither pad nor crop"),
     "a NaN weight": (
         model({"hidden.0.weight": NAN}),

@@ -1,9 +1,13 @@
 """Preprocessing of an image file in the way that the model card describes."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from image_pipeline.common.errors import ParamsError
+from image_pipeline.modeling.model_card import ModelCard
 from image_pipeline.prediction.preprocessing import Preprocessor
 from image_pipeline.reading.pixels import PixelSettings, decode, decode_whole
 from prediction.prediction_files import image_file, make_card
@@ -18,8 +22,20 @@ CLOTHES = ("shirt", "shoe")
 def test_as_trained_processes_images_as_tensorize_does(fit: str, channels: int) -> None:
     card = make_card("folder", (channels, 32, 32), CLOTHES, fit=fit)
     pixels, mode = Preprocessor.for_model(card)(PHOTOGRAPH)
-    assert pixels == decode(PHOTOGRAPH, PixelSettings(channels, 32, fit))  # type: ignore[arg-type]
+    assert pixels == decode(PHOTOGRAPH, PixelSettings(channels, 32, fit))[0]  # type: ignore[arg-type]
     assert mode == "as-trained"
+
+
+def test_16_bits_are_scaled_as_in_the_training_set() -> None:
+    wide = np.zeros((32, 32), np.uint16)
+    wide[:16] = 900
+    card = make_card("folder", (1, 32, 32), CLOTHES)
+    card = replace(card, data=replace(card.data, bits=12))
+    read = ModelCard.from_metadata(Path("model"), card.to_metadata())
+    pixels, _ = Preprocessor.for_model(read)(image_file(wide))
+    assert set(pixels) == {0, round(900 * 255 / 4095)}
+    with pytest.raises(ValueError, match=r"^its values reach 4500, those of the training images o"):
+        Preprocessor.for_model(read)(image_file(wide * 5))
 
 
 def test_mode_mnist_is_for_models_of_digits_only() -> None:

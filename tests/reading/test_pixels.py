@@ -1,6 +1,7 @@
 """Image files of every kind to pixels, against values worked out by hand."""
 
 import hashlib
+import importlib.util
 import io
 import os
 import shutil
@@ -23,6 +24,7 @@ from image_pipeline.reading.pixels import (
     strict_warnings,
 )
 from project import require
+from reading.image_files import HEIC
 
 GREY = PixelSettings(1, 4, "pad")
 COLOUR = PixelSettings(3, 4, "pad")
@@ -45,7 +47,7 @@ def encoded(image: Image.Image, form: str = "PNG", **options: Any) -> bytes:
 
 def pixels(content: bytes, settings: PixelSettings = GREY) -> np.ndarray:
     with strict_warnings():
-        decoded = decode(content, settings)
+        decoded, _ = decode(content, settings)
     return np.frombuffer(decoded, np.uint8).reshape(settings.shape)
 
 
@@ -206,7 +208,11 @@ def test_a_decompression_bomb() -> None:
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        (b"", "not an image in one of the formats PNG, JPEG, BMP, GIF, TIFF, WEBP"),
+        (
+            b"",
+            "not an image in one of the formats PNG, JPEG, BMP, GIF, TIFF, WEBP, PPM, JPEG2000, "
+            "AVIF, HEIF",
+        ),
         (
             b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
             "not an image in one of the formats",
@@ -229,7 +235,8 @@ def test_vector_code_gives_the_bits_of_plain_c() -> None:
         "from image_pipeline.reading.pixels import PixelSettings, decode\n"
         "content = sys.stdin.buffer.read()\n"
         "for size in (600, 28):\n"
-        "    print(hashlib.sha256(decode(content, PixelSettings(3, size, 'pad'))).hexdigest())\n"
+        "    pixels, _ = decode(content, PixelSettings(3, size, 'pad'))\n"
+        "    print(hashlib.sha256(pixels).hexdigest())\n"
     )
     expected = [
         hashlib.sha256(pixels(content, PixelSettings(3, size, "pad")).tobytes()).hexdigest()
@@ -254,15 +261,25 @@ def test_emulated_processors_decode_to_the_same_bits(processor: str, tmp_path: P
     rng = np.random.default_rng(0)
     smooth = rng.integers(0, 256, (12, 16, 3), np.uint8)
     image = Image.fromarray(smooth).resize((161, 123), Image.Resampling.BICUBIC)
-    for form in ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP"):
+    for form in ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM", "JPEG2000", "AVIF"):
         (tmp_path / form).write_bytes(encoded(image, form))
+    for name, form, options in (
+        ("lossy", "JPEG2000", {"irreversible": True, "quality_layers": [20]}),
+        ("4:4:4", "AVIF", {"subsampling": "4:4:4", "quality": 40}),
+        ("limited", "AVIF", {"range": "limited"}),
+    ):
+        (tmp_path / f"{form} {name}").write_bytes(encoded(image, form, **options))
+    if importlib.util.find_spec("pillow_heif"):
+        (tmp_path / "HEIC").write_bytes(HEIC)
+    lab = Image.frombytes("LAB", image.size, image.tobytes())
+    (tmp_path / "LAB").write_bytes(encoded(lab, "TIFF"))
     script = (
         "import hashlib, sys\n"
         "from pathlib import Path\n"
         "from image_pipeline.reading.pixels import PixelSettings, decode\n"
         "for path in sorted(Path(sys.argv[1]).iterdir()):\n"
         "    for settings in (PixelSettings(1, 28, 'pad'), PixelSettings(3, 100, 'crop')):\n"
-        "        content = decode(path.read_bytes(), settings)\n"
+        "        content, _ = decode(path.read_bytes(), settings)\n"
         "        print(path.name, hashlib.sha256(content).hexdigest())\n"
     )
     here, there = (
@@ -274,5 +291,5 @@ def test_emulated_processors_decode_to_the_same_bits(processor: str, tmp_path: P
         ).stdout.splitlines()
         for prefix in ([], ["qemu-x86_64", "-cpu", processor])
     )
-    assert len(here) == 12
+    assert len(here) == 2 * len(list(tmp_path.iterdir())) >= 26
     assert here == there

@@ -5,7 +5,7 @@ import struct
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save
 
-from image_pipeline.common.schema import Fit
+from image_pipeline.common.schema import Bits, Fit
 from image_pipeline.tensors.tensor_files import (
     METADATA_KEY,
     DatasetInfo,
@@ -108,17 +108,24 @@ LETTERS = st.characters(categories=["L", "N"])
     names=st.lists(st.text(LETTERS, max_size=9), min_size=2, unique=True),
     mean=st.floats(0, 1),
     fit=st.sampled_from(["pad", "crop"]),
+    bits=st.sampled_from(get_args(Bits)),
 )
 @quick
 def test_any_split_is_read_back_by_safetensors_itself(
-    count: int, shape: tuple[int, int, int], names: list[str], mean: float, fit: Fit, file: Path
+    count: int,
+    shape: tuple[int, int, int],
+    names: list[str],
+    mean: float,
+    fit: Fit,
+    bits: Bits,
+    file: Path,
 ) -> None:
     rng = np.random.default_rng(count)
     images = rng.integers(0, 256, (count, *shape), np.uint8)
     labels = rng.integers(0, len(names), count)
     statistics = (round(mean, 8),) * shape[0], (round(mean, 8) or 1.0,) * shape[0]
-    description = DatasetInfo("toy", tuple(names), *statistics, fit)
-    with open_split_writer(file, count, shape, "toy", tuple(names)) as writer:
+    description = DatasetInfo("toy", tuple(names), *statistics, fit, bits)
+    with open_split_writer(file, count, shape, "toy", tuple(names), bits) as writer:
         writer.append(images, labels)
         writer.finish(description)
     found = load_file(file)

@@ -2,8 +2,8 @@
 
 IMAGE is a file; a folder, for all images in it and its subfolders; a pattern such as 'scans/*.png'
 (`**` matches nested folders); or - for one image on standard input. Formats: PNG, JPEG, BMP, GIF,
-TIFF and WebP, of any size and colour. The EXIF orientation is applied; of several frames the first
-is used.
+TIFF, WebP, PPM, JPEG 2000 and AVIF, of any size and colour, and HEIC with the package pillow-heif.
+The EXIF orientation is applied; of several frames the first is used.
 
 Images are preprocessed as the model file says. Models of MNIST-like digits also accept photographs
 and scans of digits. An image is called doubtful if it is out-of-distribution, that is, unlike the

@@ -11,6 +11,7 @@ MAX_SEED = 2**32 - 1
 MAX_OPTIONS = 64  # of a network, an optimizer and so on, and values in one of them
 
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
+Bits = Literal[8, 10, 12, 14, 16]  # of the values in a 16-bit image
 Fit = Literal["pad", "crop"]  # of an image into a square: all of it and a border, or its centre
 
 

@@ -10,7 +10,7 @@ from image_pipeline import datasets
 from image_pipeline.common.errors import ParamsError, one_line
 from image_pipeline.common.params import Params
 from image_pipeline.common.paths import PARAMS
-from image_pipeline.common.schema import Fit
+from image_pipeline.common.schema import Bits, Fit
 
 if TYPE_CHECKING:
     import numpy as np  # which `fetch` does not need
@@ -41,6 +41,7 @@ class RawDataset:
         test: the test split.
         skipped: unreadable image files that were left out.
         fit: how a new image of another size is brought to the images' shape.
+        bits: of the values of 16-bit image files; see `image_pipeline.reading.sixteen_bits`.
     """
 
     class_names: tuple[str, ...]
@@ -48,6 +49,7 @@ class RawDataset:
     test: RawSplit
     skipped: int = 0
     fit: Fit = "pad"
+    bits: Bits = 16
 
 
 class Dataset(Protocol):

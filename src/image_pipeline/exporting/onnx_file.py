@@ -73,7 +73,8 @@ def build_metadata(
         sha256: of the model file, which identifies the run.
     """
     names = card.data.class_names
-    shape, pixels = ", ".join(map(str, card.input_shape)), describe_pixels(card.input_shape)
+    shape = ", ".join(map(str, card.input_shape))
+    pixels = describe_pixels(card.input_shape, card.data.bits)
     return {
         "class_names": json.dumps(names, ensure_ascii=False),
         "dataset": source.title,

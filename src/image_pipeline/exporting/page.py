@@ -64,7 +64,7 @@ def render(
             if key != "images_per_draw" and value not in (0, "none")
         },
         shape=card.input_shape,
-        pixels=describe_pixels(card.input_shape),
+        pixels=describe_pixels(card.input_shape, card.data.bits),
         mode=PILLOW_MODES.get(card.input_shape[0], "L"),
         weights=weights,
         sha256=sha256,

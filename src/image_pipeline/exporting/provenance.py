@@ -6,6 +6,8 @@ October 2026 on each data set's own page, unless `license_source` names another.
 
 from dataclasses import dataclass
 
+from image_pipeline.common.schema import Bits
+
 MNIST_FORMAT = (
     "One digit, light on black, scaled to fit 20 x 20 pixels with its proportions kept, its centre "
     "of mass in the middle of the image."
@@ -136,8 +138,14 @@ def get_provenance(dataset: str) -> DatasetProvenance:
     )
 
 
-def describe_pixels(shape: tuple[int, int, int]) -> str:
-    """Describe images of a shape (channels, height, width) in words."""
+def describe_pixels(shape: tuple[int, int, int], bits: Bits) -> str:
+    """Describe images of a shape (channels, height, width) in words.
+
+    Args:
+        shape: of the network's input.
+        bits: of the values in 16-bit image files, as in `DatasetInfo`.
+    """
     channels, height, width = shape
     colours = CHANNELS.get(channels, f"{channels} channels")
-    return f"{colours}, {height} pixels high and {width} wide, 0 (black) to 255"
+    white = f" (in a 16-bit image file: {(1 << bits) - 1})" if bits < 16 else ""
+    return f"{colours}, {height} pixels high and {width} wide, 0 (black) to 255{white}"

@@ -82,7 +82,8 @@ class ModelCard:
 
     def to_metadata(self) -> dict[str, str]:
         """Return the card as metadata of a safetensors file, under a single key."""
-        return {METADATA_KEY: json.dumps(asdict(self), sort_keys=True)}
+        values = asdict(self) | {"data": self.data.to_values()}
+        return {METADATA_KEY: json.dumps(values, sort_keys=True)}
 
     @classmethod
     def from_metadata(cls, path: Path, metadata: dict[str, str] | None) -> "ModelCard":

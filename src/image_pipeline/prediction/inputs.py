@@ -8,7 +8,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from image_pipeline.common.errors import DataError, one_line
-from image_pipeline.reading.pixels import SUFFIXES, error_cause
+from image_pipeline.reading.formats import SUFFIXES
+from image_pipeline.reading.pixels import error_cause
 
 STANDARD_INPUT = "-"
 MAX_BYTES = 1 << 28  # of an image file

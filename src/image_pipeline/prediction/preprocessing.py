@@ -64,7 +64,8 @@ class Preprocessor:
                     "in MNIST's format; leave --prepare out"
                 )
             mode = "as-trained"
-        return cls(PixelSettings(channels, height, card.data.fit), mode, deskew)
+        pixels = PixelSettings(channels, height, card.data.fit, card.data.bits)
+        return cls(pixels, mode, deskew)
 
     def __call__(self, content: bytes) -> tuple[bytes, AppliedMode]:
         """Return an image file's pixels, uint8 `[C, H, W]` as bytes, and the mode that was applied.
@@ -75,7 +76,7 @@ class Preprocessor:
             Exception: as `decode` does.
         """
         if self.mode == "as-trained":
-            return decode(content, self.pixels), "as-trained"
+            return decode(content, self.pixels)[0], "as-trained"
         image = decode_whole(content, MAX_SIDE)
         if self.mode == "auto" and is_mnist_format(image):
             return image.tobytes(), "as-trained"

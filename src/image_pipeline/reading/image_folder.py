@@ -15,7 +15,8 @@ from image_pipeline.downloading.archives import read_tar
 from image_pipeline.downloading.dataset import RawDataset, RawSplit
 from image_pipeline.reading.decoding import decode_all
 from image_pipeline.reading.folder_layout import Layout, read_layout
-from image_pipeline.reading.pixels import SUFFIXES, PixelSettings
+from image_pipeline.reading.formats import SUFFIXES
+from image_pipeline.reading.pixels import PixelSettings
 from image_pipeline.reading.raw_files import images_per_chunk, translate_read_errors
 from image_pipeline.reading.splitting import stratified_split
 from image_pipeline.tensorizing.params import TensorizeFolderParams
@@ -62,7 +63,8 @@ def read_image_folder(
         if hasattr(os, "posix_fallocate"):
             os.posix_fallocate(decoded.fileno(), 0, size)  # fails now if the disk is too full
         offsets, sizes = locations[candidates].T
-        failures = decode_all(tar.fileno(), offsets, sizes, pixel_settings, decoded)
+        result = decode_all(tar.fileno(), offsets, sizes, pixel_settings, decoded)
+        failures = result.failures
         pixels: np.ndarray = np.memmap(
             decoded, np.uint8, "r", shape=(len(candidates), *pixel_settings.shape)
         )
@@ -75,6 +77,8 @@ def read_image_folder(
         if settings.unreadable == "error":
             raise DataError(f"{message}. Remove them, or set tensorize.folder.unreadable to skip")
         tqdm.write(f"WARNING: {message}; they are skipped", file=sys.stderr)
+    if message := result.describe_bits():
+        tqdm.write(f"tensorize: {source}: {message}", file=sys.stderr)
     labels, in_test = labels[candidates[positions]], in_test[candidates[positions]]
     if not layout.has_test:
         _check_counts(labels, class_names, "files")
@@ -89,7 +93,7 @@ def read_image_folder(
         _split(pixels, positions[chosen], labels[chosen], class_names)
         for chosen in (~in_test, in_test)
     )
-    return RawDataset(class_names, train, test, len(unusable), settings.fit)
+    return RawDataset(class_names, train, test, len(unusable), settings.fit, result.bits)
 
 
 def _leave_out(

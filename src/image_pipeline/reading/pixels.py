@@ -1,31 +1,30 @@
 """Decode an untrusted image file of any size and colour to pixels of a fixed shape.
 
-The same bits on every x86-64 machine. Decoders: PNG, GIF, BMP and TIFF are lossless; the SIMD code
-of libjpeg-turbo gives the same bits as its plain C for the accurate inverse transform, Pillow's
-default, and so does libwebp's; tests compare them in an emulator and with libjpeg-turbo's own
-switches. Resampling: Pillow computes in integers (`ImagingResampleHorizontal_8bpc` in
-`Resample.c`), with weights that are sums and products of doubles, rounded once. That holds for the
-bicubic filter: a Lanczos filter would call the C library's sine, whose last bit may depend on the
-processor.
+The same bits on every x86-64 machine. Decoders: PNG, GIF, BMP, PPM and TIFF are lossless; the SIMD
+code of libjpeg-turbo gives the same bits as its plain C for the accurate inverse transform,
+Pillow's default, and so do the decoders of WebP, JPEG 2000, AVIF and HEIC; tests compare them in an
+emulator and with libjpeg-turbo's own switches. Resampling: Pillow computes in integers
+(`ImagingResampleHorizontal_8bpc` in `Resample.c`), with weights that are sums and products of
+doubles, rounded once. That holds for the bicubic filter: a Lanczos filter would call the C
+library's sine, whose last bit may depend on the processor.
 """
 
-import io
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
-from image_pipeline.common.schema import Fit
+from image_pipeline.common.schema import Bits, Fit
+from image_pipeline.reading.formats import FORMATS, open_image
+from image_pipeline.reading.orientation import upright
+from image_pipeline.reading.sixteen_bits import to_8_bits
 
-FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP")
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 BACKGROUND = 255  # white, behind transparent pixels
 REDUCING_GAP = 3.0  # block averages down to this multiple of the target size, then resampling
-GREY_MODES = ("1", "L", "LA", "La", "I;16", "I;16B", "I;16L", "I;16N")
-EXIF_KEYS = frozenset({"exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"})
+GREY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N")
 
 
 @dataclass(frozen=True)
@@ -37,11 +36,13 @@ class PixelSettings:
         size: pixels on a side of the square.
         fit: `pad` keeps the whole image and adds a border; `crop` keeps the centre that fills the
             square.
+        bits: of the values of 16-bit images; see `image_pipeline.reading.sixteen_bits`.
     """
 
     channels: int
     size: int
     fit: Fit
+    bits: Bits = 16
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -54,13 +55,16 @@ class PixelSettings:
         return self.channels * self.size * self.size
 
 
-def decode(content: bytes, settings: PixelSettings) -> bytes:
+def decode(content: bytes, settings: PixelSettings) -> tuple[bytes, int | None]:
     """Decode an image file to pixels of shape `settings.shape`, as bytes.
 
     Takes the first frame and applies its EXIF orientation; transparent pixels are put on white, and
-    16-bit greys scaled to 8 bits.
+    16-bit values scaled to 8 bits.
 
     Call it in a `strict_warnings` block.
+
+    Returns:
+        The pixels; and the highest value of an image whose file allows 16 bits, else None.
 
     Raises:
         MemoryError: out of memory.
@@ -71,12 +75,14 @@ def decode(content: bytes, settings: PixelSettings) -> bytes:
         width, height = _scaled(size, settings)
         return 4 * width, 4 * height
 
-    image = _fit(_open_upright(content, settings.channels, min_size), settings)
-    return b"".join(band.tobytes() for band in image.split())
+    image, highest = _open_upright(content, settings.channels, settings.bits, min_size)
+    return b"".join(band.tobytes() for band in _fit(image, settings).split()), highest
 
 
 def decode_whole(content: bytes, max_side: int) -> np.ndarray:
     """Decode an image file like `decode`, but keep its proportions.
+
+    Values of 16-bit images have the fewest bits that hold them.
 
     Returns:
         uint8 `[H, W]` if every pixel is grey, else `[H, W, 3]`; downscaled if its longer side has
@@ -87,7 +93,7 @@ def decode_whole(content: bytes, max_side: int) -> np.ndarray:
         width, height = (-(-side * max_side // max(size)) for side in size)
         return width, height
 
-    image = _open_upright(content, None, min_size)
+    image, _ = _open_upright(content, None, None, min_size)
     image.thumbnail((max_side, max_side), Image.Resampling.BICUBIC, REDUCING_GAP)
     pixels = np.asarray(image)
     grey = pixels.ndim == 2 or bool((pixels == pixels[..., :1]).all())
@@ -95,11 +101,11 @@ def decode_whole(content: bytes, max_side: int) -> np.ndarray:
 
 
 def has_more_frames(content: bytes) -> bool:
-    """Whether a decodable GIF, TIFF or WebP file holds more than its first frame."""
+    """Whether a decodable GIF, TIFF, WebP, AVIF or HEIC file holds more than its first frame."""
     if content.startswith((b"\x89PNG", b"\xff\xd8", b"BM")):
         return False
     try:
-        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+        with open_image(content) as image:
             return bool(getattr(image, "is_animated", False))
     except Exception:  # a frame after the first is damaged
         return True
@@ -108,27 +114,30 @@ def has_more_frames(content: bytes) -> bool:
 def _open_upright(
     content: bytes,
     channels: int | None,
+    bits: Bits | None,
     min_size: Callable[[tuple[int, int]], tuple[int, int]],
-) -> Image.Image:
+) -> tuple[Image.Image, int | None]:
     """Decode the first frame, upright, to 8-bit grey or RGB.
 
     Args:
         content: of the file.
         channels: 1 or 3; None keeps the file's.
+        bits: as `to_8_bits` takes them.
         min_size: maps an image's (width, height) to the smallest size that is enough, as JPEG
             decoders can downscale.
+
+    Returns:
+        The image, and its highest value as `decode` returns it.
     """
-    with Image.open(io.BytesIO(content), formats=FORMATS) as opened:
-        image: Image.Image = opened
+    with open_image(content) as opened:
         if opened.format == "JPEG":  # can be decoded at a half, a quarter or an eighth of its size
             mode = {1: "L", 3: "RGB", None: None}[channels]
             opened.draft(mode, min_size(opened.size))
-        image.load()
-        if image.format == "TIFF" or not EXIF_KEYS.isdisjoint(image.info):
-            image = ImageOps.exif_transpose(image)
-        if channels is None:
-            channels = 1 if image.mode in GREY_MODES else 3
-        return _to_8_bit(image, channels)
+        image, highest = to_8_bits(opened, content, bits)
+        grey = opened.mode in GREY_MODES
+        if opened.format != "TIFF":  # which Pillow itself turns
+            image = upright(image, opened.info)
+        return _on_white(image, channels or (1 if grey else 3)), highest
 
 
 @contextmanager
@@ -151,17 +160,14 @@ def error_cause(error: BaseException) -> str:
     return words[:160] or type(error).__name__
 
 
-def _to_8_bit(image: Image.Image, channels: int) -> Image.Image:
-    """Convert an image of any mode to 8-bit grey or RGB, without transparency."""
+def _on_white(image: Image.Image, channels: int) -> Image.Image:
+    """Convert an 8-bit image of any mode to grey or RGB, without transparency."""
     mode = "L" if channels == 1 else "RGB"
-    if image.mode.startswith("I;16"):
-        wide = np.asarray(image).astype(np.uint32)
-        image = Image.fromarray(((wide * 255 + 32767) // 65535).astype(np.uint8))
-    elif image.mode in ("I", "F"):
-        raise ValueError("its pixels have 32 bits, with no defined white")
-    elif image.has_transparency_data:
+    if image.has_transparency_data:
         white = Image.new("RGBA", image.size, (BACKGROUND, BACKGROUND, BACKGROUND, 255))
         image = Image.alpha_composite(white, image.convert("RGBA"))
+    if image.mode == "LAB":  # which Pillow converts to nothing else
+        image = image.convert("RGB")
     return image if image.mode == mode else image.convert(mode)
 
 

@@ -62,7 +62,7 @@ def tensorize(
     ):
         writers = {
             split: files.enter_context(
-                open_split_writer(path, size, shape, name, dataset.class_names)
+                open_split_writer(path, size, shape, name, dataset.class_names, dataset.bits)
             )
             for split, path, size in zip(SPLITS, split_paths, sizes, strict=True)
         }
@@ -83,7 +83,8 @@ def tensorize(
         start = 0
         for images in dataset.test.chunks():
             add("test", images, dataset.test.labels[start : (start := start + len(images))])
-        info = DatasetInfo(name, dataset.class_names, *statistics.mean_and_std(), dataset.fit)
+        mean, std = statistics.mean_and_std()
+        info = DatasetInfo(name, dataset.class_names, mean, std, dataset.fit, dataset.bits)
         for writer in writers.values():
             writer.finish(info)
         table = report.table()

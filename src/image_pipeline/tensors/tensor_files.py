@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 
 from image_pipeline.common.errors import DataError, one_line
 from image_pipeline.common.files import atomic_write
-from image_pipeline.common.schema import Fit
+from image_pipeline.common.schema import Bits, Fit
 
 if TYPE_CHECKING:
     import torch
@@ -39,6 +39,7 @@ class DatasetInfo:
         class_names: the label `i` stands for `class_names[i]`.
         mean, std: of the training split's pixels, per channel, in units of 255.
         fit: how a new image of another size is brought to the images' shape.
+        bits: of the values in a new image file of 16 bits; see `image_pipeline.reading`.
     """
 
     dataset: str
@@ -46,6 +47,7 @@ class DatasetInfo:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     fit: Fit = "pad"
+    bits: Bits = 16
 
     @classmethod
     def from_values(cls, values: Mapping[str, Any]) -> "DatasetInfo":
@@ -60,6 +62,7 @@ class DatasetInfo:
             mean=tuple(float(value) for value in values["mean"]),
             std=tuple(float(value) for value in values["std"]),
             fit=values["fit"],
+            bits=values.get("bits", 16),
         )
         if len(set(info.class_names)) != len(info.class_names):
             raise ValueError("two classes with the same name")
@@ -75,7 +78,16 @@ class DatasetInfo:
             raise ValueError("a standard deviation is not above 0")
         if info.fit not in get_args(Fit):
             raise ValueError("`fit` is neither pad nor crop")
+        if not isinstance(info.bits, int) or info.bits not in get_args(Bits):
+            raise ValueError(f"`bits` is none of {', '.join(map(str, get_args(Bits)))}")
         return info
+
+    def to_values(self) -> dict[str, Any]:
+        """Return what `from_values` reads; without `bits` where 16-bit images use all of them."""
+        values = asdict(self)
+        if self.bits == 16:
+            del values["bits"]
+        return values
 
 
 @dataclass(frozen=True)
@@ -116,7 +128,7 @@ class SplitWriter:
     def _header(self, info: DatasetInfo) -> bytes:
         labels, images = 8 * self._count, self._count * math.prod(self._shape)
         header = {
-            "__metadata__": {METADATA_KEY: json.dumps(asdict(info), sort_keys=True)},
+            "__metadata__": {METADATA_KEY: json.dumps(info.to_values(), sort_keys=True)},
             "labels": {"dtype": "I64", "shape": [self._count], "data_offsets": [0, labels]},
             "images": {
                 "dtype": "U8",
@@ -152,6 +164,7 @@ def open_split_writer(
     shape: tuple[int, int, int],
     dataset: str,
     class_names: tuple[str, ...],
+    bits: Bits = 16,
 ) -> Iterator[SplitWriter]:
     """Open a split for writing: `append` all its images, then `finish` it.
 
@@ -163,10 +176,11 @@ def open_split_writer(
         shape: channels, height and width of an image.
         dataset: the data set's name.
         class_names: one per class.
+        bits: as in `DatasetInfo`.
     """
     widest = (0.12345678,) * shape[0]  # the statistics are rounded to eight digits
     with atomic_write(path) as file:
-        longest = DatasetInfo(dataset, class_names, widest, widest, "crop")
+        longest = DatasetInfo(dataset, class_names, widest, widest, "crop", bits)
         yield SplitWriter(file, count, shape, longest)
 
 

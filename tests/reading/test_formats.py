@@ -1,0 +1,128 @@
+"""Which formats are read, and what is said of those that need a package that is not here."""
+
+import importlib.util
+import io
+import sys
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, features
+
+from image_pipeline.reading import formats
+from image_pipeline.reading.formats import SUFFIXES
+from image_pipeline.reading.pixels import (
+    PixelSettings,
+    decode,
+    error_cause,
+    has_more_frames,
+    strict_warnings,
+)
+from reading.image_files import HEIC
+
+HALF = np.zeros((64, 64, 3), np.uint8)
+HALF[:, 32:] = 200, 100, 50
+AVIF = b"\0\0\0\x1cftypavif\0\0\0\0avifmif1miaf"
+VIDEO = b"\0\0\0\x18ftypisom\0\0\0\0isommp42"
+
+
+def colours(content: bytes) -> list[list[int]]:
+    """Return red, green and blue of a pixel at the left and one at the right."""
+    with strict_warnings():
+        decoded, _ = decode(content, PixelSettings(3, 64, "pad"))
+    pixels = np.frombuffer(decoded, np.uint8).reshape(3, 64, 64)
+    return [pixels[:, 30, 10].tolist(), pixels[:, 30, 50].tolist()]
+
+
+def encoded(form: str, frames: int = 1, **options: Any) -> bytes:
+    file = io.BytesIO()
+    images = [Image.fromarray(np.roll(HALF, shift, 1)) for shift in range(frames)]
+    if frames > 1:
+        options |= {"save_all": True, "append_images": images[1:]}
+    images[0].save(file, form, **options)
+    return file.getvalue()
+
+
+def failure(content: bytes) -> str:
+    try:
+        colours(content)
+    except Exception as error:
+        return error_cause(error)
+    return "it was decoded"
+
+
+@pytest.mark.parametrize("form", ["PPM", "JPEG2000"])
+def test_lossless_colours(form: str) -> None:
+    assert colours(encoded(form)) == [[0, 0, 0], [200, 100, 50]]
+
+
+def test_raw_jpeg_2000_and_lossy_ones() -> None:
+    assert colours(encoded("JPEG2000", no_jp2=True)) == [[0, 0, 0], [200, 100, 50]]
+    found = colours(encoded("JPEG2000", irreversible=True, quality_layers=[20]))
+    assert np.abs(np.array(found) - [[0, 0, 0], [200, 100, 50]]).max() <= 2
+
+
+@pytest.mark.parametrize("range_", ["full", "limited"])
+def test_avif(range_: str) -> None:
+    content = encoded("AVIF", quality=90, range=range_)
+    assert np.abs(np.array(colours(content)) - [[0, 0, 0], [200, 100, 50]]).max() <= 4
+    assert not has_more_frames(content)
+    assert has_more_frames(encoded("AVIF", frames=2))
+
+
+@pytest.mark.parametrize(
+    ("content", "values"),
+    [
+        (b"P1\n# bits\n2 1\n0 1\n", [255, 0]),
+        (b"P4\n2 1\n\x40", [255, 0]),
+        (b"P2 2 1 255 7 200", [7, 200]),
+        (b"P5 2 1 255\n\x07\xc8", [7, 200]),
+        (b"P3 2 1 255 7 7 7 200 200 200", [7, 200]),
+        (b"P6 2 1 255\n\x07\x07\x07\xc8\xc8\xc8", [7, 200]),
+    ],
+)
+def test_each_kind_of_pnm(content: bytes, values: list[int]) -> None:
+    with strict_warnings():
+        decoded, _ = decode(content, PixelSettings(1, 2, "pad"))
+    assert list(decoded[:2]) == values
+
+
+def test_heic_without_its_package_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    formats._register_heif.cache_clear()
+    assert failure(HEIC) == "HEIC, which needs another package: pip install pillow-heif"
+
+
+def test_heic_is_read_by_whatever_its_package_registers(monkeypatch: pytest.MonkeyPatch) -> None:
+    def register() -> None:
+        Image.register_open("HEIF", lambda *_: Image.open(io.BytesIO(encoded("PPM"))))
+
+    Image.init()
+    monkeypatch.setattr(Image, "OPEN", dict(Image.OPEN))
+    monkeypatch.setattr(Image, "ID", list(Image.ID))
+    package = SimpleNamespace(register_heif_opener=register)
+    monkeypatch.setitem(sys.modules, "pillow_heif", package)
+    formats._register_heif.cache_clear()
+    assert colours(HEIC) == [[0, 0, 0], [200, 100, 50]]
+    formats._register_heif.cache_clear()
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("pillow_heif"), reason="pillow-heif is not here")
+def test_heic() -> None:
+    assert np.abs(np.array(colours(HEIC)) - [[0, 0, 0], [200, 100, 50]]).max() <= 4
+    assert not has_more_frames(HEIC)
+
+
+def test_avif_without_pillows_own_decoder_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(features, "check", lambda _: False)
+    assert failure(AVIF) == "AVIF, which this Pillow lacks: pip install --upgrade pillow"
+
+
+def test_a_video_is_no_image() -> None:
+    assert failure(VIDEO).startswith("not an image in one of the formats PNG, JPEG, BMP, GIF, TIF")
+
+
+def test_the_suffixes() -> None:
+    for name in ("jfif", "jpe", "ppm", "pgm", "jp2", "avif", "heic"):
+        assert f".{name}" in SUFFIXES
