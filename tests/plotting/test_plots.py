@@ -27,7 +27,12 @@ from image_pipeline.plotting.images import (
     draw_first_layer,
     draw_images,
 )
-from image_pipeline.plotting.labels import MAX_LABEL_LENGTH, class_labels, label_inches, short_names
+from image_pipeline.plotting.labels import (
+    MAX_LABEL_LENGTH,
+    class_labels,
+    label_inches,
+    short_names,
+)
 
 DPI = 50
 Draw = Callable[[Path], None]
@@ -225,3 +230,74 @@ def test_curves_of_several_seeds_are_a_mean_and_a_band(
     ]
     bands = [band.get_paths()[0].get_extents() for band in loss.collections]
     assert [(band.ymin, band.ymax) for band in bands] == [(0.15, 1), (0.3, 2)]
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Return the figures that are drawn, which are not written."""
+    figures: list[Any] = []
+    for module in ("classification", "balance"):
+        monkeypatch.setattr(
+            f"image_pipeline.plotting.{module}.save_figure",
+            lambda _, figure, __: figures.append(figure),
+        )
+    return figures
+
+
+def named(count: int) -> list[str]:
+    return [f"n{number}" for number in range(count)]
+
+
+def labels_of(axes: Any) -> list[str]:
+    return [label.get_text() for label in axes.get_yticklabels()]
+
+
+def test_of_very_many_classes_the_worst_and_the_best_scores_are_drawn(drawn: list[Any]) -> None:
+    scores = [((7 * number) % 1000) / 1000 for number in range(1000)]
+    f1(named(1000), scores)(Path("f1.png"))
+    axes = drawn[0].axes[0]
+    worst_first = sorted(range(1000), key=scores.__getitem__)
+    assert labels_of(axes) == [f"n{number}" for number in worst_first[:30] + worst_first[-30:]]
+    points = axes.lines[0]
+    assert points.get_xdata().tolist() == [n / 1000 for n in [*range(30), *range(970, 1000)]]
+    assert points.get_ydata().tolist() == [*range(30), *range(31, 61)]
+    assert (
+        axes.get_title() == "F1 score by class, test split (dashed: their mean, 49.95%)"
+    )  # of all
+    texts = [text.get_text() for text in axes.texts]
+    assert "940 of 1000 classes, in between, are left out" in texts
+
+
+def test_a_hundred_classes_are_all_drawn_in_their_order(drawn: list[Any]) -> None:
+    f1(named(100), list(np.linspace(1, 0, 100)))(Path("f1.png"))
+    balance(named(100), "")(Path("b.png"))
+    confusion(named(100), 5)(Path("c.png"))
+    for figure in drawn:
+        assert labels_of(figure.axes[0]) == named(100)
+        assert not [text for text in figure.axes[0].texts if "left out" in text.get_text()]
+
+
+def test_of_very_many_classes_the_smallest_and_the_largest_are_drawn(drawn: list[Any]) -> None:
+    balance(named(101)[::-1], "")(Path("b.png"))
+    train, validation, _ = drawn[0].axes
+    shown = [*range(30), *range(71, 101)]  # `balance` gives a class as many as its number
+    assert labels_of(train) == [f"n{100 - number}" for number in shown]
+    assert [bar.get_width() for bar in validation.patches] == shown
+    assert train.get_title() == "train: 45450 images"  # of all classes
+    assert train.texts[-1].get_text() == "41 of 101 classes, in between, are left out"
+
+
+def test_of_very_many_classes_the_most_confused_are_drawn(drawn: list[Any]) -> None:
+    names = named(500)
+    actual = [*range(500), *[450] * 3, *range(2, 80, 2)]
+    predicted = [*range(500), *[7] * 3, *range(3, 81, 2)]
+    table = pd.DataFrame({"actual": actual, "predicted": predicted}).map(lambda n: f"n{n}")
+    draw_confusion_matrix(Path("c.png"), table, names, DPI)
+    axes = drawn[0].axes[0]
+    assert labels_of(axes) == [f"n{number}" for number in (*range(2, 41), 450)]
+    assert axes.get_title() == (
+        "Confusion matrix: 42 errors in 542 test images\nThe 40 classes of the most frequent "
+        "confusions; 460 of 500 classes are left out"
+    )
+    counts = axes.images[0].get_array()
+    assert counts[-1].tolist() == [None] * 5 + [3] + [None] * 33 + [1]

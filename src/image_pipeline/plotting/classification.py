@@ -8,10 +8,17 @@ from matplotlib.colors import LogNorm
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from image_pipeline.plotting.figures import BLUE, GREY, ORANGE, new_figure, save_figure
-from image_pipeline.plotting.labels import class_labels, label_inches
+from image_pipeline.plotting.labels import (
+    MAX_CLASSES,
+    class_labels,
+    class_rows,
+    label_inches,
+    note_left_out,
+)
 
 MAX_CELLS_WITH_NUMBERS = 400
 INCHES_PER_CLASS = 0.45
+MAX_CONFUSED = 40  # classes of the confusion matrix, if it cannot show all
 FEW_ROWS = 20
 RANGE_FOR_TENTHS = 0.005  # F1 scores over a smaller range need ticks closer than 0.1%
 
@@ -19,11 +26,29 @@ RANGE_FOR_TENTHS = 0.005  # F1 scores over a smaller range need ticks closer tha
 def draw_confusion_matrix(
     path: Path, predictions: pd.DataFrame, class_names: list[str], dpi: int
 ) -> None:
-    """Draw how many images of each class were predicted as each class."""
-    classes = len(class_names)
-    table = predictions[["actual", "predicted"]].astype(pd.CategoricalDtype(class_names))
-    counts = pd.crosstab(table["actual"], table["predicted"], dropna=False).to_numpy()
-    labels = class_labels(class_names)
+    """Draw how many images of each class were predicted as each class.
+
+    Of more than MAX_CLASSES, those of the most frequent confusions are shown.
+    """
+    kind = pd.CategoricalDtype(class_names)
+    actual, predicted = (
+        predictions[name].astype(kind).cat.codes for name in ("actual", "predicted")
+    )
+    cells = actual.to_numpy(np.int64) * len(class_names) + predicted
+    counts = np.bincount(cells, minlength=len(class_names) ** 2).reshape(len(class_names), -1)
+    errors = int(counts.sum() - np.trace(counts))
+    title = f"Confusion matrix: {errors} errors in {counts.sum()} test images"
+    shown = np.arange(len(class_names))
+    if len(class_names) > MAX_CLASSES:
+        shown = _most_confused(counts)
+        title += (
+            f"\nThe {len(shown)} classes of the most frequent confusions; "
+            f"{len(class_names) - len(shown)} of {len(class_names)} classes are left out"
+        )
+        counts = counts[np.ix_(shown, shown)]
+    classes = len(shown)
+    names = class_labels(class_names)
+    labels = [names[label] for label in shown]
     side = min(max(6.0, classes * INCHES_PER_CLASS + 2), 30.0) + label_inches(labels)
     figure = new_figure(side + 1, side)
     axes = figure.subplots()
@@ -42,22 +67,43 @@ def draw_confusion_matrix(
     rotation = 90 if max(map(len, labels)) > 2 else 0
     axes.set_xticks(ticks, labels, rotation=rotation)
     axes.set_yticks(ticks, labels)
-    errors = int(counts.sum() - np.trace(counts))
     axes.set(
-        title=f"Confusion matrix: {errors} errors in {counts.sum()} test images",
+        title=title,
         xlabel="predicted class",
         ylabel="actual class",
     )
     save_figure(path, figure, dpi)
 
 
+def _most_confused(counts: np.ndarray) -> np.ndarray:
+    """Return the MAX_CONFUSED classes, sorted, of the pairs that are most often confused.
+
+    Args:
+        counts: the confusion matrix `[classes, classes]`.
+    """
+    wrong = counts.copy()
+    np.fill_diagonal(wrong, 0)
+    pairs = np.argsort(-wrong, axis=None, kind="stable")[: MAX_CONFUSED**2]
+    classes = np.stack(np.unravel_index(pairs, wrong.shape), axis=1).ravel().tolist()
+    return np.sort(list(dict.fromkeys(classes))[:MAX_CONFUSED])
+
+
 def draw_f1_by_class(path: Path, classes: pd.DataFrame, dpi: int) -> None:
-    """Draw the F1 score of each class and their mean."""
-    labels = class_labels(classes["class"].tolist())
+    """Draw the F1 score of each class and their mean; of more than MAX_CLASSES the worst and best.
+
+    Args:
+        path: of the PNG.
+        classes: a row for each, with `class` and `f1`.
+        dpi: pixels per inch.
+    """
+    total, mean = len(classes), classes["f1"].mean()
+    shown, rows = class_rows(classes["f1"].to_numpy())
+    names = class_labels(classes["class"].tolist())
+    labels = [names[label] for label in shown]
+    classes = classes.iloc[shown]
     width = 7 + label_inches(labels)
     figure = new_figure(width, min(max(3.0, 0.34 * len(classes) + 1.2), 40.0))
     axes = figure.subplots()
-    rows = np.arange(len(classes))
     scores = classes["f1"].to_numpy()
     axes.grid(visible=False, axis="y")
     axes.hlines(rows, scores.min() - 1, scores, color="#BBBBBB", linewidth=1.5)
@@ -71,12 +117,12 @@ def draw_f1_by_class(path: Path, classes: pd.DataFrame, dpi: int) -> None:
             va="center",
             fontsize=9,
         )
-    mean = scores.mean()
     axes.axvline(mean, color=ORANGE, linestyle="--")
     spread = max(0.002, scores.max() - scores.min())
     axes.set_xlim(scores.min() - 0.15 * spread, scores.max() + 0.3 * spread)
     axes.set_yticks(rows, labels)
     axes.invert_yaxis()
+    note_left_out(axes, total, len(shown))
     if len(rows) > FEW_ROWS:
         axes.margins(y=0.5 / len(rows))  # matplotlib's default margin would be several rows high
     decimals = 1

@@ -5,11 +5,15 @@ from collections.abc import Sequence
 from functools import cache
 from unicodedata import east_asian_width
 
+import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.font_manager import findfont, get_font
 
 from image_pipeline.plotting.figures import fonts
 
 MAX_LABEL_LENGTH = 20  # characters of a class name that are shown
+MAX_CLASSES = 100  # that a plot names; of more, it shows those at both ends
+CLASSES_AT_AN_END = 30
 INCHES_PER_LETTER = 0.09  # of a label, on average
 
 
@@ -55,3 +59,35 @@ def class_labels(names: Sequence[str]) -> list[str]:
 def label_inches(labels: Sequence[str]) -> float:
     """Return the extra figure width for labels longer than a few letters."""
     return INCHES_PER_LETTER * max(0, max(map(letters, labels)) - 4)
+
+
+def class_rows(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Choose the classes that a plot shows: all; of very many, those with the lowest and highest.
+
+    Args:
+        values: one per class `[classes]`.
+
+    Returns:
+        The classes shown, and the row of each: in order; or by value, with an empty row between
+        the lowest and the highest.
+    """
+    if len(values) <= MAX_CLASSES:
+        return np.arange(len(values)), np.arange(len(values))
+    order = np.argsort(values, kind="stable")
+    rows = np.arange(2 * CLASSES_AT_AN_END)
+    rows[CLASSES_AT_AN_END:] += 1
+    return np.delete(order, np.s_[CLASSES_AT_AN_END:-CLASSES_AT_AN_END]), rows
+
+
+def note_left_out(axes: Axes, classes: int, shown: int) -> None:
+    """Write how many classes are left out into the empty row of `class_rows`."""
+    if shown < classes:
+        axes.text(
+            0.02,
+            CLASSES_AT_AN_END,
+            f"{classes - shown} of {classes} classes, in between, are left out",
+            transform=axes.get_yaxis_transform(),
+            va="center",
+            style="italic",
+            in_layout=False,
+        )
