@@ -25,7 +25,7 @@ from image_pipeline.common.params import Params, check_params, read_params
 from image_pipeline.common.processes import TASKS_AHEAD, Processes
 from image_pipeline.datasets import folder as folder_dataset
 from image_pipeline.datasets.folder import PLACEHOLDER
-from image_pipeline.downloading import archives, mirrors
+from image_pipeline.downloading import mirrors, sources
 from image_pipeline.downloading.dataset import RawDataset, RawSplit
 from image_pipeline.downloading.params import DownloadFolderParams
 from image_pipeline.reading import decoding, pixels
@@ -590,8 +590,8 @@ def test_an_archive_from_a_url_may_be_as_large_as_archives_may_be(
         source = make("unused", url=f"http://127.0.0.1:9/{name}", sha256=sha256)
         source.fetch(tmp_path / "raw", str(tmp_path))
         assert len(source.read(tmp_path / "raw").train.labels) == 8
-    monkeypatch.setattr(archives, "MAX_BYTES", 1000)
-    monkeypatch.setattr(archives, "MAX_ENTRIES", 2)
+    monkeypatch.setattr(sources, "MAX_BYTES", 1000)
+    monkeypatch.setattr(sources, "MAX_ENTRIES", 2)
     with pytest.raises(DownloadError, match="longer than the expected 3048 bytes"):
         source.fetch(tmp_path / "again", str(tmp_path))
 

@@ -20,8 +20,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from image_pipeline.common.errors import DataError
-from image_pipeline.downloading import archives
-from image_pipeline.downloading.archives import pack, read_tar
+from image_pipeline.downloading import archives, sources
+from image_pipeline.downloading.archives import pack
+from image_pipeline.downloading.sources import Entry, read_tar
+from project import require
 
 Make = Callable[[Path], object]
 FILES = {
@@ -226,7 +228,7 @@ def tar_claiming(size: int) -> Make:
 
 
 def zip_bomb(path: Path) -> None:
-    write_zip(path, FILES | {ONE_MORE: bytes(archives.MIN_BOMB_BYTES + 1)})
+    write_zip(path, FILES | {ONE_MORE: bytes(sources.MIN_BOMB_BYTES + 1)})
 
 
 def overlapping_zip(path: Path) -> None:
@@ -312,6 +314,11 @@ def bind_socket(path: Path) -> None:
             opened.bind(path.name)
         finally:
             os.chdir(before)
+
+
+def after_something(path: Path) -> None:
+    write_zip(path, FILES)
+    path.write_bytes(b"x" * 600 + path.read_bytes())
 
 
 def gzipped(make: Make) -> Make:
@@ -406,18 +413,13 @@ HOSTILE: dict[str, tuple[Make, str]] = {
     ),
     "a file of eight exabytes": (tar_claiming(1 << 63), BAD + "has 9223372036854775808 bytes"),
     "a million in a zip": (million_zip, "more than 500000 entries; use a smaller set"),
-    "names that differ in case": (
-        one_more("cat/1.PNG"),
-        "entry 'cat/1.PNG' differs from 'cat/1.png' only in case or accent encoding; rename",
-    ),
-    "folders that differ in case": (one_more("Cat/9.png"), "entry 'Cat' differs from 'cat' o"),
-    "a sharp s": (
-        lambda path: write_zip(path, {"a/straße.png": b"", "a/STRASSE.png": b""}),
-        "entry 'a/STRASSE.png' differs from 'a/straße.png' only in case",
-    ),
     "the same accent, twice": (
         one_more("dog/de\u0301jà vu.png"),
-        "entry 'dog/déjà vu.png' occurs twice; repack the folder from inside it",
+        "entry 'dog/déjà vu.png' occurs twice; its accents are encoded in two ways: rename one of",
+    ),
+    "the same accent, twice, in a folder": (
+        lambda path: write_folder(path, {"a/é.png": b"1", "a/e\u0301.png": b"2"}),
+        "entry 'a/é.png' occurs twice; its accents are encoded in two ways: rename one of them",
     ),
     "duplicates": (twice, "entry 'cat/1.png' occurs twice; repack the folder from inside it"),
     "a file and a folder": (one_more("cat/1.png/x.png"), "entry 'cat/1.png' is both a file and a"),
@@ -428,11 +430,19 @@ HOSTILE: dict[str, tuple[Make, str]] = {
     ),
     "a name that is not UTF-8, in a tar": (
         not_utf8,
-        r"entry 'cat/\udce9.png' has a name that is not UTF-8; rename it",
+        r"entry 'cat/\xe9.png' has a name that is not UTF-8; rename it",
     ),
     "a name that is not UTF-8, in a zip": (
         patched(one_more("cat/x.png"), b"cat/x", b"cat/\xe9", 2),
         "has a name that is not UTF-8; rename it",
+    ),
+    "a name that is not UTF-8, in a folder": (
+        folder_with(lambda path: Path(os.fsdecode(bytes(path.parent) + b"/caf\xe9.png")).touch()),
+        r"entry 'cat/caf\xe9.png' has a name that is not UTF-8; rename it",
+    ),
+    "a hidden name that is not UTF-8, in a folder": (
+        folder_with(lambda path: Path(os.fsdecode(bytes(path.parent) + b"/.\xe9")).mkdir()),
+        r"entry 'cat/.\xe9' has a name that is not UTF-8; rename it",
     ),
     "a zip's content is not as promised": (
         patched(lambda path: write_zip(path, FILES, 0), b"three", b"thrEE", 1),
@@ -464,6 +474,22 @@ HOSTILE: dict[str, tuple[Make, str]] = {
         "not a valid zip, tar or tar.gz file (empty",
     ),
     "an archive without files": (lambda path: write_tar(path, {}), "it holds no files; put"),
+    "a part of a split zip": (
+        after_something,
+        "it is a part of a split zip, or a zip with something before it; make it whole: `zip -s 0",
+    ),
+    "a table in a tar.gz": (
+        lambda path: path.write_bytes(gzip.compress(b"label,pixel0\n1,2\n" * 999)),
+        "it is a table of 2 columns, which is not supported; write each image of it to a file",
+    ),
+    "tables in a zip": (
+        lambda path: write_zip(path, {"k/train.csv": b"1,2", "k/test.csv": b"", "k/x.txt": b""}),
+        "it holds no images, only k/test.csv, k/train.csv; tables and arrays are not supported; w",
+    ),
+    "archives in a folder": (
+        lambda path: write_folder(path, {f"{n}.zip": b"" for n in range(4)} | {"a.csv": b""}),
+        "it holds no images, only 0.zip, 1.zip, 2.zip and 1 more; archives in it are not opened;",
+    ),
     "nothing": (lambda _: None, "not found; set download.folder.path to a folder of images"),
     "an empty folder": (lambda path: path.mkdir(), "it holds no files; put images there"),
     "a link in a folder": (
@@ -504,7 +530,7 @@ def test_it_is_refused_in_a_tar_gz_too(name: str, raw: Path, tmp_path: Path) -> 
 def test_too_many_entries(
     kind: str, raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(archives, "MAX_ENTRIES", 3)
+    monkeypatch.setattr(sources, "MAX_ENTRIES", 3)
     MAKERS[{"tar": "GNU tar"}.get(kind, kind)](tmp_path / "source")
     assert "more than 3 entries; use a smaller set" in refusal(tmp_path / "source", raw, tmp_path)
 
@@ -513,7 +539,7 @@ def test_too_many_entries(
 def test_too_much_together(
     name: str, raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(archives, "MAX_BYTES", 1000)
+    monkeypatch.setattr(sources, "MAX_BYTES", 1000)
     MAKERS[name](tmp_path / "source")
     message = refusal(tmp_path / "source", raw, tmp_path)
     assert "brings the total to more than 1000 bytes; use a smaller set" in message
@@ -522,8 +548,8 @@ def test_too_much_together(
 def test_a_tar_gz_is_not_unpacked_beyond_the_limit(
     raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(archives, "MAX_BYTES", 1000)
-    monkeypatch.setattr(archives, "MAX_ENTRIES", 1)
+    monkeypatch.setattr(sources, "MAX_BYTES", 1000)
+    monkeypatch.setattr(sources, "MAX_ENTRIES", 1)
     MAKERS["tar.gz"](tmp_path / "source")
     message = refusal(tmp_path / "source", raw, tmp_path)
     assert message == "decompresses to more than 2024 bytes; use a smaller set"
@@ -607,28 +633,181 @@ def test_a_folder_that_is_too_deep_is_told(raw: Path, tmp_path: Path) -> None:
     assert str(caught.value).isprintable()
 
 
-def test_a_file_that_changes_meanwhile_is_told(
-    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write_folder(tmp_path / "source", FILES)
+def change_meanwhile(
+    monkeypatch: pytest.MonkeyPatch, source: Path, raw: Path, change: Callable[[], object]
+) -> str:
+    """Return what is said if something happens after `source` was listed; nothing is written."""
     choose = archives.choose
 
-    def choose_and_change(entries: Iterator[archives.Entry]) -> list[archives.Entry]:
+    def choose_and_change(entries: list[Entry]) -> list[Entry]:
         chosen = choose(entries)
-        (tmp_path / "source" / "cat" / "1.png").write_bytes(b"longer")
+        change()
         return chosen
 
     monkeypatch.setattr(archives, "choose", choose_and_change)
-    with pytest.raises(DataError, match=r"entry 'cat/1.png' .*changed while it was read: run it"):
-        pack(tmp_path / "source", raw / "images.tar")
-    assert list(raw.iterdir()) == []
+    with pytest.raises(DataError) as caught:
+        pack(source, raw / "images.tar")
+    assert not any(raw.iterdir())
+    return str(caught.value)
+
+
+AGAIN = "; run `dvc repro` again when nothing writes there"
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda path: (path / ONE_MORE).touch(), f"packed: {ONE_MORE} (new)"),
+        (lambda path: (path / "fox").mkdir(), "packed: fox (new)"),
+        (lambda path: (path / "cat/1.png").write_bytes(b"two"), "packed: cat/1.png (changed)"),
+        (
+            lambda path: (path / "cat/1.png").rename(path / "dog/1.png"),
+            "1.png: changed while {} was packed",
+        ),
+        (
+            lambda path: [(path / f"cat/{n}.jpg").touch() for n in range(7)],
+            "packed: cat/0.jpg (new), cat/1.jpg (new), cat/2.jpg (new), cat/3.jpg (new), "
+            "cat/4.jpg (new) and 2 more",
+        ),
+    ],
+)
+def test_a_folder_that_changes_meanwhile_is_told(
+    change: Make, told: str, raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "source"
+    write_folder(source, FILES)
+    for path in source.rglob("*"):
+        os.utime(path, (1, 1))
+    message = change_meanwhile(monkeypatch, source, raw, lambda: change(source))
+    assert message.endswith(told.format(source) + AGAIN)
+
+
+def test_a_file_that_becomes_longer_meanwhile_is_told(
+    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "source"
+    write_folder(source, FILES)
+    message = change_meanwhile(
+        monkeypatch, source, raw, lambda: (source / "cat/1.png").write_bytes(b"longer")
+    )
+    assert "entry 'cat/1.png' is damaged, or changed while it was read: run it again" in message
+
+
+@pytest.mark.parametrize("kind", ["zip", "GNU tar", "tar.gz"])
+@pytest.mark.parametrize("change", ["replaced", "touched"])
+def test_an_archive_that_changes_meanwhile_is_told(
+    kind: str, change: str, raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "source"
+    MAKERS[kind](source)
+    os.utime(source, (1, 1))
+
+    def touch() -> None:
+        if change == "touched":
+            source.touch()
+            return
+        (tmp_path / "other").write_bytes(source.read_bytes())
+        os.utime(tmp_path / "other", (1, 1))
+        (tmp_path / "other").replace(source)
+
+    message = change_meanwhile(monkeypatch, source, raw, touch)
+    assert message == f"{source}: changed while it was packed: the file itself{AGAIN}"
+
+
+def test_clutter_that_comes_meanwhile_does_no_harm(
+    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "source"
+    write_folder(source, FILES)
+    expected = packed(source, raw)
+    tell = archives._tell_of_case
+
+    def tell_and_add(chosen: list[Entry], source: Path) -> None:
+        write_folder(source, {"cat/@eaDir/1.png": b"?", ".x": b""})
+        tell(chosen, source)
+
+    monkeypatch.setattr(archives, "_tell_of_case", tell_and_add)
+    assert packed(source, raw) == expected
+    assert (source / ".x").exists()
+
+
+def test_what_is_left_out_is_counted(
+    raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ["@eaDir/cat/x.png", "cat/@eaDir/1.png/thumb.jpg", "cat/@eaDir/2.png", "lost+found/x"]
+    names += ["$RECYCLE.BIN/S-1-5/a.png", "System Volume Information/x", ".AppleDouble/1.png"]
+    names += [
+        "cat/1.png:Zone.Identifier",
+        "cat/2.png:Zone.Identifier",
+        "dog/Icon\r",
+        "._a",
+        "dog/._b",
+    ]
+    source, archive = tmp_path / "source", tmp_path / "archive"
+    write_folder(source, FILES)
+    expected = packed(source, raw)
+    assert "left out" not in capsys.readouterr().out
+    write_folder(source, dict.fromkeys(names, b"?"))
+    (source / "cat" / ".link").symlink_to("/")
+    write_zip(archive, FILES | dict.fromkeys([*names, "cat/.link"], b"?"))
+    for path in (source, archive):
+        assert packed(path, raw) == expected
+        assert capsys.readouterr().out == (
+            f"download: {path}: left out by name, 12 in all: *:Zone.Identifier (2), ._* (2), "
+            "@eaDir (2), $RECYCLE.BIN, .AppleDouble, .link, Icon, System Volume Information, "
+            "lost+found\n"
+        )
+
+
+@pytest.mark.parametrize("make", [write_folder, write_zip, write_tar])
+def test_names_that_differ_in_case_are_packed_and_told(
+    make: Callable[[Path, dict[str, bytes]], None],
+    raw: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    names = ["A/1.png", "A/2.png", "a/1.png", "a/1.PNG", "b/straße.png", "b/STRASSE.png"]
+    require(sys.platform == "linux", "a file system that tells a from A")
+    make(tmp_path / "source", {name: name.encode() for name in names})
+    packed(tmp_path / "source", raw)
+    with tarfile.open(raw / "images.tar") as archive:
+        found = {member.name: archive.extractfile(member) for member in archive}
+        assert {name: file.read() for name, file in found.items() if file} == {
+            name: name.encode() for name in names
+        }
+    assert capsys.readouterr().out == (
+        f"download: {tmp_path / 'source'}: 'A' and 'a' differ only in case (such pairs: 2); a "
+        "clone on a system that ignores case (Windows, macOS) can't hold both\n"
+    )
+
+
+def test_links_into_the_projects_dvc_cache_are_images(
+    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, project = tmp_path / "images", tmp_path / "project"
+    write_folder(source, FILES)
+    expected = packed(source, raw)
+    monkeypatch.chdir(project)
+    write_folder(project, {".dvc/config": b"[core]\n no_scm = true\n[cache]\n dir = ../../cache\n"})
+    for number, (name, content) in enumerate(FILES.items()):  # as `cache.type = symlink` has them
+        cached = tmp_path / "cache" / "files" / "md5" / f"{number:02}" / "d41d8cd98f"
+        write_folder(cached.parent, {cached.name: content})
+        link = Path("images", name)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(cached)
+    assert packed(Path("images"), raw) == expected
+    for target in (source / "cat" / "1.png", tmp_path / "cache", tmp_path / "cache" / "gone"):
+        Path("images/cat/3.png").symlink_to(target)
+        with pytest.raises(DataError, match=f"^images: {BAD}is a symbolic link; replace it by the"):
+            pack(Path("images"), raw / "images.tar")
+        Path("images/cat/3.png").unlink()
 
 
 def test_a_file_that_has_become_a_link_is_not_read(tmp_path: Path) -> None:
     (tmp_path / "secret").write_bytes(b"x")
     (tmp_path / "1.png").symlink_to("secret")
     with pytest.raises(OSError, match=os.strerror(errno.ELOOP)):
-        archives._open_regular_file(tmp_path / "1.png", 1)
+        sources._open_regular_file(tmp_path / "1.png", 1)
 
 
 @pytest.mark.parametrize("name", ["zip", "GNU tar", "POSIX tar, backwards", "tar.gz"])

@@ -9,9 +9,10 @@ from urllib.parse import unquote, urlsplit
 
 from image_pipeline.common.errors import DataError, ParamsError, one_line
 from image_pipeline.common.params import Params
-from image_pipeline.downloading.archives import max_archive_bytes, pack
+from image_pipeline.downloading.archives import pack
 from image_pipeline.downloading.dataset import RawDataset
 from image_pipeline.downloading.mirrors import RemoteFile, fetch_files
+from image_pipeline.downloading.sources import max_archive_bytes
 
 FILE = "images.tar"
 PLACEHOLDER = Path("images/README.md")  # the committed value of `path`

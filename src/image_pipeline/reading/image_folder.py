@@ -11,8 +11,8 @@ import numpy as np
 from tqdm import tqdm
 
 from image_pipeline.common.errors import DataError, one_line
-from image_pipeline.downloading.archives import read_tar
 from image_pipeline.downloading.dataset import RawDataset, RawSplit
+from image_pipeline.downloading.sources import read_tar
 from image_pipeline.reading.decoding import decode_all
 from image_pipeline.reading.folder_layout import Layout, read_layout
 from image_pipeline.reading.formats import SUFFIXES
