@@ -139,6 +139,7 @@ def test_what_is_allowed(key: str, file: Path) -> None:
 
 
 INTEGER = "input should be a valid integer"
+STRING = "input should be a valid string"
 AT_MOST = "string should have at most {} characters"
 PATTERN = "string should match pattern '{}'"
 # For each key: values in YAML, how they are shown, and what is said of them.
@@ -190,6 +191,13 @@ REFUSED: dict[str, list[tuple[str, str, str]]] = {
     "download.folder.path": [
         ("''", "''", "string should have at least 1 character"),
         ("x" * 4097, f"'{'x' * 12}...{'x' * 13}'", AT_MOST.format(4096)),
+        ("2024", "2024", f"{STRING}; put it in quotes"),
+        ("01", "1", f"{STRING}; put it in quotes"),
+        ("1e3", "1000.0", f"{STRING}; put it in quotes"),
+        ("true", "true", f"{STRING}; put it in quotes"),
+        ("2024-01-01", "datetime.date(2024, 1, 1)", f"{STRING}; put it in quotes"),
+        ("null", "null", STRING),
+        ("[a]", "['a']", STRING),
     ],
     "download.folder.url": [
         (url, f"'{url}'", PATTERN.format("^(https?://[!-~]+)?$"))

@@ -1,7 +1,6 @@
 """Files that are no archive, told by their first bytes; and archives without images."""
 
 import lzma
-import pickle
 import sqlite3
 import zlib
 from bz2 import compress as bzip2
@@ -57,10 +56,10 @@ UNSUPPORTED: dict[str, tuple[bytes, str]] = {
     "MATLAB 7.3": (b"MATLAB 7.3 MAT-file, Platform: GLNXA64", "an HDF5 file" + CONVERT),
     "MATLAB 5": (b"MATLAB 5.0 MAT-file, Platform: GLNXA64", "a MATLAB file" + CONVERT),
     "IDX": (b"\0\0\x08\3\0\0\xea\x60", "an IDX file" + CONVERT),
-    **{
-        f"pickle {protocol}": (pickle.dumps(value, protocol), "a Python pickle" + CONVERT)
-        for protocol, value in ((2, {b"data": 1}), (3, [1]), (4, (1, 2)), (5, np.zeros(3)))
-    },
+    "pickled dict": (b"\x80\2}q\0U\4dataq\1K\1s.", "a Python pickle" + CONVERT),
+    "pickled list": (b"\x80\3]q\0K\1a.", "a Python pickle" + CONVERT),
+    "pickled array": (b"\x80\3cnumpy.core.multiarray\n", "a Python pickle" + CONVERT),
+    "pickled model": (b"\x80\5\x95\x8e\0\0\0\0\0\0\0\x8c", "a Python pickle" + CONVERT),
     "PDF": (b"%PDF-1.7", "a PDF file; save its pictures as image files, in one folder per class"),
     **{
         form: (saved(form), "a single image; name the folder that holds one folder of images per")

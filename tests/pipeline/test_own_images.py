@@ -6,6 +6,7 @@ that ship with scikit-learn.
 
 import hashlib
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,8 @@ from image_pipeline.reading.idx import iterate_idx
 from project import IN_CI, ROOT, SHARED_MNIST, Project, require
 from published import PARAMS, whole
 
-NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+# Two of them differ only in case.
+NAMES = ("zero", "one", "two", "Two", "four", "five", "six", "seven", "eight", "nine")
 CLASSES = tuple(sorted(NAMES))
 SPLITS = {"train": 4000, "test": 1000}
 KINDS = 6  # of files, in turn
@@ -105,6 +107,7 @@ def test_an_experiment_on_them(
     shutil.copytree(root, copy.root / "images", dirs_exist_ok=True)
     done = copy.run(*command.split(), *LEARNING, "-S", "tensorize.folder.fit=crop")
     assert "WARNING" not in done.stderr
+    assert "download: images: 'test/Two' and 'test/two' differ only in case" in done.stdout
 
     tensors = copy.root / "data" / "tensors"
     for split in ("train", "validation", "test"):
@@ -176,6 +179,8 @@ def test_a_changed_folder_is_packed_anew(finished: Project, tmp_path: Path) -> N
     copy.run("dvc", "repro", "tensorize")
     first = copy.hashes()["data/raw/images.tar"]
     (copy.root / "images" / ".DS_Store").write_bytes(b"?")
+    (copy.root / "images" / "cat" / "@eaDir").mkdir()
+    (copy.root / "images" / "cat" / "@eaDir" / "0.png").write_bytes(b"?")
     assert "Running stage" not in copy.run("dvc", "repro", "tensorize").stdout
 
     (copy.root / "images" / "cat" / "0.png").unlink()
@@ -202,6 +207,33 @@ def test_a_changed_folder_is_packed_anew(finished: Project, tmp_path: Path) -> N
     assert counts(copy) == [12, 2, 4]
     assert "WARNING: 1 of 19 files in images cannot be used: dog/0.png (not an image" in done.stderr
     assert "; they are skipped\n" in done.stderr
+
+
+def test_where_dvc_fails_first_the_stage_says_more(finished: Project, tmp_path: Path) -> None:
+    copy = finished.copy_to(tmp_path / "copy")
+    page = " ".join((ROOT / "docs" / "data-sets.md").read_text(encoding="utf-8").split())
+    images = copy.root / "images" / "cat"
+    images.mkdir()
+    Path(os.fsdecode(bytes(images) + b"/caf\xe9.png")).touch()
+    for path, by_dvc, by_stage in (
+        (
+            "images",
+            "surrogates not allowed",
+            r"images: entry 'cat/caf\xe9.png' has a name that is ",
+        ),
+        (
+            2024,
+            "'int' object has no attribute 'decode'",
+            "params.yaml: download.folder.path: 2024 is not allowed: input should be a valid "
+            "string; put it in quotes",
+        ),
+    ):
+        copy.set_params({"download.dataset": "folder", "download.folder.path": path})
+        assert by_dvc in copy.run("dvc", "repro", "download", check=False).stderr
+        assert f"`{by_dvc}`" in page
+        done = copy.stage("download", check=False)
+        assert done.stderr.startswith(f"download: error: {by_stage}")
+        assert done.returncode
 
 
 def test_other_data_sets_do_not_depend_on_them(finished: Project, tmp_path: Path) -> None:

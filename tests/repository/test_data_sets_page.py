@@ -1,7 +1,11 @@
 """docs/data-sets.md: its example runs, its tables are whole, and what it names exists."""
 
+import itertools
 import re
+import shlex
+import shutil
 import subprocess
+import sys
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
@@ -9,12 +13,14 @@ from typing import get_args
 
 import numpy as np
 import pytest
+from dvc.utils.hydra import apply_overrides  # type: ignore[import-untyped]
+from PIL import Image
 from ruamel.yaml import YAML
 
 from image_pipeline import augmentations
 from image_pipeline.augmenting import custom
 from image_pipeline.common.errors import DataError
-from image_pipeline.common.params import check_params
+from image_pipeline.common.params import check_params, read_params
 from image_pipeline.common.schema import names_in
 from image_pipeline.datasets.emnist import CLASS_NAMES
 from image_pipeline.tensorizing.params import TensorizeParams
@@ -24,7 +30,7 @@ from published import PARAMS, md5, tensorize_into
 
 PAGE = ROOT / "docs" / "data-sets.md"
 TEXT = PAGE.read_text(encoding="utf-8")
-EXAMPLE, CHANGE = re.findall(r"^ *```python\n(.*?)^ *```$", TEXT, re.MULTILINE | re.DOTALL)
+TABLE, EXAMPLE, CHANGE = re.findall(r"^ *```python\n(.*?)^ *```$", TEXT, re.MULTILINE | re.DOTALL)
 COUNTS = {"train": 20, "test": 6}
 
 
@@ -112,6 +118,40 @@ def test_the_example_of_a_change_changes_images(
     assert len(np.unique(changed)) == 5
     assert np.array_equal(custom.apply(function, images, (0, 1)), changed)
     assert not np.array_equal(custom.apply(function, images, (0, 2)), changed)
+
+
+def test_the_lines_for_a_table_write_its_images(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    labels, pixels = [3, 0, 3], rng.integers(0, 256, (3, 784), np.uint8)
+    lines = [",".join(["label", *(f"pixel{number}" for number in range(784))])]
+    lines += [
+        ",".join(map(str, [label, *row]))
+        for label, row in zip(labels, pixels.tolist(), strict=True)
+    ]
+    (tmp_path / "train.csv").write_text("\n".join(lines))
+    subprocess.run([sys.executable, "-c", TABLE], cwd=tmp_path, check=True)
+    written = {
+        path.relative_to(tmp_path).as_posix(): np.asarray(Image.open(path))
+        for path in tmp_path.rglob("*.png")
+    }
+    assert sorted(written) == ["images/0/1.png", "images/3/0.png", "images/3/2.png"]
+    for number, label in enumerate(labels):
+        assert np.array_equal(
+            written[f"images/{label}/{number}.png"], pixels[number].reshape(28, 28)
+        )
+
+
+def test_the_quotes_it_shows_pass_on_any_path(tmp_path: Path) -> None:
+    """By DVC's own reader of `-S`, after the shell's."""
+    command = next(line for line in TEXT.splitlines() if "$HOME" in line and line.startswith("dvc"))
+    for name in ("my pets (old), all", "a=b", "ü ß", "{x}[1]", "2024", "true", "1e3", 'c#h & "d"'):
+        shown = command.replace("my pets (old), all", name.replace('"', '\\"'))
+        words = shlex.split(shown.replace("$HOME/", ""))
+        overrides = [word for before, word in itertools.pairwise(words) if before == "-S"]
+        shutil.copy(ROOT / "params.yaml", tmp_path)
+        apply_overrides(tmp_path / "params.yaml", overrides)
+        download = read_params(tmp_path / "params.yaml").download
+        assert (download.dataset, download.folder.path) == ("folder", name)
 
 
 def rows(header: str) -> list[str]:

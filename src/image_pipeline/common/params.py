@@ -4,6 +4,7 @@ The file is read with the YAML 1.2 reader that DVC itself uses, so that `1e-3` i
 both, and in its safe form: duplicate keys and tags that would construct objects are refused.
 """
 
+from datetime import date
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -149,6 +150,8 @@ def _describe(item: ErrorDetails) -> str:
         case "missing":
             return f"{key}: missing; add it (the committed params.yaml has it)"
     problem = item["msg"].removeprefix("Value error, ")
+    if item["type"] == "string_type" and isinstance(item["input"], (bool, int, float, date)):
+        problem += "; put it in quotes"  # YAML takes 2024, 01, true and 2024-01-01 for no text
     return f"{key}: {_shown(item['input'])} is not allowed: {problem[0].lower()}{problem[1:]}"
 
 
