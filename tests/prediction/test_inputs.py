@@ -14,7 +14,8 @@ from image_pipeline.prediction.inputs import NO_IMAGES, ImageInput, find_inputs
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return a folder with some files, the working directory."""
     monkeypatch.chdir(tmp_path)
-    for name in ("b.png", "a.PNG", "[1].png", "notes.txt", "in/c.jpg", "in/deep/d.gif", ".x.png"):
+    left_out = (".x.png", "in/@eaDir/c.jpg/thumb.jpg", "lost+found/x.png")
+    for name in ("b.png", "a.PNG", "[1].png", "notes.txt", "in/c.jpg", "in/deep/d.gif", *left_out):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(name.encode())

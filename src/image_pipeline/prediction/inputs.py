@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from image_pipeline.common.errors import DataError, one_line
+from image_pipeline.downloading.clutter import is_clutter
 from image_pipeline.reading.formats import SUFFIXES
 from image_pipeline.reading.pixels import error_cause
 
@@ -149,9 +150,9 @@ def _walk_folder(path: str) -> Iterator[ImageInput]:
     """Yield the image files below a folder; memory holds the names of one folder at a time."""
     unreadable: list[OSError] = []
     for folder, folders, files in os.walk(path, onerror=unreadable.append):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        folders[:] = sorted(name for name in folders if not is_clutter(name))
         for file in sorted(files):
-            if file.lower().endswith(SUFFIXES) and not file.startswith("."):
+            if file.lower().endswith(SUFFIXES) and not is_clutter(file):
                 yield ImageInput(os.path.join(folder, file))  # noqa: PTH118
     for error in unreadable:
         yield ImageInput(str(error.filename), error=error.strerror or error_cause(error))
