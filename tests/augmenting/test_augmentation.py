@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch.nn import functional
+from torchvision.transforms.v2 import functional as transforms
 
 from image_pipeline import augmentations
 from image_pipeline.augmenting import custom
@@ -19,8 +20,14 @@ from image_pipeline.augmenting.augmentation import (
     draw_affines,
     draw_displacements,
     flip,
+    resized_crop,
 )
-from image_pipeline.augmenting.params import AUGMENTATION_AMOUNTS, WARPS, AugmentationParams
+from image_pipeline.augmenting.params import (
+    AUGMENTATION_AMOUNTS,
+    COLOURS,
+    WARPS,
+    AugmentationParams,
+)
 from image_pipeline.common.errors import ParamsError
 from image_pipeline.common.params import read_params
 from project import ROOT
@@ -272,20 +279,133 @@ def test_cutout_fills_a_square_with_the_mean() -> None:
     assert areas == {(height, width) for height in (2, 3) for width in (2, 3)}
 
 
+def windows(image: np.ndarray, height: int, width: int) -> dict[bytes, tuple[int, int]]:
+    """Return where each crop of this size is, by what torchvision resizes it to."""
+    rows, columns = image.shape[1:]
+    crops = {}
+    for top in range(rows - height + 1):
+        for left in range(columns - width + 1):
+            crop = transforms.resized_crop(
+                torch.from_numpy(image), top, left, height, width, [rows, columns]
+            )
+            crops[crop.numpy().tobytes()] = (top, left)
+    return crops
+
+
+@pytest.mark.parametrize(
+    ("area", "turn", "height", "width"),
+    [
+        (0.25, 0.0, 8, 10),
+        (0.25, 1.0, 7, 12),  # 16 * sqrt(0.25 * 3 / 4) = 6.93 and 20 * sqrt(0.25 * 4 / 3) = 11.55
+        (0.25, -1.0, 9, 9),  # 16 * sqrt(0.25 * 4 / 3) = 9.24 and 20 * sqrt(0.25 * 3 / 4) = 8.66
+        (0.81, 1.0, 13, 20),  # 0.81 * 16 = 12.96: no wider than the image
+        (1.0, -1.0, 16, 20),
+    ],
+)
+def test_a_resized_crop_is_torchvisions(area: float, turn: float, height: int, width: int) -> None:
+    image = random_images(1, 3, 16, 20)
+    count = 1000
+    draws = FixedDraws(*np.repeat([[area], [turn]], count, axis=1))
+    crops = resized_crop(np.repeat(image, count, axis=0), 0.08, draws)
+    places = windows(image[0], height, width)
+    assert {crop.tobytes() for crop in crops} == set(places)
+
+
+def test_resized_crops_have_the_areas_asked_for() -> None:
+    """Of a ramp to the right, what is left spans the crop's share of the width."""
+    ramp = np.tile(np.arange(0, 256, 4, dtype=np.uint8), (64, 1))
+    both = np.stack([ramp, ramp.T])
+    crops = resized_crop(np.repeat(both[None], 2000, axis=0), 0.3, np.random.default_rng(0))
+    wide, tall = (crops.max(axis=(2, 3)) - crops.min(axis=(2, 3))).T / 252
+    assert wide * tall == pytest.approx(np.clip(wide * tall, 0.27, 1))
+    assert np.quantile(wide * tall, [0.25, 0.5, 0.75]) == pytest.approx(
+        [0.475, 0.65, 0.825], abs=0.03
+    )
+    assert [(wide / tall).min(), (wide / tall).max()] == pytest.approx([0.75, 4 / 3], abs=0.05)
+
+
+def recoloured(image: np.ndarray, draw: tuple[float, ...], **amounts: float) -> np.ndarray:
+    """Change the colours by draws of brightness, contrast, saturation and hue."""
+    changed: np.ndarray = augment(image[None], params(**amounts), FixedDraws(draw))[0]
+    return changed
+
+
+def test_colours_change_as_torchvisions() -> None:
+    """But for the hue, and where torchvision clips between two steps."""
+    image = random_images(1, 3, 9, 7)[0] // 2 + 64
+    amounts = {"brightness": 0.2, "contrast": 0.4, "saturation": 0.4}
+    expected = torch.from_numpy(image / 255).float()
+    for name, factor in (("brightness", 1.1), ("contrast", 0.7), ("saturation", 1.3)):
+        expected = getattr(transforms, f"adjust_{name}")(expected, factor)
+    changed = recoloured(image, (0.5, -0.75, 0.75, 0), **amounts)
+    assert changed == pytest.approx(255 * expected.numpy(), abs=0.01)  # its weight of red is 0.2989
+
+
+def test_grey_images_become_brighter_and_richer_in_contrast() -> None:
+    image = np.array([[[60, 100, 140]]], np.uint8)  # mean 100
+    assert recoloured(image, (1, 0, 0, 0), brightness=0.5).tolist() == [[[90, 150, 210]]]
+    assert recoloured(image, (0, -1, 0, 0), contrast=0.5).tolist() == [[[80, 100, 120]]]
+    assert recoloured(image, (1, 1, 0, 0), brightness=1, contrast=1).tolist() == [[[40, 200, 255]]]
+
+
+def test_a_hue_turns_and_keeps_its_luma() -> None:
+    luma = np.array([0.299, 0.587, 0.114])
+    pixel = np.array([140, 100, 80])
+    image = pixel.astype(np.uint8)[:, None, None]
+    half = recoloured(image, (0, 0, 0, 1), hue=0.5).ravel()
+    assert half == pytest.approx(2 * luma @ pixel - pixel, abs=1e-3)  # the opposite colour
+    third = recoloured(image, (0, 0, 0, 1), hue=1 / 3).ravel()
+    # By the rotation matrix of YIQ, I + i Q = (33.4 + 13.9 i) turned by 120 degrees.
+    turned = complex(0.596, 0.211) * 140 - complex(0.274, 0.523) * 100 + complex(-0.322, 0.312) * 80
+    turned *= complex(-0.5, math.sqrt(3) / 2)
+    to_rgb = np.array([[0.956, 0.621], [-0.272, -0.647], [-1.106, 1.703]])
+    expected = luma @ pixel + to_rgb @ [turned.real, turned.imag]
+    assert third == pytest.approx(expected, abs=0.1)  # the matrices have three decimals
+    assert luma @ third == pytest.approx(luma @ pixel, abs=0.05)
+    grey = np.full((3, 1, 1), 77, np.uint8)
+    assert recoloured(grey, (0, 0, 1, 1), hue=0.5, saturation=1) == pytest.approx(77, abs=1e-3)
+
+
+def test_colours_need_images_in_colour() -> None:
+    for name in ("saturation", "hue"):
+        with pytest.raises(ParamsError) as caught:
+            params(**{name: 0.25}).check_channels(1)
+        assert str(caught.value) == (
+            f"params.yaml: train.augmentation.{name}: 0.25 needs images with 3 channels, but these "
+            "have 1; set it to 0"
+        )
+    params(saturation=0.25, hue=0.25).check_channels(3)
+    params(brightness=0.25, contrast=0.25, min_crop_scale=0.25).check_channels(1)
+
+
+def test_what_is_off_is_neither_drawn_nor_in_the_model_file() -> None:
+    rng = np.random.default_rng(0)
+    augment(random_images(3, 3, 8, 8), params(), rng)
+    assert rng.random() == np.random.default_rng(0).random()
+    assert set(params().model_dump(exclude_defaults=True)) == {
+        *("rotation", "scale", "shear", "translation", "elastic", "images_per_draw"),
+        *("horizontal_flip", "crop_padding", "cutout", "custom"),
+    }
+    assert params(min_crop_scale=0.5).enabled
+
+
 def test_all_augmentations_draw_from_the_generator() -> None:
     """Warps draw first, so the others do not change their draws."""
     images = np.random.default_rng(0).integers(0, 256, (20, 3, 8, 8), np.uint8)
     params = COMMITTED.model_copy(
         update={"horizontal_flip": 0.5, "crop_padding": 2, "cutout": 3, "images_per_draw": 4}
+        | {"min_crop_scale": 0.5, "brightness": 0.2, "contrast": 0.2, "saturation": 0.2, "hue": 0.1}
     )
     one, same, other = (
         augment(images, params, np.random.default_rng(seed), None, (0.5,) * 3) for seed in (0, 0, 1)
     )
     assert np.array_equal(one, same)
     assert not np.array_equal(one, other)
-    flat = params.model_copy(update=dict.fromkeys(WARPS, 0.0) | {"cutout": 0, "crop_padding": 0})
+    flat = params.model_copy(
+        update=dict.fromkeys(WARPS + COLOURS, 0.0) | {"cutout": 0, "crop_padding": 0}
+    )
     assert flat.enabled
-    none = flat.model_copy(update={"horizontal_flip": 0.0})
+    none = flat.model_copy(update={"horizontal_flip": 0.0, "min_crop_scale": 1.0})
     assert not none.enabled
     assert none.model_copy(update={"custom": "own"}).enabled
     assert set(np.unique(augment(images, flat, np.random.default_rng(0)))) <= set(range(256))

@@ -36,6 +36,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn, optim
 
+from image_pipeline.augmenting.augmentation import augment
+from image_pipeline.augmenting.params import AUGMENTATION_AMOUNTS, AugmentationParams
 from image_pipeline.numerics.portability import NOTHING, OPERATIONS, OpObserver, floating_types
 from image_pipeline.training.optimizer import without_compiler
 
@@ -1508,6 +1510,19 @@ def parametrized() -> None:
 
 case("checkpointed", checkpointed)
 case("parametrized weights", parametrized)
+
+
+def augmentation() -> None:
+    """In NumPy and in torch's integers; the sum records what came out."""
+    amounts = dict.fromkeys(AUGMENTATION_AMOUNTS, 0.2) | {"cutout": 3, "crop_padding": 2}
+    settings = AugmentationParams.model_validate(
+        amounts | {"images_per_draw": 2, "min_crop_scale": 0.3, "custom": "none"}
+    )
+    images = _rng.integers(0, 256, (5, 3, 40, 37), np.uint8)
+    torch.from_numpy(augment(images, settings, _rng, None, (0.5, 0.5, 0.5))) + 0
+
+
+case("augmentation of images in colour", augmentation, (FLOAT,))
 
 # --- The list ---
 

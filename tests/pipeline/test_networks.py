@@ -154,6 +154,9 @@ def params_of(name: str) -> dict[str, object]:
         "train.augmentation.horizontal_flip": 0.5,
         "train.augmentation.crop_padding": 2,
         "train.augmentation.cutout": 4,
+        "train.augmentation.min_crop_scale": 0.5,
+        "train.augmentation.brightness": 0.2,
+        "train.augmentation.contrast": 0.2,
     }
 
 

@@ -1,4 +1,4 @@
-"""Augmentation of whole batches: random warps (affine and elastic), flips, crops and cutout.
+"""Augmentation of whole batches: warps (affine and elastic), crops, flips, cutout and colours.
 
 Bilinear sampling is linear in the pixels: an output pixel is the weighted sum of four input pixels.
 A small group of images shares one draw of rotation, scale, shear, translation and elastic
@@ -17,11 +17,20 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from scipy.sparse import csr_array
+from torch.nn import functional
 
 from image_pipeline.augmenting.params import WARPS, AugmentationParams
 
 CONTROL_POINTS = 7  # of the elastic field, per axis: about one bend per quarter of the image
+MAX_LOG_RATIO = math.log(4 / 3)  # of a crop's width to its height, relative to the image's
+LUMA = np.array([0.299, 0.587, 0.114])  # of red, green and blue (ITU-R BT.601), as in torchvision
+# Rotates the hue by a quarter turn: from the matrix of the colour space YIQ and its inverse.
+QUARTER_TURN = np.outer([0.621, -0.647, 1.703], [0.596, -0.274, -0.322]) - np.outer(
+    [0.956, -0.272, -1.106], [0.211, -0.523, 0.312]
+)
+CACHED_BYTES = 1 << 20  # of images whose colours are changed at once, which stay in the cache
 TAPS = ((0, 0), (0, 1), (1, 0), (1, 1))  # row and column offsets of the four neighbours
 
 
@@ -144,7 +153,7 @@ def augment(
     out: np.ndarray | None = None,
     mean: Sequence[float] = (),
 ) -> np.ndarray:
-    """Augment images: flip, crop and cut out each one, then warp them in groups.
+    """Augment images: crop, flip and cut out each one, warp them in groups, change their colours.
 
     Args:
         images: uint8 `[N, C, H, W]`.
@@ -164,17 +173,101 @@ def augment(
         groups = -(-count // params.images_per_draw)
         maps = draw_affines(params, groups, size, rng)
         taps = sampling_taps(maps, size, draw_displacements(params, groups, size, rng))
+    if params.min_crop_scale < 1:
+        images = resized_crop(images, params.min_crop_scale, rng)
     if params.horizontal_flip:
         images = flip(images, params.horizontal_flip, rng)
     if params.crop_padding:
         images = crop(images, params.crop_padding, rng)
     if params.cutout:
         images = cutout(images, params.cutout, mean, rng)
+    colours = draw_colours(params, images, rng)
     if taps is None:
         out[...] = images
     else:
         _warp(images, *taps, out)
+    if colours is not None:
+        _transform_colours(out, *colours)
     return out
+
+
+def resized_crop(images: np.ndarray, min_scale: float, rng: np.random.Generator) -> np.ndarray:
+    """Cut a random rectangle out of each image and resize it to the whole; uint8 `[N, C, H, W]`.
+
+    Its share of the area is uniform from `min_scale` to 1, the logarithm of its aspect ratio
+    uniform between those of 3/4 and 4/3, as far as the image has room for it. Torchvision's
+    RandomResizedCrop draws again where there is no room.
+    """
+    count, _, height, width = images.shape
+    areas, turns = rng.uniform([[min_scale], [-1.0]], 1, (2, count))
+    # Rounded, as the last bit of a logarithm and of a power depends on the processor.
+    ratios = np.round(np.exp(turns * np.minimum(MAX_LOG_RATIO, -np.log(areas))), 9)
+    heights = np.maximum(1, np.rint(height * np.sqrt(areas / ratios))).astype(int)
+    widths = np.maximum(1, np.rint(width * np.sqrt(areas * ratios))).astype(int)
+    tops = rng.integers(0, height - heights, endpoint=True)
+    lefts = rng.integers(0, width - widths, endpoint=True)
+    resized = np.empty_like(images)
+    for target, image, top, left, tall, wide in zip(
+        *(torch.from_numpy(resized), torch.from_numpy(images)),
+        *(numbers.tolist() for numbers in (tops, lefts, heights, widths)),
+        strict=True,
+    ):
+        box = image[None, :, top : top + tall, left : left + wide]
+        # Of bytes, the antialiased form computes in integers, and fast.
+        target[...] = functional.interpolate(
+            box, (height, width), mode="bilinear", antialias=True
+        ).squeeze(0)
+    return resized
+
+
+def draw_colours(
+    params: AugmentationParams, images: np.ndarray, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Draw a change of brightness, contrast, saturation and hue for each image.
+
+    The first three are those of torchvision's ColorJitter, in this order, but values are clipped
+    once, at the end. The hue is rotated in the colour space YIQ, as in NVIDIA DALI's `color_twist`:
+    all four are then one matrix, and take a twentieth of the time of a detour through HSV.
+
+    Args:
+        params: the largest change of each.
+        images: uint8 `[N, C, H, W]`.
+        rng: advanced by four numbers per image.
+
+    Returns:
+        float32 `[N, C, C]` and `[N, 1, 1]`: a pixel `[C]` becomes `matrix @ pixel + offset`.
+        None if all four are 0.
+    """
+    amounts = [params.brightness, params.contrast, params.saturation, params.hue]
+    if not any(amounts):
+        return None
+    count, channels, height, width = images.shape
+    draws = np.array(amounts)[:, None] * rng.uniform(-1, 1, (count, len(amounts))).T
+    draws = draws[:, :, None, None]
+    brightness, contrast, saturation = 1 + draws[:3]  # [N, 1, 1] each
+    angle = 2 * math.pi * draws[3]
+    # Rounded, as the last bit of a cosine depends on the processor.
+    cosine, sine = np.round(np.cos(angle), 9), np.round(np.sin(angle), 9)
+    weights, quarter_turn = (LUMA, QUARTER_TURN) if channels == len(LUMA) else (np.ones(1), 0)
+    luma = np.tile(weights, (channels, 1))
+    chroma = cosine * (np.eye(channels) - luma) + sine * quarter_turn
+    matrices = brightness * contrast * (luma + saturation * chroma)
+    # Sums of integers: they are exact in any order.
+    sums = images.reshape(count, channels, -1).sum(axis=2, dtype=np.int64)
+    means = (sums * weights).sum(axis=1) / (height * width)
+    offsets = brightness * (1 - contrast) * means[:, None, None]
+    return matrices.astype(np.float32), offsets.astype(np.float32)
+
+
+def _transform_colours(images: np.ndarray, matrices: np.ndarray, offsets: np.ndarray) -> None:
+    """Change the colours of images float32 `[N, C, H, W]` in place."""
+    pixels = images.reshape(*images.shape[:2], -1)
+    at_once = max(1, CACHED_BYTES // images[:1].nbytes)
+    for start in range(0, len(images), at_once):
+        part = slice(start, start + at_once)
+        changed = matrices[part] @ pixels[part]
+        changed += offsets[part]
+        np.clip(changed, 0, 255, out=pixels[part])
 
 
 def flip(images: np.ndarray, probability: float, rng: np.random.Generator) -> np.ndarray:

@@ -69,8 +69,9 @@ class TrainLoader:
         """Choose the batch sizes, and load the custom augmentation.
 
         Raises:
-            ParamsError: there is no such augmentation.
+            ParamsError: there is no such augmentation, or the images lack the colours for it.
         """
+        params.augmentation.check_channels(split.shape[0])
         self.batch_sizes = _batch_sizes(len(split.labels), params.batch_size)
         self.max_microbatches = num_microbatches(max(self.batch_sizes), split.shape)
         self._split = split

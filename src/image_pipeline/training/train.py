@@ -84,7 +84,7 @@ class Trainer:
             source=networks.source_hash(params.model.name),
             input_shape=train.shape,
             data=train.info,
-            augmentation=params.augmentation.model_dump(),
+            augmentation=params.augmentation.model_dump(exclude_defaults=True),
             options=params.model.options,
             first_layer=networks.first_layer(self.state.model, train.shape),
         )
