@@ -23,9 +23,11 @@ from image_pipeline.plotting.curves import draw_curves
 from image_pipeline.plotting.figures import fonts
 from image_pipeline.plotting.images import (
     MAX_UNITS,
+    class_grid,
     draw_classes,
     draw_first_layer,
     draw_images,
+    draw_saliency,
 )
 from image_pipeline.plotting.labels import (
     MAX_LABEL_LENGTH,
@@ -59,9 +61,17 @@ def reliability(confidence: list[float]) -> Draw:
     return lambda path: draw_reliability(path, table, 0.01, DPI)
 
 
-def images(count: int, channels: int, caption: str) -> Draw:
-    pixels = np.random.default_rng(0).integers(0, 256, (count, channels, 9, 14)).astype(np.float32)
+def images(count: int, channels: int, caption: str, *size: int) -> Draw:
+    shape = (count, channels, *(size or (9, 14)))
+    pixels = np.random.default_rng(0).integers(0, 256, shape).astype(np.float32)
     return lambda path: draw_images(path, pixels, [caption] * count, "A title", DPI)
+
+
+def saliency(count: int, channels: int, side: int) -> Draw:
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (count, channels, side, side), np.uint8)
+    maps = rng.random((count, side, side), np.float32)
+    return lambda path: draw_saliency(path, pixels, maps, ["a\nb"] * count, "A title", DPI)
 
 
 def balance(names: list[str], leak: str) -> Draw:
@@ -122,6 +132,10 @@ CASES: dict[str, tuple[Draw, tuple[int, int]]] = {
     "24 images": (images(24, 1, "4 taken for\n9 at 99.9%"), (500, 272)),
     "100 images in colour": (images(100, 3, "a"), (500, 967)),
     "images with long names": (images(8, 3, f"{LONG[0]} taken for\n{LONG[2]}"), (416, 355)),
+    "photographs": (images(24, 3, "a", 224, 224), (448, 757)),  # 4 x 6 of 2.24 inches
+    "saliency": (saliency(12, 1, 28), (500, 272)),  # 4 x 3 of 2.5 x 1.65 inches
+    "saliency of photographs": (saliency(3, 3, 300), (450, 290)),  # 2 x 2 of 4.5 x 2.65 inches
+    "saliency of no images": (saliency(0, 3, 8), (250, 87)),
     "no images": (images(0, 1, ""), (250, 87)),
     "balance of 2 classes": (balance(["a", "b"], ""), (500, 125)),
     "balance of 100 classes": (balance(MANY, ""), (518, 1315)),
@@ -205,6 +219,48 @@ def test_every_unit_of_the_first_layer_is_drawn(
         top, left = number // 20 * 4 + 1, number % 20 * 5 + 1
         assert np.array_equal(mosaic[top : top + 2, left : left + 3], unit)
     assert np.isfinite(mosaic).sum() == 6 * min(count, MAX_UNITS)
+
+
+def test_filters_of_images_in_colour_are_in_colour(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is scaled to its own largest weight; 0 is grey, and the gaps are white."""
+    shown: list[np.ndarray] = []
+    monkeypatch.setattr(Axes, "imshow", lambda _, pixels, **__: shown.append(pixels))
+    weights = np.zeros((3, 3, 1, 2), np.float32)
+    weights[0, :, 0, 0] = 0.2, 0.1, -0.2
+    weights[1, 2, 0, 1] = 7
+    draw_first_layer(tmp_path / "p.png", weights, DPI)
+    (mosaic,) = shown
+    assert mosaic.shape == (3, 12, 3)
+    assert mosaic[1, 1] == pytest.approx([1, 0.75, 0])
+    assert mosaic[1, [2, 5, 9, 10]] == pytest.approx(0.5)
+    assert mosaic[1, 6] == pytest.approx([0.5, 0.5, 1])
+    assert (mosaic[[0, 2]] == 1).all()
+    assert (mosaic[:, ::4] == mosaic[:, 3::4]).all()
+
+
+def test_a_saliency_map_is_red_over_grey(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[np.ndarray] = []
+    monkeypatch.setattr(
+        "image_pipeline.plotting.images.draw_images", lambda _, pixels, *__: drawn.append(pixels)
+    )
+    maps = np.array([[[0, 1]]], np.float32)
+    colours = np.array([[10, 10], [20, 20], [60, 60]], np.uint8)[None, :, None]
+    for pixels in (colours, np.full((1, 1, 1, 2), 225, np.uint8)):  # single channels are inverted
+        draw_saliency(tmp_path / "p.png", pixels, maps, ["a"], "A title", DPI)
+        image, gap, cold, hot = drawn.pop()[0, :, 0].T[[0, 2, 3, 4]]
+        assert image.tolist() == ([10, 20, 60] if pixels is colours else [30, 30, 30])
+        assert gap.tolist() == [255, 255, 255]
+        assert cold.tolist() == [30, 30, 30]
+        assert hot == pytest.approx([0.3 * 30 + 0.7 * 255, 9, 9])
+
+
+def test_fewer_images_of_a_class_where_they_are_large() -> None:
+    assert [class_grid(4, side) for side in (28, 125, 150, 224, 500)] == [
+        *((1, 12), (1, 12), (1, 10), (1, 6), (1, 6))
+    ]
+    assert [class_grid(count, 224) for count in (30, 100)] == [(2, 4), (4, 2)]
 
 
 def test_first_layer_is_red_above_zero_and_blue_below(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from image_pipeline.modeling.model_file import read_model, write_model
 from image_pipeline.plotting import report
 from image_pipeline.plotting.params import PlotParams
 from image_pipeline.plotting.report import _read_table, draw_report
+from image_pipeline.plotting.saliency import saliency_map
 from image_pipeline.tensorizing.data_report import SPLITS
 from image_pipeline.tensors.tensor_files import DatasetInfo, open_split_writer
 from project import ROOT
@@ -97,11 +98,11 @@ def error_of(path: Path) -> str:
     return message
 
 
-def test_valid_inputs_become_nine_plots(folder: Path) -> None:
+def test_valid_inputs_become_ten_plots(folder: Path) -> None:
     write_inputs()
     drawn = draw_report(PARAMS)
     assert sorted(path.name for path in (folder / "plots").glob("*.png")) == sorted(drawn)
-    assert len(drawn) == 9
+    assert len(drawn) == 10
 
 
 @pytest.mark.parametrize(
@@ -275,12 +276,9 @@ def test_tensors_of_other_classes(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("weights", "cause"),
     [
-        (torch.full((4, 6), torch.nan), "its first layer must be float32 and finite"),
-        (torch.zeros(4, 6, dtype=torch.float64), "its first layer must be float32 and"),
-        # NumPy only knows this dtype if some library has registered it.
-        (torch.zeros(4, 6, dtype=torch.bfloat16), "a value in it is invalid|must be float32 and"),
-        (torch.zeros(4, 7), "its first layer does not match its metadata"),
-        (torch.zeros(6), "its first layer does not match its metadata"),
+        (torch.full((4, 6), torch.nan), "`hidden.0.weight` must be float32 and finite"),
+        (torch.zeros(4, 6, dtype=torch.bfloat16), "`hidden.0.weight` must be float32 and finite"),
+        (torch.zeros(4, 7), "its weights .* do not match its metadata"),
     ],
 )
 def test_weights_that_cannot_be_drawn(weights: torch.Tensor, cause: str, folder: Path) -> None:
@@ -296,6 +294,47 @@ def test_weights_that_cannot_be_drawn(weights: torch.Tensor, cause: str, folder:
     message = error_of(paths.MODEL)
     assert re.search(cause, message)
     assert message.endswith("; run `dvc repro --force train` to recreate it")
+
+
+@pytest.mark.parametrize("name", ["output.bias", "output.weight", "nothing"])
+def test_a_first_layer_that_cannot_be_drawn(
+    name: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert folder == Path.cwd()
+    monkeypatch.setattr(networks, "first_layer", lambda *_: name)
+    write_inputs()
+    assert error_of(paths.MODEL) == (
+        "its first layer does not match its metadata; run `dvc repro --force train` to recreate it"
+    )
+
+
+@pytest.mark.parametrize(
+    ("network", "options", "method"),
+    [
+        ("mlp", {"hidden_sizes": [7]}, "gradient x input"),
+        ("cnn", {"filters": [5, 2]}, "HiResCAM of the layer convolutions.0"),  # the last is a pixel
+    ],
+)
+def test_mistakes_are_explained_by_what_speaks_for_the_class_predicted(
+    network: str,
+    options: dict[str, Any],
+    method: str,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    drawn: list[Any] = []
+    monkeypatch.setattr(report, "draw_saliency", lambda *arguments: drawn.extend(arguments))
+    write_inputs((4, 1, 13, 14), network=network, options=options, shape=(1, 13, 14))
+    draw_report(PARAMS)
+    path, images, maps, captions, title, dpi = drawn
+    assert (path.name, dpi) == ("saliency.png", 50)
+    assert captions == ["fox taken for\ndog at 80.0%"]
+    assert title == f"Where it looked: red speaks for the class predicted\n({method})"
+    model, card = read_model(folder / paths.MODEL)
+    heat, _ = saliency_map(model, images[0], DATA.class_names.index("dog"), card.data)
+    assert np.array_equal(maps, heat[None])
+    assert maps.shape == (1, 13, 14)
+    assert maps.any()
 
 
 def test_an_invalid_augmentation_in_the_model_file(folder: Path) -> None:

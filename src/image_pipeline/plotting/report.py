@@ -1,11 +1,14 @@
 """All plots of the plot stage: their inputs, checked, and their files."""
 
 from collections.abc import Iterable
+from math import prod
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 from pydantic import ValidationError
+from torch import nn
 
 from image_pipeline.augmenting import custom
 from image_pipeline.augmenting.augmentation import augment
@@ -14,6 +17,7 @@ from image_pipeline.common import paths
 from image_pipeline.common.errors import DataError, one_line
 from image_pipeline.common.files import atomic_group
 from image_pipeline.modeling.model_card import REMEDY, ModelCard
+from image_pipeline.modeling.model_file import read_model
 from image_pipeline.plotting.balance import draw_class_balance
 from image_pipeline.plotting.classification import (
     draw_confusion_matrix,
@@ -27,13 +31,16 @@ from image_pipeline.plotting.images import (
     draw_classes,
     draw_first_layer,
     draw_images,
+    draw_saliency,
 )
 from image_pipeline.plotting.labels import letters, short_names
 from image_pipeline.plotting.params import PlotParams
+from image_pipeline.plotting.saliency import saliency_map
 from image_pipeline.tensorizing.data_report import FEW_IMAGES, SPLITS, describe_leak
-from image_pipeline.tensors.tensor_files import Sample, open_tensors, read_labels, read_sample
+from image_pipeline.tensors.tensor_files import Sample, read_labels, read_sample
 
 MAX_NAME_LENGTH = 8  # of class names in a caption of two lines
+MAX_SALIENCY_MAPS = 12
 MAX_NUMBER = 1e15
 # The columns that are read from each table, with their largest valid number; None: text.
 TABLES: dict[Path, dict[str, float | None]] = {
@@ -56,7 +63,7 @@ def draw_report(params: PlotParams) -> list[str]:
         DataError: a table, the model or the tensors are missing or invalid.
     """
     tables = {path: _read_table(path, columns) for path, columns in TABLES.items()}
-    card, weights = _read_first_layer(paths.MODEL)
+    model, card = read_model(paths.MODEL)
     names = list(card.data.class_names)
     _check_rows(tables, names)
     predictions, classes, reliability, balance, data, history = tables.values()
@@ -78,16 +85,23 @@ def draw_report(params: PlotParams) -> list[str]:
         draw_confusion_matrix(target("confusion_matrix.png"), predictions, names, dpi)
         draw_f1_by_class(target("f1_by_class.png"), classes, dpi)
         draw_reliability(target("reliability.png"), reliability, error, dpi)
-        _draw_mistakes(target("worst_mistakes.png"), predictions, card, params)
+        _draw_mistakes(
+            target("worst_mistakes.png"), target("saliency.png"), predictions, model, card, params
+        )
         _draw_samples(target("training_sample.png"), card, params)
-        draw_first_layer(target("first_layer.png"), weights, dpi)
+        draw_first_layer(target("first_layer.png"), _first_layer(model, card), dpi)
         draw_class_balance(target("class_balance.png"), balances, names, FEW_IMAGES, leak, dpi)
         _draw_classes(target("samples.png"), card, params)
     return drawn
 
 
 def _draw_mistakes(
-    path: Path, predictions: pd.DataFrame, card: ModelCard, params: PlotParams
+    path: Path,
+    saliency_path: Path,
+    predictions: pd.DataFrame,
+    model: nn.Module,
+    card: ModelCard,
+    params: PlotParams,
 ) -> None:
     wrong = predictions[predictions["actual"] != predictions["predicted"]]
     worst = wrong.sort_values("confidence", ascending=False, kind="stable").head(params.mistakes)
@@ -104,6 +118,15 @@ def _draw_mistakes(
     title = f"The most confident of {len(wrong)} mistakes in {len(predictions)} test images"
     draw_images(path, sample.images, captions, title, params.dpi)
 
+    images, found = sample.images[:MAX_SALIENCY_MAPS], []
+    for image, predicted in zip(images, worst["predicted"], strict=False):
+        found.append(saliency_map(model, image, names.index(predicted), card.data))
+    maps = np.array([heat for heat, _ in found], np.float32).reshape(-1, *card.input_shape[1:])
+    layers = {layer for _, layer in found} or {None}
+    method = "HiResCAM of the layer {}".format(*layers) if layers != {None} else "gradient x input"
+    title = f"Where it looked: red speaks for the class predicted\n({method})"
+    draw_saliency(saliency_path, images, maps, captions[: len(maps)], title, params.dpi)
+
 
 def _draw_classes(path: Path, card: ModelCard, params: PlotParams) -> None:
     names = card.data.class_names
@@ -114,7 +137,7 @@ def _draw_classes(path: Path, card: ModelCard, params: PlotParams) -> None:
     if len(names) > MAX_CLASSES:
         chosen = sorted(rng.choice(len(names), MAX_CLASSES, replace=False).tolist())
         title = f"Training images of {MAX_CLASSES} of {len(names)} classes"
-    _, per_class = class_grid(len(chosen))
+    _, per_class = class_grid(len(chosen), card.input_shape[1])
     samples = []
     for label in chosen:
         members = np.flatnonzero(labels == label)
@@ -200,18 +223,14 @@ def _bad(path: Path, reason: str) -> DataError:
     return DataError(f"{path}: {reason}; run `dvc repro --force {_stage_of(path)}` to recreate it")
 
 
-def _read_first_layer(path: Path) -> tuple[ModelCard, np.ndarray | None]:
-    """Read the card and the first layer's weights, float32 `[units, C, H, W]`, if it has any."""
-    with open_tensors(path, "numpy", "train") as file:
-        card = ModelCard.from_metadata(path, file.metadata())
-        if card.first_layer is None:
-            return card, None
-        weights = np.asarray(file.get_tensor(card.first_layer))
-    channels, height, width = card.input_shape
-    if weights.shape[1:] == (channels * height * width,):
+def _first_layer(model: nn.Module, card: ModelCard) -> np.ndarray | None:
+    """Return the first layer's weights, float32 `[units, C, H, W]`, if it has any."""
+    if card.first_layer is None:
+        return None
+    tensor = model.state_dict().get(card.first_layer, torch.empty(0))
+    weights: np.ndarray = tensor.numpy()
+    if weights.shape[1:] == (prod(card.input_shape),):
         weights = weights.reshape(-1, *card.input_shape)
-    if weights.ndim != 4 or weights.shape[1] != channels or 0 in weights.shape:
-        raise DataError(f"{path}: its first layer does not match its metadata; {REMEDY}")
-    if weights.dtype != np.float32 or not np.isfinite(weights).all():
-        raise DataError(f"{path}: its first layer must be float32 and finite; {REMEDY}")
-    return card, weights
+    if weights.ndim != 4 or weights.shape[1] != card.input_shape[0] or 0 in weights.shape:
+        raise DataError(f"{paths.MODEL}: its first layer does not match its metadata; {REMEDY}")
+    return weights
