@@ -81,6 +81,7 @@ def test_the_channels_of_an_image_add_up() -> None:
     class Weighted(nn.Module):
         def forward(self, images: Tensor) -> Tensor:
             factors = torch.tensor([1.0, 2, -1])[:, None]
+            images.add_(0)  # in place
             return (images.flatten(2) * factors).sum(dim=(1, 2))[:, None] * torch.tensor([1.0, -1])
 
     image = np.array([[[51, 0]], [[51, 0]], [[51, 204]]], np.uint8)

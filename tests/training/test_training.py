@@ -501,6 +501,10 @@ def test_weights_that_take_no_part_and_frozen_ones(
             {"model": {"name": "mlp", "mlp": {"sizes": [3]}}},
             "params.yaml: train.model.mlp.sizes: unknown option; the options are hidden_sizes",
         ),
+        (
+            {"augmentation": {**FLAT, "hue": 0.1}},
+            "params.yaml: train.augmentation.hue: 0.1 needs images with 3 channels, but these have",
+        ),
     ],
 )
 def test_mistakes_in_params_end_in_one_line(changes: dict[str, Any], said: str) -> None:

@@ -38,7 +38,8 @@ def saliency_map(
     def record(name: str) -> Any:
         def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
             # A layer may run again, on the mirror image: its first output is the one to show.
-            if isinstance(output, Tensor) and output.dim() == 4 and min(output.shape[2:]) > 1:
+            spatial = isinstance(output, Tensor) and output.dim() == 4 and min(output.shape[2:]) > 1
+            if spatial and output.requires_grad:
                 outputs.setdefault(name, output)
 
         return hook
@@ -46,7 +47,7 @@ def saliency_map(
     hooks = [
         layer.register_forward_hook(record(name)) for name, layer in model.named_modules() if name
     ]
-    logit = model(pixels)[0, label]
+    logit = model(pixels.clone())[0, label]  # a layer may change its input in place
     for hook in hooks:
         hook.remove()
     name, values = list(outputs.items())[-1]
