@@ -17,7 +17,7 @@ from image_pipeline.common.errors import DataError, one_line
 from image_pipeline.common.files import atomic_write
 from image_pipeline.downloading import sources
 from image_pipeline.downloading.clutter import count_by_name, is_clutter
-from image_pipeline.downloading.formats import describe_contents
+from image_pipeline.downloading.unsupported import describe_contents
 from image_pipeline.downloading.sources import (
     AGAIN,
     Entry,

@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from image_pipeline.common.errors import DataError, one_line
 from image_pipeline.downloading.clutter import is_clutter
-from image_pipeline.downloading.formats import JOIN, SPLIT_ZIP, describe_unsupported
+from image_pipeline.downloading.unsupported import JOIN, SPLIT_ZIP, describe_unsupported
 
 MAX_ENTRIES = 500_000  # files and folders
 MAX_BYTES = 1 << 36  # of all files together: 64 GiB

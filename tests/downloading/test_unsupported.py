@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from image_pipeline.downloading.formats import describe_contents, describe_unsupported
+from image_pipeline.downloading.unsupported import describe_contents, describe_unsupported
 
 UNPACK = (
     ", which is not supported; unpack it and name the folder, or repack that as zip, tar or tar.gz"
