@@ -50,6 +50,7 @@ def write_inputs(
 ) -> None:
     """Write the stage's inputs to the current folder."""
     options = {"hidden_sizes": [4]} if options is None else options
+    torch.manual_seed(1)
     model = networks.build(network, options, shape, len(DATA.class_names))
     card = ModelCard(
         network=network,
