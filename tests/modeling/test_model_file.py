@@ -4,6 +4,8 @@ import dataclasses
 import json
 import math
 import resource
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from image_pipeline import models
 from image_pipeline.common.errors import DataError
 from image_pipeline.common.params import read_params
 from image_pipeline.modeling import networks
@@ -174,6 +177,107 @@ def test_memory_formats_and_buffers_are_restored(tmp_path: Path) -> None:
     for name, tensor in network.state_dict().items():
         assert torch.equal(found.state_dict()[name], tensor)
         assert found.state_dict()[name].stride() == tensor.stride()
+
+
+# Before version 3, its weights had the other sign; the first version is no longer read.
+VERSIONED = """
+from torch import nn
+
+
+class Signed(nn.Linear):
+    _version = 3
+
+    def _load_from_state_dict(self, state, prefix, metadata, *arguments):
+        if metadata.get("version", 1) < 2:
+            raise ValueError("the version must be 2 or 3")
+        if metadata["version"] == 2:
+            state[f"{prefix}weight"] = -state[f"{prefix}weight"]
+        super()._load_from_state_dict(state, prefix, metadata, *arguments)
+
+
+class Model(nn.Module):
+    def __init__(self, shape, classes):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(6, 4), nn.BatchNorm1d(4))
+        self.head = Signed(4, classes)
+
+    def forward(self, images):
+        return self.head(self.layers(images))
+"""
+# The smallest that torchvision has; its own loading demands its version.
+MNASNET = """
+from torch import nn
+from torchvision.models import MNASNet
+
+
+class Model(nn.Module):
+    def __init__(self, shape, classes):
+        super().__init__()
+        self.layers = MNASNet(0.1, num_classes=classes)
+
+    def forward(self, images):
+        return self.layers(images.expand(-1, 3, -1, -1).repeat(1, 1, 16, 16))
+"""
+
+
+@pytest.fixture
+def custom_card(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[ModelCard]:
+    """Add a network with the code that is the parameter; return the card of a model of it."""
+    (tmp_path / "custom.py").write_text(request.param)
+    monkeypatch.setattr(networks, "FOLDER", tmp_path)
+    monkeypatch.setattr(models, "__path__", [str(tmp_path)])
+    yield dataclasses.replace(
+        CARD, network="custom", source=networks.source_hash("custom"), options={}
+    )
+    sys.modules.pop("image_pipeline.models.custom", None)
+
+
+@pytest.mark.parametrize("custom_card", [VERSIONED], indirect=True)
+def test_versions_of_layers_are_kept(custom_card: ModelCard, tmp_path: Path) -> None:
+    network = networks.build("custom", {}, (1, 2, 3), 3)
+    path = tmp_path / "m"
+    write_model(path, network, custom_card)
+    found, card = read_model(path)
+    assert card.versions == {"layers.2": {"version": 2}, "head": {"version": 3}}
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(found.state_dict()[name], tensor)
+
+    def write_with(**versions: object) -> None:
+        """Write the same weights with other versions."""
+        values = json.loads(card.to_metadata()[METADATA_KEY]) | {"versions": versions}
+        path.write_bytes(save(network.state_dict(), {METADATA_KEY: json.dumps(values)}))
+
+    write_with(head={"version": 2})
+    older, _ = read_model(path)
+    for name, tensor in network.state_dict().items():
+        expected = -tensor if name == "head.weight" else tensor
+        assert torch.equal(older.state_dict()[name], expected)
+    for versions, cause in (
+        ({}, "its network refuses the weights (the version must be 2 or 3)"),
+        ({"head": {"version": "new"}}, "its network refuses the weights ("),
+        ({"head": 3}, "invalid model metadata (TypeError("),
+    ):
+        write_with(**versions)
+        message = refusal(path, read_model)
+        assert message.startswith(cause)
+        assert message.endswith(REMEDY)
+
+
+def test_a_network_without_versions_has_the_metadata_it_always_had() -> None:
+    assert "versions" not in VALUES
+    assert CARD.versions == {}
+
+
+@pytest.mark.parametrize("custom_card", [MNASNET], indirect=True)
+def test_mnasnet_of_torchvision(custom_card: ModelCard, tmp_path: Path) -> None:
+    network = networks.build("custom", {}, (1, 2, 3), 3).eval()
+    write_model(tmp_path / "m", network, custom_card)
+    found, card = read_model(tmp_path / "m")
+    assert card.versions["layers"] == {"version": 2}
+    images = torch.rand(2, 1, 2, 3)
+    assert torch.equal(found(images), network(images))
 
 
 def test_a_missing_file_and_a_folder(tmp_path: Path) -> None:

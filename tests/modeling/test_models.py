@@ -171,6 +171,18 @@ def test_outputs_that_are_not_logits(body: str, message: str, folder: Path) -> N
         networks.build("other", {}, (1, 4, 4), 2)
 
 
+def test_a_state_that_is_no_tensor(folder: Path) -> None:
+    write(folder, "counting", "return self.output(self.hidden(images.flatten(1)))")
+    with (folder / "counting.py").open("a") as file:
+        file.write("\n    def get_extra_state(self):\n        return {'steps': 3}\n")
+    with pytest.raises(NetworkError) as caught:
+        networks.build("counting", {}, (1, 4, 4), 2)
+    assert str(caught.value) == (
+        "src/image_pipeline/models/counting.py: a model file stores tensors only, but "
+        "`_extra_state` is of type dict; use `register_buffer` instead of `get_extra_state`"
+    )
+
+
 def test_a_name_without_a_file_or_a_model(folder: Path) -> None:
     with pytest.raises(NetworkError) as caught:
         networks.build("resnte", {}, MNIST, 10)

@@ -51,6 +51,8 @@ class ModelCard:
         options: keyword arguments of the network's constructor.
         first_layer: name of the weights that can be drawn as images; see `networks.first_layer`.
         ood: thresholds beyond which an image counts as out-of-distribution; None: never.
+        versions: what PyTorch records of a layer's state, by the layer's name: its version, by
+            which newer code migrates it. Only layers whose state is not of version 1.
     """
 
     network: str
@@ -61,6 +63,7 @@ class ModelCard:
     options: Mapping[str, Any] = field(default_factory=dict)
     first_layer: str | None = None
     ood: OodThresholds | None = None
+    versions: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def check_fits(self, path: Path, split: Split | Sample) -> None:
         """Check that the split read from `path` has the model's image shape and classes.
@@ -83,6 +86,8 @@ class ModelCard:
     def to_metadata(self) -> dict[str, str]:
         """Return the card as metadata of a safetensors file, under a single key."""
         values = asdict(self) | {"data": self.data.to_values()}
+        if not self.versions:  # files of networks that have none keep the bytes they always had
+            del values["versions"]
         return {METADATA_KEY: json.dumps(values, sort_keys=True)}
 
     @classmethod
@@ -104,6 +109,9 @@ class ModelCard:
                 options=dict(values["options"]),
                 first_layer=values["first_layer"],
                 ood=values["ood"] and OodThresholds(**values["ood"]),
+                versions={
+                    layer: dict(recorded) for layer, recorded in values.get("versions", {}).items()
+                },
             )
             if not NETWORK_NAME.fullmatch(card.network) or not SHA256.fullmatch(card.source):
                 raise ValueError("invalid network name or hash")

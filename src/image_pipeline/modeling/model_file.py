@@ -1,7 +1,9 @@
 """The model file: weights and metadata, all that is needed to use a model."""
 
+import dataclasses
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save
@@ -15,6 +17,7 @@ from image_pipeline.modeling.ood import TrainingStatistics
 from image_pipeline.tensors.tensor_files import open_tensors
 
 STATISTICS = "training_statistics/"  # prefix of its tensors' names; a network's have no slash
+FIRST_VERSION = {"version": 1}  # of the state of most layers, which is not stored
 
 
 def write_model(
@@ -25,16 +28,19 @@ def write_model(
     Args:
         path: of the file.
         model: the network.
-        card: its metadata.
+        card: its metadata; the versions of its layers' states are added.
         statistics: of the training images; required if the card has `ood` thresholds.
     """
-    tensors = dict(model.state_dict())
+    state = model.state_dict()
+    tensors = dict(state)
     if statistics:
         named = vars(statistics).items()
         tensors |= {f"{STATISTICS}{name}": torch.from_numpy(values) for name, values in named}
     # Cloned: safetensors rejects tensors that share memory or are not contiguous.
     tensors = {name: tensor.contiguous().clone() for name, tensor in tensors.items()}
-    write_bytes(path, save(tensors, card.to_metadata()))
+    recorded: dict[str, dict[str, Any]] = state._metadata  # type: ignore[attr-defined]
+    versions = {layer: each for layer, each in recorded.items() if each != FIRST_VERSION}
+    write_bytes(path, save(tensors, dataclasses.replace(card, versions=versions).to_metadata()))
 
 
 def read_model(path: Path) -> tuple[nn.Module, ModelCard]:
@@ -42,7 +48,7 @@ def read_model(path: Path) -> tuple[nn.Module, ModelCard]:
 
     Raises:
         DataError: the file is missing or damaged, its network's code has changed since training,
-            or its weights do not match the network or are not finite.
+            or its weights do not match the network, are refused by it or are not finite.
     """
     with open_tensors(path, "pt", "train") as file:
         card = ModelCard.from_metadata(path, file.metadata())
@@ -51,12 +57,23 @@ def read_model(path: Path) -> tuple[nn.Module, ModelCard]:
         shapes = {name: tuple(file.get_slice(name).get_shape()) for name in names}
         model = _rebuild(path, card, shapes)
         tensors = {name: file.get_tensor(name) for name in names}
+    state = model.state_dict()
     for name, tensor in tensors.items():
-        expected = model.state_dict()[name].dtype
+        expected = state[name].dtype
         if tensor.dtype != expected or not bool(torch.isfinite(tensor).all()):
             kind = str(expected).removeprefix("torch.")
             raise DataError(f"{path}: `{name}` must be {kind} and finite; {REMEDY}")
-    model.load_state_dict(tensors)
+    # Layers compare the version that they were saved in with their own.
+    layers = [layer for layer, _ in model.named_modules(remove_duplicate=False)]
+    versions = {**dict.fromkeys(layers, FIRST_VERSION), **card.versions}
+    state._metadata = versions  # type: ignore[attr-defined]
+    state.update(tensors)
+    try:
+        model.load_state_dict(state)
+    except Exception as error:  # the network's own code may raise anything
+        raise DataError(
+            f"{path}: its network refuses the weights ({one_line(error)}); {REMEDY}"
+        ) from error
     return model.eval(), card
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from image_pipeline import models
@@ -62,15 +62,15 @@ def build(
 
     Raises:
         NetworkError: the network does not exist, does not accept the options or the images, or does
-            not return float32 logits.
+            not return float32 logits, or has weights or a state that a model file cannot store.
     """
-    path = _file(name)
+    _file(name)  # must exist
     try:
         network = getattr(import_module(f"{models.__name__}.{name}"), "Model", None)
     except (ModuleNotFoundError, SyntaxError) as error:
-        raise NetworkError(f"{_shown(path)}: cannot be imported: {one_line(error)}") from error
+        raise NetworkError(f"{shown(name)}: cannot be imported: {one_line(error)}") from error
     if not (inspect.isclass(network) and issubclass(network, nn.Module)):
-        raise NetworkError(f"{_shown(path)}: no `class Model(nn.Module)` in this file")
+        raise NetworkError(f"{shown(name)}: no `class Model(nn.Module)` in this file")
     try:
         checked = check_options(f"train.model.{name}", network, options)
     except ParamsError as error:
@@ -92,14 +92,20 @@ def build(
     found = tuple(getattr(logits, "shape", ()))
     if found != (DRY_RUN_IMAGES, classes) or logits.dtype != torch.float32:
         raise NetworkError(
-            f"{_shown(path)}: forward must return logits float32 [B, {classes}] for images "
+            f"{shown(name)}: forward must return logits float32 [B, {classes}] for images "
             f"[B, {', '.join(map(str, shape))}]; for B = {DRY_RUN_IMAGES} it returned "
             f"{getattr(logits, 'dtype', type(logits).__name__)} {list(found)}"
         )
     for parameter, weights in model.named_parameters():
         if weights.dtype != torch.float32:
             raise NetworkError(
-                f"{_shown(path)}: weights must be float32, but `{parameter}` is {weights.dtype}"
+                f"{shown(name)}: weights must be float32, but `{parameter}` is {weights.dtype}"
+            )
+    for key, value in model.state_dict().items():
+        if not isinstance(value, Tensor):  # the extra state of a layer
+            raise NetworkError(
+                f"{shown(name)}: a model file stores tensors only, but `{key}` is of type "
+                f"{type(value).__name__}; use `register_buffer` instead of `get_extra_state`"
             )
     return model.train()
 
@@ -129,13 +135,14 @@ def _file(name: str) -> Path:
     return path
 
 
-def _shown(path: Path) -> str:
-    return f"src/image_pipeline/models/{path.name}"
-
-
 def error_line(name: str, error: BaseException) -> str:
     """Return the file of a network, with the innermost of its lines in the traceback."""
-    path = FOLDER / f"{name}.py"
     frames = traceback.extract_tb(error.__traceback__)
-    lines = [frame.lineno for frame in frames if frame.filename == str(path)]
-    return f"{_shown(path)}, line {lines[-1]}" if lines else _shown(path)
+    lines = [frame.lineno for frame in frames if frame.filename == str(FOLDER / f"{name}.py")]
+    return shown(name, lines[-1] if lines else None)
+
+
+def shown(name: str, line: int | None = None) -> str:
+    """Return the file of a network as messages show it, with a line where one is known."""
+    path = f"src/image_pipeline/models/{name}.py"
+    return f"{path}, line {line}" if line else path
