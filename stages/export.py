@@ -41,7 +41,7 @@ def main() -> None:
     exported, summary = b"", "no ONNX file, as export.onnx is false"
     if params.export.onnx:
         exported = to_onnx(model, card, build_metadata(card, source, license_, sha256))
-        agreement = compare(exported, model, card.data, validation)
+        agreement = compare(exported, model, card, validation)
         summary = f"{len(exported) / 1e6:.2f} MB; {agreement}"
     with atomic_group():
         write_bytes(paths.ONNX, exported)

@@ -123,7 +123,7 @@ def test_onnx_runtime_agrees_with_pytorch(
     model, card = write_and_read(tmp_path / "model.safetensors", name)
     exported = to_onnx(model, card, {})
     monkeypatch.setattr(check, "MAX_IMAGES", 64)
-    found = compare(exported, model, card.data, random_split(card, 150))  # every third, one batch
+    found = compare(exported, model, card, random_split(card, 150))  # every third, one batch
     assert found.images == found.same_class == 50
     assert found.max_difference < 1e-5
     session = open_session(exported)
@@ -236,10 +236,67 @@ def test_a_network_that_cannot_be_exported_is_named_with_the_reason(
     assert capfd.readouterr() == ("", "")  # the exporter would print the whole graph
 
 
+# A capsule network's usual ways to repeat what it has learned for each image, and others.
+FIXED = {
+    "a list of that length": "torch.cat([self.start] * images.shape[0])",
+    "a loop over images": "torch.stack([image.sum() * self.start[0] for image in images])",
+    "the number itself": "self.start.expand(len(images), 5)",
+    "a tensor of that size": "images.new(images.shape[0], 5).fill_(1.0)",
+}
+
+
+@pytest.mark.parametrize("states", FIXED.values(), ids=FIXED)
+@pytest.mark.parametrize("count", [10, 3])  # 3 is the number that the network was traced with
+def test_a_network_that_fixes_the_number_of_images_is_named_with_the_line(
+    states: str, count: int, custom_network: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    custom_network.write_text(
+        "import torch\nfrom torch import nn\n\n\n"
+        "class Model(nn.Module):\n"
+        "    def __init__(self, shape, classes):\n"
+        "        super().__init__()\n"
+        "        self.start = nn.Parameter(torch.zeros(1, 5))\n\n"
+        "    def forward(self, images):\n"
+        "        logits = images.flatten(1)[:, :5]\n"
+        f"        states = {states}\n"
+        "        return logits + states\n"
+    )
+    model, card = write_and_read(tmp_path / "model.safetensors", "custom")
+    exported = to_onnx(model, card, {})
+    with pytest.raises(ExportError) as caught:
+        compare(exported, model, card, random_split(card, count))
+    assert str(caught.value).startswith(
+        "src/image_pipeline/models/custom.py, line 12: the number of images is a constant here, so "
+        "that the ONNX file runs on batches of 3 only; "
+    )
+    assert "`x.shape[0]`" in str(caught.value)
+    assert "set export.onnx to false in params.yaml" in str(caught.value)
+    assert capfd.readouterr() == ("", "")  # ONNX Runtime logs its errors
+
+
+def test_a_network_that_fails_on_one_image_is_named(custom_network: Path, tmp_path: Path) -> None:
+    """Squeezed, the only image is taken for a dimension of no use."""
+    custom_network.write_text(
+        "import torch\nfrom torch import nn\n\n\n"
+        "class Model(nn.Module):\n"
+        "    def __init__(self, shape, classes): super().__init__()\n"
+        "    def forward(self, images):\n"
+        "        return images[:, :, 0, :5].squeeze().transpose(0, 1).transpose(0, 1)\n"
+    )
+    model, card = write_and_read(tmp_path / "model.safetensors", "custom")
+    exported = to_onnx(model, card, {})
+    with pytest.raises(ExportError) as caught:
+        compare(exported, model, card, random_split(card, 10))
+    assert str(caught.value).startswith(
+        "src/image_pipeline/models/custom.py: its ONNX file does not run on a batch of 1 ("
+    )
+    assert str(caught.value).isprintable()
+
+
 def test_a_file_that_disagrees_with_pytorch_is_refused(tmp_path: Path) -> None:
     model, card = write_and_read(tmp_path / "model.safetensors", "mlp")
     exported = to_onnx(model, card, {})
     with torch.no_grad():
         model.get_parameter("output.bias")[0] += 1
     with pytest.raises(ExportError, match="the ONNX file does not compute this network"):
-        compare(exported, model, card.data, random_split(card, 10))
+        compare(exported, model, card, random_split(card, 10))

@@ -37,7 +37,7 @@ from image_pipeline.tensors.tensor_files import read_split
 check.MAX_IMAGES = 10**9
 model, card = read_model(paths.MODEL)
 exported = to_onnx(model, card, {})
-found = check.compare(exported, model, card.data, read_split(paths.TEST_TENSORS))
+found = check.compare(exported, model, card, read_split(paths.TEST_TENSORS))
 print(found.images, found.same_class, found.max_difference)
 """
 NO_WORDS = """

@@ -35,6 +35,10 @@ INPUT, OUTPUT, BATCH = "images", "probabilities", "batch"
 OPSET = 20  # the newest that this exporter supports; ONNX Runtime has it since 1.17
 TRACE_BATCH = 3  # images of the traced forward pass
 OPERATOR = re.compile(r"operator '([\w:]+)'")  # in the exporter's error messages
+REMEDY = (
+    "set export.onnx to false in params.yaml (no other stage needs the ONNX file), then run "
+    "`dvc repro`"
+)
 
 
 class DeployedModel(nn.Module):
@@ -96,7 +100,8 @@ def to_onnx(model: nn.Module, card: ModelCard, metadata: Mapping[str, str]) -> b
         metadata: key-value pairs to store in the file.
 
     Raises:
-        ExportError: ONNX has no counterpart of an operation, or the control flow depends on pixels.
+        ExportError: ONNX has no counterpart of an operation, the control flow depends on pixels, or
+            the shapes only fit together for some numbers of images.
     """
     deployed = DeployedModel(model, card.data).eval()
     example = torch.zeros(TRACE_BATCH, *card.input_shape, dtype=torch.uint8)
@@ -121,7 +126,12 @@ def to_onnx(model: nn.Module, card: ModelCard, metadata: Mapping[str, str]) -> b
         if networks.NO_MEMORY in str(error):
             raise
         raise ExportError(_explain_failure(card.network, error)) from error
-    return _serialise(onnx.load_model_from_string(file.getvalue()), metadata)
+    try:
+        return _serialise(onnx.load_model_from_string(file.getvalue()), metadata)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ExportError(
+            explain_refusal(model, card, f"is invalid ({one_line(error)})")
+        ) from error
 
 
 @contextmanager
@@ -182,7 +192,48 @@ def _explain_failure(network: str, error: BaseException) -> str:
         what = "its control flow depends on pixel values, which an ONNX graph cannot express"
     else:
         what = f"it cannot be exported to ONNX ({one_line(error)})"
+    return f"{networks.error_line(network, error)}: {what}; rewrite that part, or {REMEDY}"
+
+
+def explain_refusal(model: nn.Module, card: ModelCard, problem: str) -> str:
+    """Return a message for an ONNX file that ONNX Runtime refuses, or runs for some batches only.
+
+    Args:
+        model: the network it was made from, in evaluation mode.
+        card: its input shape and name.
+        problem: what the file does, said where no line is at fault.
+    """
+    line = _line_of_fixed_size(model, card)
+    if line is None:
+        return f"{networks.shown(card.network)}: its ONNX file {problem}; {REMEDY}"
     return (
-        f"{networks.error_line(network, error)}: {what}; rewrite that part, or set export.onnx to "
-        "false in params.yaml (no other stage needs the ONNX file), then run `dvc repro`"
+        f"{networks.shown(card.network, line)}: the number of images is a constant here, so that "
+        f"the ONNX file runs on batches of {TRACE_BATCH} only; use operations that take it as "
+        "`x.shape[0]` (such as `expand` or `reshape`) instead of a list of that length, a loop "
+        f"over images, `int` or `len`, or {REMEDY}"
     )
+
+
+def _line_of_fixed_size(model: nn.Module, card: ModelCard) -> int | None:
+    """Return where two traces with different numbers of images first differ, None if nowhere."""
+    traces = []
+    for images in (TRACE_BATCH, TRACE_BATCH + 1):
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            example = torch.zeros(images, *card.input_shape)
+            traced = torch.jit.trace(model, example, check_trace=False)
+        traces.append(list(traced.inlined_graph.nodes()))
+    line = re.compile(re.escape(f"{networks.FOLDER / card.network}.py") + r"\((\d+)\)")
+    pairs = enumerate(zip(*traces, strict=False))
+    for place in (at for at, nodes in pairs if len({*map(_facts, nodes)}) > 1):
+        # Lists have no line of their own: they are read after, or made before, by one that has.
+        before = traces[0][place].kind() == "prim::ListUnpack"
+        found = (line.search(node.sourceRange()) for node in traces[0][place - before :])
+        return next((int(match[1]) for match in found if match), None)
+    return None
+
+
+def _facts(node: torch.Node) -> tuple[object, ...]:
+    """Return what two traces of the same code have in common, whatever the shapes."""
+    constant = str(node.output().toIValue()) if node.kind() == "prim::Constant" else ""
+    return node.kind(), len([*node.inputs()]), len([*node.outputs()]), constant
