@@ -46,6 +46,17 @@ def require(condition: object, what: str) -> None:
     pytest.skip(f"{what} is not here")
 
 
+def require_emulator() -> None:
+    """Skip the test where `qemu-x86_64` is absent or crashes on PyTorch's gathers and LSTM."""
+    version = ""
+    if shutil.which("qemu-x86_64"):
+        done = subprocess.run(
+            ["qemu-x86_64", "--version"], capture_output=True, text=True, check=True
+        )
+        version = done.stdout.split()[2]
+    require(version and int(version.split(".")[0]) >= 10, "qemu-x86_64 of version 10 (7.2 crashes)")
+
+
 class Project:
     """The project's tracked files as they are now, under `root`, in Git and DVC."""
 

@@ -7,10 +7,9 @@ Every case is computed in float32 and, unless it says otherwise, in float64. A l
 the dtype, and each operation that ran, with the dtypes of its floats and a hash of all that it
 wrote. `pipeline/test_networks.py` requires the same lines from several processors. To verify
 another operation, add a case that uses it, run `--write`, and run that test, which needs
-`qemu-x86_64`.
+`qemu-x86_64` of version 10.
 
-Two common operations are missing because they crash the emulator (7.2): `grid_sample`, and an LSTM
-in float32, which is oneDNN's. So is `logit`, which takes its logarithm from MKL.
+`logit` is missing: it takes its logarithm from MKL.
 """
 
 # ruff: noqa: E731
@@ -42,6 +41,7 @@ from image_pipeline.numerics.portability import NOTHING, OPERATIONS, OpObserver,
 from image_pipeline.training.optimizer import without_compiler
 
 FLOAT, DOUBLE = "float32", "float64"
+LISTED_TYPES = (FLOAT, DOUBLE, "complex64", "complex128")
 Seen = dict[str, tuple[list[str], str]]  # operation: types of its floats, hash of what it wrote
 
 # --- What is recorded ---
@@ -54,6 +54,7 @@ UNINITIALIZED = {
 # Operations some of whose results only serve the backward pass and are partly uninitialized.
 SCRATCH: dict[str, Callable[[Any], Any]] = {
     "_ctc_loss": lambda results: results[0],
+    "mkldnn_rnn_layer": lambda results: results[:3],
 }
 
 
@@ -121,6 +122,10 @@ def normal(*shape: int) -> Tensor:
     return torch.from_numpy(_rng.standard_normal(shape)).to(torch.get_default_dtype())
 
 
+def complex_normal(*shape: int) -> Tensor:
+    return torch.complex(normal(*shape), normal(*shape))
+
+
 def uniform(*shape: int) -> Tensor:
     """From 0.05 to 0.95."""
     return torch.from_numpy(_rng.uniform(0.05, 0.95, shape)).to(torch.get_default_dtype())
@@ -133,12 +138,16 @@ def classes(count: int, *shape: int) -> Tensor:
 def learn(compute: Callable[..., Any], *inputs: Tensor) -> Any:
     """Compute forward and backward, with gradients of the inputs and of a module's parameters."""
     inputs = tuple(
-        value.clone().requires_grad_() if value.is_floating_point() else value for value in inputs
+        value.clone().requires_grad_() if value.is_floating_point() or value.is_complex() else value
+        for value in inputs
     )
     outputs = compute(*inputs)
     outputs = [outputs] if isinstance(outputs, Tensor) else [o for o in outputs if o is not None]
     outputs = [output for output in outputs if output.requires_grad]
-    torch.autograd.backward(outputs, [normal(*o.shape).to(o.dtype) for o in outputs])
+    torch.autograd.backward(
+        outputs,
+        [(complex_normal if o.is_complex() else normal)(*o.shape).to(o.dtype) for o in outputs],
+    )
 
 
 def fill(module: nn.Module) -> nn.Module:
@@ -678,6 +687,7 @@ def fills() -> None:
         torch.full((3,), 2.5),
         torch.full_like(x, 0.5),
         torch.eye(5),
+        torch.eye(2, 3),
         torch.arange(7),
         torch.arange(0, 1, 0.1),
         torch.arange(2, 9),
@@ -1142,6 +1152,128 @@ case(
     ],
 )
 
+# --- Warps ---
+
+
+def grid_sample(mode: str, *sizes: int) -> None:
+    """With some points beyond the edge, and some on pixels."""
+    dimensions = len(sizes)
+    for padding in ("zeros", "border", "reflection"):
+        for aligned in (True, False):
+            grid = 0.8 * normal(3, *(size - 2 for size in sizes), dimensions)
+            grid[0] = grid[0].round()
+            learn(
+                lambda x, g, p=padding, a=aligned: F.grid_sample(
+                    x, g, mode=mode, padding_mode=p, align_corners=a
+                ),
+                normal(3, 2, *sizes),
+                grid,
+            )
+
+
+for _name in ("bilinear", "nearest", "bicubic"):
+    case(f"grid sample {_name}", lambda mode=_name: grid_sample(mode, 9, 11))
+for _name in ("bilinear", "nearest"):
+    case(f"grid sample {_name} 3d", lambda mode=_name: grid_sample(mode, 5, 4, 7))
+
+
+def spatial_transformer(*sizes: int) -> None:
+    dimensions = len(sizes)
+    for aligned in (True, False):
+        learn(
+            lambda x, theta, a=aligned: F.grid_sample(
+                x, F.affine_grid(theta, list(x.shape), align_corners=a), align_corners=a
+            ),
+            normal(3, 2, *sizes),
+            normal(3, dimensions, dimensions + 1),
+        )
+
+
+case("spatial transformer", lambda: spatial_transformer(9, 11))
+case("spatial transformer 3d", lambda: spatial_transformer(5, 4, 7))
+
+# --- Complex numbers, Fourier transforms ---
+
+
+def complex_numbers() -> None:
+    """Of real numbers, too: a row of the list has one case for all types."""
+    for draw in (normal, complex_normal):
+        for binary_function in (torch.add, torch.sub, torch.mul, torch.div):
+            learn(binary_function, draw(31, 37), draw(31, 37))
+            learn(binary_function, draw(31, 37), draw(37))
+            learn(binary_function, draw(37, 31).t(), normal(31, 37))
+        for name in words(
+            """
+            abs angle sgn square reciprocal neg exp log tanh sigmoid sum mean conj real clone
+            """
+        ):
+            learn(getattr(torch, name), draw(31, 37))
+        learn(lambda x: [x.sum(0), x.sum(1), x.mean(1), x.cumsum(1), x.pow(3)], draw(31, 37))
+        learn(lambda x: [2 * x + 0.5, x / 3, 1 / x, x - 1, x * 1j, -x], draw(31, 37))
+        learn(lambda x: torch.where(x == 0, x, x * x.abs()), draw(31, 37))
+        draw(31, 37).add_(0.3).sub_(0.1).mul_(draw(31, 37)).div_(draw(37)).div_(0.7)
+        torch.ops.aten.mul_.Scalar(draw(31, 37), 0.5)  # the derivative of an inverse transform
+    learn(torch.complex, normal(31, 37), normal(31, 37))
+    learn(torch.polar, uniform(31, 37), normal(31, 37))
+    learn(torch.view_as_complex, normal(31, 37, 2))
+    learn(torch.view_as_real, complex_normal(31, 37))
+    learn(lambda x: [x.real * x.imag, x.conj() * x, x.mH @ x], complex_normal(31, 37))
+
+
+def complex_products() -> None:
+    for draw in (normal, complex_normal):
+        learn(torch.mm, draw(33, 65), draw(65, 37))
+        learn(torch.mm, draw(65, 33).mH, draw(37, 65).mT)
+        learn(torch.addmm, draw(37), draw(33, 65), draw(65, 37))
+        learn(torch.bmm, draw(6, 33, 17), draw(6, 17, 25))
+        learn(torch.baddbmm, draw(6, 33, 25), draw(6, 33, 17), draw(6, 17, 25))
+        learn(torch.mv, draw(67, 33), draw(33))
+        learn(torch.addmv, draw(67), draw(67, 33), draw(33))
+        learn(torch.dot, draw(1037), draw(1037)), learn(torch.vdot, draw(1037), draw(1037))
+        learn(
+            lambda x, w: torch.einsum("bixy,ioxy->boxy", x, w), draw(5, 3, 7, 4), draw(3, 6, 7, 4)
+        )
+
+
+def fourier(length: int) -> None:
+    def transforms(x: Tensor) -> list[Tensor]:  # [..., length, 12]
+        f = torch.fft
+        shape = x.shape[-2:]
+        return [
+            f.rfft2(x),
+            f.irfft2(f.rfft2(x, norm="ortho"), s=shape, norm="ortho"),
+            f.ifft2(f.fft2(x, norm="forward"), norm="backward").real,
+            f.irfft(f.rfft(x, dim=-2), n=length, dim=-2),
+            f.ifft(f.fft(x, dim=-2), dim=-2),
+            f.irfftn(f.rfftn(x), s=x.shape),
+            f.ifftn(f.fftn(x)),
+            f.hfft(f.ihfft(x)),
+            f.fftshift(f.fft2(x)).abs(),
+            f.rfft(x, n=length + 3, dim=-2),
+        ]
+
+    learn(transforms, normal(3, 2, length, 12))
+    learn(
+        lambda x: [torch.fft.fft(x), torch.fft.ifft2(x), torch.fft.irfft2(x)],
+        complex_normal(3, length, 9),
+    )
+    torch.fft.fftfreq(length), torch.fft.rfftfreq(length)
+
+
+case("complex numbers", complex_numbers)
+case("complex products", complex_products)
+for _length in (28, 1, 2, 15, 17, 32, 37, 100, 224):
+    case(f"Fourier transforms of {_length}", lambda length=_length: fourier(length))
+case(
+    "Fourier transform of sound",
+    lambda: learn(
+        lambda x: torch.view_as_real(
+            torch.stft(x, 64, window=torch.hann_window(64), return_complex=True)
+        ),
+        normal(3, 400),
+    ),
+)
+
 # --- Losses ---
 
 
@@ -1291,6 +1423,23 @@ class Attention(nn.Module):
 
 layer(
     "LSTM bidirectional", lambda: First(nn.LSTM(17, 20, bidirectional=True, proj_size=5)), 5, 7, 17
+)
+for _name, _sizes in {"": (17, 20, 7), " of one image": (5, 6, 1), ", wide": (96, 160, 65)}.items():
+    layer(
+        f"LSTM of two layers with dropout{_name}",
+        lambda sizes=_sizes: First(
+            nn.LSTM(*sizes[:2], 2, dropout=0.3, bidirectional=True, batch_first=True)
+        ),
+        _sizes[2],
+        5,
+        _sizes[0],
+    )
+layer(
+    "LSTM without biases",
+    lambda: First(nn.LSTM(17, 20, bias=False)),
+    5,
+    7,
+    17,
 )
 case(
     "packed sequences",
@@ -1541,7 +1690,7 @@ COPIES = words(
     replication_pad3d upsample_nearest1d upsample_nearest2d upsample_nearest3d
     _upsample_nearest_exact1d _upsample_nearest_exact2d _upsample_nearest_exact3d randperm
     randint arange block_diag is_same_size repeat_interleave rot90 masked_scatter_ scatter_
-    _assert_async _foreach_neg _foreach_neg_ neg neg_ abs abs_ sign sign_ signbit view_copy
+    _assert_async _foreach_neg _foreach_neg_ neg neg_ sign sign_ signbit view_copy
     alias_copy as_strided_scatter diagonal_scatter diagonal_backward bitwise_and bitwise_or
     bitwise_xor bitwise_not bitwise_left_shift bitwise_right_shift logical_not logical_and
     logical_or logical_xor bincount unique_dim _unique2 isin searchsorted bucketize im2col
@@ -1551,8 +1700,9 @@ OF_NUMPY = words("addbmm addmm addmv baddbmm bmm dot mm mv sqrt vdot _foreach_sq
 OF_MKL = [
     "_scaled_dot_product_flash_attention_for_cpu",
     "_scaled_dot_product_flash_attention_for_cpu_backward",
+    *("_fft_c2c", "_fft_c2r", "_fft_r2c"),
 ]
-OF_ONEDNN = ["convolution", "convolution_backward"]
+OF_ONEDNN = words("convolution convolution_backward mkldnn_rnn_layer mkldnn_rnn_layer_backward")
 
 
 def computed_by(operation: str, types: set[str]) -> str:
@@ -1577,7 +1727,7 @@ def to_list(lines: list[dict[str, Any]]) -> str:
             by_case.setdefault(line["case"], {}).setdefault(operation, set()).update(types)
     for name, operations in by_case.items():
         for operation, types in operations.items():
-            known = {t for t in types if t in (FLOAT, DOUBLE)}
+            known = types & {*LISTED_TYPES}
             if operation not in evidence or known > evidence[operation][1]:
                 evidence[operation] = (name, known)
     text = io.StringIO()

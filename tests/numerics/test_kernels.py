@@ -12,6 +12,7 @@ from torch import Tensor
 from image_pipeline.numerics import kernels
 
 NAN = math.nan
+SHAPES = (9, 17), (17, 5)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -164,6 +165,21 @@ def test_integers_and_complex_numbers() -> None:
     assert np.allclose((a @ a.mH).numpy(), expected, atol=1e-5)
     negated = a.conj().imag  # a lazily negated view
     assert torch.mm(negated, values(3, 3)).equal(torch.mm(-a.imag, values(3, 3)))
+
+
+def test_products_of_complex_numbers_are_numpys() -> None:
+    for real in (torch.float32, torch.float64):
+        a, b = (torch.complex(values(*s, dtype=real), 1 - values(*s, dtype=real)) for s in SHAPES)
+        x, y = a.numpy(), b.numpy()
+        assert np.array_equal((a @ b).numpy(), x @ y)
+        assert np.array_equal((a @ a.mH).numpy(), x @ np.ascontiguousarray(x.conj().T))
+        assert np.array_equal(torch.bmm(a[None], b[None])[0].numpy(), x @ y)
+        added = torch.addmm(b[0], a, b, beta=2j, alpha=1 - 1j).numpy()
+        assert np.allclose(added, 2j * y[0] + (1 - 1j) * (x @ y), atol=1e-5)
+        assert np.allclose(torch.vdot(b[:, 0], b[:, 1]).numpy(), np.vdot(y[:, 0], y[:, 1]))
+        assert np.allclose(torch.dot(b[:, 0], b[:, 1]).numpy(), (y[:, 0] * y[:, 1]).sum())
+    assert torch.autograd.gradcheck(torch.mm, (a.requires_grad_(), b.requires_grad_()))
+    assert torch.autograd.gradcheck(torch.vdot, (b[:, 0], b[:, 1]))
 
 
 def test_derivatives() -> None:

@@ -51,6 +51,52 @@ def test_a_usual_step_is_portable() -> None:
     assert check.warnings() == []
 
 
+class Warp(nn.Module):
+    """A spatial transformer that shifts by its first values."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        theta = torch.eye(2, 3).expand(len(x), 2, 3) + x[:, :1, None]
+        grid = nn.functional.affine_grid(theta, [len(x), 1, 2, 2], align_corners=False)
+        warped = nn.functional.grid_sample(x.view(-1, 1, 2, 2), grid, align_corners=False)
+        return warped.flatten(1)
+
+
+class Rows(nn.Module):
+    """Two layers in both directions, with dropout between them, on a sequence of two values."""
+
+    def __init__(self, kind: type[nn.LSTM | nn.GRU]) -> None:
+        super().__init__()
+        self.layers = kind(2, 1, 2, batch_first=True, dropout=0.5, bidirectional=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        read: Tensor = self.layers(x.view(-1, 2, 2))[0]
+        return read.flatten(1)
+
+
+class Spectrum(nn.Module):
+    """A filter of the spectrum, whose complex weights are pairs; magnitudes and angles."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.rand(3, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        filtered = torch.fft.rfft(x) * torch.view_as_complex(self.weight)
+        both = torch.fft.fft(x)
+        features = both.abs() + both.angle() + torch.view_as_real(both).sum(2)
+        logits: Tensor = torch.fft.irfft(filtered, n=4) + features
+        return logits
+
+
+@pytest.mark.parametrize(
+    "odd", [Warp(), Rows(nn.LSTM), Rows(nn.GRU), Spectrum()], ids=["warp", "LSTM", "GRU", "Fourier"]
+)
+def test_common_networks_are_portable(odd: nn.Module) -> None:
+    with PortabilityCheck() as check:
+        step(Network(odd))
+    assert check.unverified_ops == {}
+
+
 def test_an_unverified_operation_and_its_derivative_are_named_with_their_layer() -> None:
     with PortabilityCheck() as check:
         step(Network(Logit()))

@@ -19,19 +19,20 @@ from typing import Any
 
 import pytest
 from kill_harness import Undisturbed
+from PIL import Image
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from numerics import cases
-from project import Project, require
+from project import Project, require, require_emulator
 
 SCRIPT = Path(__file__).with_name("on_one_processor.py")
 
 # Emulated ones, without AVX-512: an AMD of 2021, and of Intel's the oldest with AVX2. Both compute
 # every operation, too, and one goes through all stages, with the perceptron.
 PROCESSORS = {
-    "EPYC-Milan": ("hybrid", "recurrent", "resnet"),
-    "Haswell": ("hybrid", "cnn", "torchvision_net"),
+    "EPYC-Milan": ("hybrid", "recurrent", "resnet", "transformed"),
+    "Haswell": ("hybrid", "cnn", "torchvision_net", "transformed"),
 }
 EVERY_STAGE = "Haswell"
 TRAINED = sorted({name for names in PROCESSORS.values() for name in names})
@@ -45,7 +46,8 @@ import os
 os.cpu_count = os.process_cpu_count = lambda: 8
 os.sched_getaffinity = lambda pid: set(range(8))
 """
-NOT_IN_ONNX = {"recurrent"}  # for its instance norm with running statistics
+# For its instance norm with running statistics; for the Fourier transform.
+NOT_IN_ONNX = {"recurrent", "transformed"}
 
 HEAD = """
 import torch
@@ -119,7 +121,63 @@ class Model(nn.Module):
         images = functional.interpolate(images, size=32, mode="bilinear")
         return self.layers(images.expand(-1, 3, -1, -1))
 """
-NETWORKS = {"hybrid": HYBRID, "recurrent": RECURRENT, "torchvision_net": TORCHVISION}
+# A spatial transformer, a filter of the image's spectrum, and rows read by oneDNN's LSTM.
+TRANSFORMED = """
+class Model(nn.Module):
+    def __init__(self, shape, classes, *, units: int = 12) -> None:
+        super().__init__()
+        channels, height, width = shape
+        self.where = nn.Sequential(nn.Flatten(), nn.Linear(channels * height * width, 6))
+        nn.init.normal_(self.where[1].weight, std=0.01)
+        self.where[1].bias.data = torch.tensor([1.0, 0.1, 0.0, -0.1, 1.0, 0.0])
+        self.filter = nn.Parameter(torch.ones(channels, height, width // 2 + 1, 2))
+        self.rows = nn.LSTM(
+            channels * width, units, 2, dropout=0.2, batch_first=True, bidirectional=True
+        )
+        self.head = nn.Linear(2 * units, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        grid = functional.affine_grid(
+            self.where(images).view(-1, 2, 3), images.shape, align_corners=False
+        )
+        x = functional.grid_sample(images, grid, align_corners=False)
+        spectrum = torch.fft.rfft2(x, norm="ortho") * torch.view_as_complex(self.filter)
+        x = torch.fft.irfft2(spectrum, s=x.shape[2:], norm="ortho")
+        return self.head(self.rows(x.transpose(1, 2).flatten(2))[0].mean(1))
+"""
+# Its layers check the version of the state that they load.
+VERSIONED = """
+from torchvision.models import MNASNet
+
+
+class Model(nn.Module):
+    def __init__(self, shape, classes) -> None:
+        super().__init__()
+        self.layers = MNASNet(0.1, num_classes=classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        images = functional.interpolate(images, size=64, mode="bilinear")
+        return self.layers(images.expand(-1, 3, -1, -1))
+"""
+NETWORKS = {
+    "hybrid": HYBRID,
+    "recurrent": RECURRENT,
+    "torchvision_net": TORCHVISION,
+    "transformed": TRANSFORMED,
+}
+# Training that ends where its first checkpoint is on the disk.
+STOPPED_TRAINING = """
+import runpy
+from image_pipeline.common import files
+from image_pipeline.training import checkpoint
+
+def write_and_stop(path, content):
+    files.write_bytes(path, content)
+    raise SystemExit(1)
+
+checkpoint.write_bytes = write_and_stop
+runpy.run_path("stages/train.py", run_name="__main__")
+"""
 # An operation that no test has proved to be the same everywhere.
 UNPROVED = """
 class Warped(nn.Module):
@@ -164,7 +222,7 @@ def params_of(name: str) -> dict[str, object]:
 def tensors(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """Return a project that has all networks in it, and the tensors to learn from."""
     project = Project(tmp_path_factory.mktemp("networks") / "project")
-    for name, code in {**NETWORKS, "unproved": UNPROVED}.items():
+    for name, code in {**NETWORKS, "versioned": VERSIONED, "unproved": UNPROVED}.items():
         path = project.root / "src" / "image_pipeline" / "models" / f"{name}.py"
         path.write_text(f'"""A network that this project does not know."""\n{HEAD}{code}')
     for stage in ("download", "tensorize"):
@@ -256,7 +314,7 @@ def emulated(
     tensors: Project, finished: Project, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Computed]:
     """Return what each emulated processor computes; two at a time, each on its own core."""
-    require(shutil.which("qemu-x86_64"), "qemu-x86_64")
+    require_emulator()
     stages = finished.copy_without_results(tmp_path_factory.mktemp("stages") / "resumed")
 
     def on(processor: str) -> Computed:
@@ -292,7 +350,7 @@ def test_another_processor_goes_through_all_stages_stopped_and_resumed(
 
 def test_an_emulated_processor_lacks_avx_512() -> None:
     """Otherwise these tests would prove little: no library may fall back on wider kernels."""
-    require(shutil.which("qemu-x86_64"), "qemu-x86_64")
+    require_emulator()
     script = "import numpy; print(numpy.__config__.CONFIG['SIMD Extensions'])"
     for processor in PROCESSORS:
         done = subprocess.run(
@@ -323,6 +381,27 @@ def test_killed_and_resumed(tensors: Project, tmp_path: Path) -> None:
     resumed = killed.stage("train")
     assert "train: going on after epoch " in resumed.stdout
     assert killed.hashes() == whole.hashes()
+
+
+def test_a_network_with_versions_is_stopped_resumed_and_used(
+    tensors: Project, tmp_path: Path
+) -> None:
+    project = tensors.copy_to(tmp_path / "copy")
+    project.set_params(params_of("versioned") | {"train.epochs": 2})
+    stopped = project.run(sys.executable, "-c", STOPPED_TRAINING, check=False)
+    assert stopped.returncode == 1
+    assert not (project.root / "models").exists()
+    assert "going on after epoch 1" in project.stage("train").stdout
+    project.stage("evaluate")
+    exported = project.stage("export").stdout
+    assert "predict the same class for 40 of 40 validation images" in exported
+    stroke = Image.new("L", (28, 28))
+    stroke.paste(255, (13, 4, 16, 24))
+    stroke.save(tmp_path / "one.png")
+    done = project.run(
+        sys.executable, "-m", "image_pipeline", "predict", str(tmp_path / "one.png"), "--csv"
+    )
+    assert len(done.stdout.splitlines()) == 2
 
 
 def test_an_operation_that_is_not_proved_is_named_once(tensors: Project, tmp_path: Path) -> None:

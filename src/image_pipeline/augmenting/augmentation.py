@@ -8,9 +8,9 @@ one (a column per image). The images of a group are spread over the block: a bat
 Elastic displacement: Simard, Steinkraus and Platt, "Best Practices for Convolutional Neural
 Networks Applied to Visual Document Analysis" (2003), with a random B-spline for smoothed noise.
 
-Why not `torch.nn.functional.grid_sample`: it recomputes the four weights for every image, takes
-several times as long, and its masked gathers cannot run under QEMU, where bit-identity is tested.
-SciPy's product is compiled for the x86-64 baseline and adds in a fixed order.
+Why not `torch.nn.functional.grid_sample`: it recomputes the four weights for every image and takes
+several times as long. SciPy's product is compiled for the x86-64 baseline and adds in a fixed
+order.
 """
 
 import math

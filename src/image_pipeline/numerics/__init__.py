@@ -10,7 +10,8 @@ What `portable` sets, and why:
 - Matrix products are NumPy's (see `kernels`), on OpenBLAS with its Haswell (AVX2) kernels, which
   run on Intel's and AMD's processors since 2013. Torch's own library (MKL) has no such setting:
   `MKL_CBWR=AVX2` is ignored on AMD, and `COMPATIBLE` takes two to three times as long.
-- Torch's own kernels are held to their AVX2 build, and so are oneDNN's, which compute convolutions.
+- Torch's own kernels are held to their AVX2 build, and so are oneDNN's, which compute convolutions
+  and LSTMs. MKL's, which compute Fourier transforms, are held to those for any processor.
 - The fast path of attention layers in evaluation is disabled: it is one fused operation, whose
   inner kernels cannot be replaced.
 - Every library gets one thread. More cores are used by more processes, each with its own images
@@ -40,7 +41,7 @@ AVX2_KERNELS = {"OPENBLAS_CORETYPE": "Haswell", "ATEN_CPU_CAPABILITY": "avx2"}
 PINNED_ENVIRONMENT = {
     **AVX2_KERNELS,
     "ONEDNN_MAX_CPU_ISA": "AVX2",
-    "MKL_CBWR": "COMPATIBLE",  # for the vector functions that torch takes from MKL
+    "MKL_CBWR": "COMPATIBLE",  # for what torch takes from MKL, such as Fourier transforms
 }
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # from <malloc.h>

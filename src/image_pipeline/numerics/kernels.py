@@ -15,8 +15,8 @@ composite ones such as `linear` or `dropout` would remove their derivatives.
   Intel's processors, if built with it, and from its own generator on others
   (DistributionKernels.cpp), which gives different numbers for the same seed.
 
-Arguments that these kernels do not support (integers, complex numbers, shapes that do not match)
-go to PyTorch's own kernel, which computes them or raises its own error.
+Arguments that these kernels do not support (integers, functions of complex numbers, shapes that do
+not match) go to PyTorch's own kernel, which computes them or raises its own error.
 """
 
 import math
@@ -34,6 +34,7 @@ Kernel = Callable[..., Tensor]
 
 _CPU = torch._C.DispatchKeySet(torch._C.DispatchKey.CPU)
 _FLOAT, _DOUBLE = torch.float32, torch.float64
+_COMPLEX = (torch.complex64, torch.complex128)
 _HALVES = (torch.float16, torch.bfloat16)  # computed in float32: NumPy multiplies them slowly
 
 _library: torch.library.Library | None = None  # must stay alive: kernels are unregistered with it
@@ -117,8 +118,9 @@ def _kernels(
 
 
 def _array(tensor: Tensor) -> np.ndarray:
-    """Return a view of a float tensor, which may require a gradient."""
-    array: np.ndarray = (tensor.float() if tensor.dtype in _HALVES else tensor).detach().numpy()
+    """Return a view of a tensor, which may require a gradient, or a copy if it is not stored so."""
+    wide = tensor.float() if tensor.dtype in _HALVES else tensor.resolve_conj()
+    array: np.ndarray = wide.detach().numpy()
     return array
 
 
@@ -144,13 +146,13 @@ def _addmm(
         alpha: scalar.
     """
     dtype = a.dtype
-    if dtype is not b.dtype or dtype not in (_FLOAT, _DOUBLE, *_HALVES):
+    if dtype is not b.dtype or dtype not in (_FLOAT, _DOUBLE, *_COMPLEX, *_HALVES):
         return None
     x, y = _array(a), _array(b)
     if not x.ndim == y.ndim == rank or x.shape[-1] != y.shape[-2] or x.shape[:-2] != y.shape[:-2]:
         return None
     shape = x.shape[:-1] + y.shape[-1:]
-    result = torch.empty(shape, dtype=dtype if dtype is _DOUBLE else _FLOAT)
+    result = torch.empty(shape, dtype=_FLOAT if dtype in _HALVES else dtype)
     total = result.numpy()
     if rank == 3 or not x.flags.forc:
         x = _blas_layout(x)
@@ -198,7 +200,7 @@ PRODUCTS = {
     **_kernels(partial(_addmm, 3), "baddbmm", "baddbmm.out", "baddbmm_"),
     **_kernels(_addmv, "addmv", "addmv.out", "addmv_"),
     **_kernels(_dot, "dot"),
-    **_kernels(_dot, "vdot"),
+    **_kernels(lambda a, b: _dot(a.conj(), b), "vdot"),
 }
 
 # --- Elementwise functions ---
