@@ -37,7 +37,7 @@ PEER_MODULES = {
 }
 TARGETS = {"97_5": 0.975, "98_0": 0.98}
 PEER_EPOCHS = 15
-STAGES = ("download", "tensorize", "train", "evaluate", "plot", "export")
+STAGES = ("download", "tensorize", "weights", "train", "evaluate", "plot", "export")
 BEST_SEEDS = 5
 SPLITS = (paths.TRAIN_TENSORS, paths.VALIDATION_TENSORS, paths.TEST_TENSORS)
 PHOTOGRAPHS = 9_216  # enough to measure images per second
@@ -331,7 +331,7 @@ def measure_photographs(repeats: int) -> Figures:
         set_params(clone, dataset="folder" if folder else "cifar10")
         if folder:
             use_photographs(clone, folder)
-        for stage in ("download", "tensorize"):
+        for stage in ("download", "tensorize", "weights"):
             measure([sys.executable, f"stages/{stage}.py"], clone)
         tensors = str(clone / "data" / "tensors")
         names = ("fast", "portable", "plain", "plain_with_workers")

@@ -55,6 +55,7 @@ def measure_scaling(rounds: int, epochs: int, images: int, folder: Path) -> None
     coordinator = Project.at(folder / "coordinator")
     recipe = YAML(typ="safe").load(RECIPE)["train"] | {"epochs": epochs}
     coordinator.set_params({f"train.{key}": value for key, value in recipe.items()})
+    coordinator.stage("weights")
     write_images(coordinator, paths.TRAIN_TENSORS, images)
     write_images(coordinator, paths.VALIDATION_TENSORS, VALIDATION_IMAGES)
     other = coordinator.copy_to(folder / "other")

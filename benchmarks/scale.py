@@ -26,7 +26,7 @@ from tqdm import tqdm
 FEW = 600
 SMALL = 60_000
 TRAIN_PER_TEST = 6
-STAGES = ("tensorize", "train", "evaluate")
+STAGES = ("tensorize", "weights", "train", "evaluate")
 REPEATS = {FEW: 9, SMALL: 9}
 OTHER_REPEATS = 5
 PREFIXES = {"train": "train", "test": "t10k"}

@@ -20,7 +20,7 @@ def main() -> None:
     from image_pipeline.distributed.settings import CoordinatorSettings
 
     params = read_params()
-    data = [paths.TRAIN_TENSORS, paths.VALIDATION_TENSORS]
+    data = [paths.TRAIN_TENSORS, paths.VALIDATION_TENSORS, *sorted(paths.WEIGHTS.glob("*"))]
     if settings := CoordinatorSettings.from_environment(params.train.numerics):
         from image_pipeline.distributed.coordinator import run_coordinator
 
@@ -39,13 +39,15 @@ def main() -> None:
     from image_pipeline.serialization import write_csv, write_json
     from image_pipeline.tensors.tensor_files import read_split
     from image_pipeline.training.checkpoint import result_key
+    from image_pipeline.training.initial_weights import InitialWeights
     from image_pipeline.training.live_curves import LiveCurves
     from image_pipeline.training.train import Trainer
 
     hosts = host_group_from_environment()
     start = time.perf_counter()
     train, validation = read_split(paths.TRAIN_TENSORS), read_split(paths.VALIDATION_TENSORS)
-    trainer = Trainer(train, validation, params.train, params.machine, hosts)
+    weights = InitialWeights.read(paths.WEIGHTS)
+    trainer = Trainer(train, validation, params.train, params.machine, hosts, weights)
     trainer.card.check_fits(paths.VALIDATION_TENSORS, validation)
     key = result_key(params.train, numerics.facts(), data=data, scripts=[Path(__file__)])
     checkpoint = hosts.checkpoint(paths.CHECKPOINTS, key)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
 from hypothesis import given, settings
@@ -177,7 +177,18 @@ REFUSED: dict[str, list[tuple[str, str, str]]] = {
     ],
     "export.onnx": [("1", "1", "input should be a valid boolean")],
     "train.numerics": [("exact", "'exact'", "input should be 'portable' or 'fast'")],
-    "train.model.name": [("__init__", "'__init__'", "it must be cnn or mlp or resnet")],
+    "train.model.name": [
+        (
+            "__init__",
+            "'__init__'",
+            "it must be cnn or efficientnet_lite0 or mlp or resnet or torchvision",
+        )
+    ],
+    "weights.license": [("MIT!", "'MIT!'", PATTERN.format("^[a-z0-9][a-z0-9.-]{0,63}$"))],
+    "weights.mean": [
+        ("[]", "[]", "list should have at least 1 item after validation, not 0"),
+        ("0.5", "0.5", "input should be a valid list"),
+    ],
     "train.augmentation.custom": [("nothing", "'nothing'", "it must be none")],
     "train.optimizer.name": [
         ("torch.optim.SGD", "'torch.optim.SGD'", PATTERN.format("^[A-Za-z][A-Za-z0-9]*$")),
@@ -475,14 +486,15 @@ def test_each_comment_tells_the_range_that_is_checked() -> None:
     numbers = words = 0
     for key, field in (FIELDS | dict(options())).items():
         comment = comments()[key]
-        if choices := get_args(field.annotation):
+        if get_origin(field.annotation) is Literal:
             words += 1
-            assert [part.split()[0] for part in comment.split(" | ")] == list(map(str, choices))
+            choices = [str(choice) for choice in get_args(field.annotation)]
+            assert [part.split()[0] for part in comment.split(" | ")] == choices
         elif field.annotation in (int, float) or "characters" in comment:
             numbers += 1
             assert told(comment) == bounds(field), key
         else:
-            assert field.annotation in (str, bool), key
+            assert field.annotation in (str, bool, list[float]), key
     assert numbers >= 30
     assert words >= 5
 
@@ -505,3 +517,19 @@ def test_an_old_name_is_refused_with_the_new_one(key: str, file: Path) -> None:
     with pytest.raises(ParamsError, match=rf"{key}: its name is {RENAMED[key]} now$"):
         read_params(file)
     find(document(), RENAMED[key])  # which the file has
+
+
+def test_settings_that_rule_each_other_out(file: Path) -> None:
+    for changes, said in (
+        (
+            {"weights.mean": [0.5], "weights.std": [0.5, 0.5]},
+            "`mean` and `std` must have a number per channel each",
+        ),
+        ({"weights.std": [0.2, 0.0, 0.2]}, "`std` must be above 0"),
+        ({"tensorize.folder.crop_fraction": 0.5}, "a crop_fraction below 1 needs `fit: crop`"),
+        (
+            {"train.model.torchvision": {"pretrained": "yes"}, "train.model.name": "torchvision"},
+            "`pretrained` of torchvision must be true or false",
+        ),
+    ):
+        assert refusal(file, write(file, document(changes))).endswith(f"is not allowed: {said}")

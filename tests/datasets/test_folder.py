@@ -3,6 +3,7 @@
 import hashlib
 import io
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -89,6 +90,7 @@ def make(
         "channels": 1,
         "image_size": SIZE,
         "fit": "pad",
+        "crop_fraction": 1.0,
         "test_fraction": 0.2,
         "unreadable": "error",
     }
@@ -501,9 +503,30 @@ def tensors(dataset: Folder, folder: Path) -> list[str]:
 
 def test_the_tensors_say_how_other_images_are_fitted(tmp_path: Path) -> None:
     write(tmp_path / "images", classes("cat", "dog"))
-    for fit in ("crop", "pad"):
-        tensors(make(tmp_path / "images", fit=fit), tmp_path / fit)
-        assert read_split(tmp_path / fit / "test.safetensors").info.fit == fit
+    for fit, fraction in (("crop", 1.0), ("pad", 1.0), ("crop", 0.875)):
+        folder = tmp_path / f"{fit}{fraction}"
+        tensors(make(tmp_path / "images", fit=fit, crop_fraction=fraction), folder)
+        info = read_split(folder / "test.safetensors").info
+        assert (info.fit, info.crop_fraction) == (fit, fraction)
+
+
+def test_what_the_disk_cannot_hold_is_refused_before_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    what = "10 images of 3 x 1000 x 1000 pixels take 30 MB, twice that until they are split"
+    for free, fits in ((60_000_000, True), (59_999_999, False)):
+        one = usage._replace(free=free)
+        monkeypatch.setattr(shutil, "disk_usage", lambda _, one=one: one)
+        settings = {"channels": 3, "image_size": 1000}
+        if fits:
+            load(classes("cat", "dog"), tmp_path, **settings)
+            assert capsys.readouterr().out == f"tensorize: {what}\n"
+        else:
+            assert refusal({}, tmp_path, **settings) == (
+                f"{tmp_path / 'data'}: {what}, and 60 MB are free on this disk; free some space, "
+                "or lower tensorize.folder.image_size"
+            )
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -170,7 +170,7 @@ def main() -> None:
     begin, longest = time.monotonic(), 0.0
     with tempfile.TemporaryDirectory() as folder:
         project = Project(Path(folder) / "alone", LONG)
-        project.run("dvc", "repro", "tensorize")
+        project.run("dvc", "repro", "tensorize", "weights")
         remove_outputs(project)
         project.stage("train")
         expected = train_outputs(project)

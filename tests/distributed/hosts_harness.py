@@ -47,6 +47,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         alone = Project(Path(folder) / "alone", SETTINGS)
         shutil.copy(DROPOUT_NETWORK, alone.root / "src/image_pipeline/models")
+        alone.stage("weights")
         write_images(alone, paths.TRAIN_TENSORS, IMAGES)
         write_images(alone, paths.VALIDATION_TENSORS, VALIDATION_IMAGES)
         with hosts_with(alone, Path(folder), max(HOSTS)) as hosts:

@@ -23,7 +23,7 @@ PAGE = (ROOT / "docs" / "machines.md").read_text(encoding="utf-8")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """Return a project that has trained on one host, for as many epochs as the others will."""
     project = Project(tmp_path_factory.mktemp("alone") / "project", LONG)
-    project.run("dvc", "repro", "tensorize")
+    project.run("dvc", "repro", "tensorize", "weights")
     remove_outputs(project)
     project.stage("train")
     return project

@@ -5,14 +5,17 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from huggingface_hub import EvalResult, ModelCard
+from PIL import Image
 
 from image_pipeline.common import paths
 from image_pipeline.exporting.page import render
 from image_pipeline.exporting.provenance import PROVENANCE, get_provenance
 from image_pipeline.exporting.run_metrics import read_run_metrics
 from image_pipeline.modeling import model_card
+from image_pipeline.reading.pixels import PixelSettings, decode
 from image_pipeline.tensors.tensor_files import DatasetInfo
 from project import ROOT
 from refusals import refusal
@@ -67,14 +70,20 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def page(dataset: str = "mnist", license_: str = "cc-by-sa-3.0", onnx: bool = True) -> str:
+def page(
+    dataset: str = "mnist",
+    license_: str = "cc-by-sa-3.0",
+    onnx: bool = True,
+    **changes: Any,
+) -> str:
     card = model_card.ModelCard(
         network="mlp",
         source="0" * 64,
         input_shape=(1, 28, 28),
-        data=DatasetInfo(dataset, NAMES, (0.25,), (0.5,)),
+        data=changes.pop("data", DatasetInfo(dataset, NAMES, (0.25,), (0.5,))),
         augmentation=AUGMENTATION,
         options={"hidden_sizes": [12, 8]},
+        **changes,
     )
     metrics = read_run_metrics(NAMES)
     return render(card, get_provenance(dataset), metrics, license_, 1234, "ab" * 32, onnx=onnx)
@@ -201,3 +210,37 @@ def test_every_data_set_has_a_provenance() -> None:
 def test_an_invalid_file_is_named(path: Path, content: bytes, stage: str) -> None:
     path.write_bytes(content)
     assert f"run `dvc repro --force {stage}`" in refusal(path, lambda _: page())
+
+
+@pytest.mark.usefixtures("folder")
+def test_the_weights_that_training_started_from_are_named() -> None:
+    weights = model_card.WeightsProvenance("A_network", "https://a.org/b", "mit", "cd" * 32)
+    text = " ".join(page("folder", "other", weights=weights).split())
+    assert (
+        "Training started from A\\_network (<https://a.org/b>), a file with the SHA-256 "
+        f"`{'cd' * 32}`. Images are normalised as for these weights: with the mean 0.25 and the "
+        "standard deviation 0.5."
+    ) in text
+    assert "no licence is stated. Weights that training started from: `mit`." in text
+    own = model_card.WeightsProvenance("mine.pth", "", "other", "cd" * 32)
+    text = " ".join(page(weights=own).split())
+    assert "Training started from mine.pth, a file with" in text
+    assert text.count("Weights that training started from: `other`.") == 1
+    assert "started from" not in page()
+
+
+@pytest.mark.usefixtures("folder")
+def test_the_page_crops_as_the_training_images_were_cropped(tmp_path: Path) -> None:
+    """Its code gives the pixels that `decode` gives, but for the rounding of the resampling."""
+    data = DatasetInfo("folder", NAMES, (0.25,), (0.5,), "crop", crop_fraction=0.875)
+    text = page("folder", "other", data=data)
+    assert "the middle of each photograph: a square of\n87.5% of the shorter side" in text
+    code = text.split("```python\n")[1].split("```")[0]
+    ramp = np.add.outer(np.arange(90), np.arange(64)).astype(np.uint8)
+    Image.fromarray(ramp).save(tmp_path / "image.png")
+    found: dict[str, Any] = {}
+    exec(code, found)
+    content = (tmp_path / "image.png").read_bytes()
+    pixels, _ = decode(content, PixelSettings(1, 28, "crop", crop_fraction=0.875))
+    expected = np.frombuffer(pixels, np.uint8).reshape(1, 1, 28, 28)
+    assert np.abs(found["images"].astype(int) - expected).max() <= 1

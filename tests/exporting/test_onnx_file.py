@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from image_pipeline.exporting.check import compare, open_session
 from image_pipeline.exporting.onnx_file import build_metadata, to_onnx
 from image_pipeline.exporting.provenance import get_provenance
 from image_pipeline.modeling import networks
-from image_pipeline.modeling.model_card import ModelCard
+from image_pipeline.modeling.model_card import ModelCard, WeightsProvenance
 from image_pipeline.modeling.model_file import read_model, write_model
 from image_pipeline.tensors.tensor_files import DatasetInfo, Split
 from project import ROOT
@@ -158,6 +159,16 @@ def test_metadata_and_interface_of_the_file(tmp_path: Path) -> None:
     assert not proto.producer_version
     for secret in (str(ROOT), str(tmp_path), torch.__version__, ".py"):
         assert secret.encode() not in content
+
+
+def test_the_metadata_name_the_initial_weights(tmp_path: Path) -> None:
+    _, card = write_and_read(tmp_path / "model.safetensors", "mlp")
+    initial = WeightsProvenance("w.pth", "https://a.org", "mit", "cd" * 32)
+    for weights, said in ((None, None), (initial, "w.pth, licence mit")):
+        metadata = build_metadata(
+            replace(card, weights=weights), get_provenance("mnist"), "other", "ab" * 32
+        )
+        assert metadata.get("initial_weights") == said
 
 
 IN_A_PROCESS = """

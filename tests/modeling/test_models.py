@@ -10,7 +10,7 @@ from torch import nn
 from image_pipeline import models
 from image_pipeline.common.errors import NetworkError
 from image_pipeline.modeling import networks
-from image_pipeline.models import resnet
+from image_pipeline.models import efficientnet_lite0, resnet
 
 MNIST = (1, 28, 28)
 
@@ -90,7 +90,7 @@ def test_the_shapes_of_the_cnns_parameters() -> None:
     }
 
 
-@pytest.mark.parametrize("name", networks.names())
+@pytest.mark.parametrize("name", sorted({*networks.names()} - {"torchvision"}))  # colour only
 @pytest.mark.parametrize(("shape", "classes"), [((1, 28, 28), 2), ((3, 97, 64), 100)])
 def test_each_network_accepts_images_of_any_size(
     name: str, shape: tuple[int, int, int], classes: int
@@ -183,16 +183,96 @@ def test_a_state_that_is_no_tensor(folder: Path) -> None:
     )
 
 
+def test_a_function_may_build_the_network(folder: Path) -> None:
+    write(folder, "linear", "return 0")
+    begin = "from torch import nn\n\n\ndef Model(shape, classes, *, bias: bool = True):\n    "
+    layers = "nn.Sequential(nn.Flatten(), nn.Linear(784, classes, bias))"
+    (folder / "linear.py").write_text(f"{begin}return {layers}\n")
+    assert shapes(networks.build("linear", {"bias": False}, MNIST, 3)) == {"1.weight": (3, 784)}
+    sys.modules.pop(f"{models.__name__}.linear")
+    (folder / "linear.py").write_text(f"{begin}return lambda images: images\n")
+    with pytest.raises(NetworkError, match="`Model` returned a function, not an "):
+        networks.build("linear", {}, MNIST, 3)
+
+
 def test_a_name_without_a_file_or_a_model(folder: Path) -> None:
     with pytest.raises(NetworkError) as caught:
         networks.build("resnte", {}, MNIST, 10)
     assert str(caught.value).startswith("train.model.name: no network `resnte` in ")
-    assert str(caught.value).endswith("; the networks are cnn, mlp, resnet")
+    assert str(caught.value).endswith(", mlp, resnet, torchvision")
     (folder / "empty.py").write_text("")
     with pytest.raises(
         NetworkError, match=r"empty.py: no `class Model\(nn.Module\)` in this file$"
     ):
         networks.build("empty", {}, MNIST, 10)
+
+
+def wave(count: int, factor: int, period: int) -> torch.Tensor:
+    """Return numbers that repeat with a period, around 0."""
+    return ((torch.arange(count) * factor) % period).float() / period - 0.5
+
+
+def test_efficientnet_lite0_computes_what_the_published_network_does() -> None:
+    """Logits of the package efficientnet-lite-pytorch 0.1.0, for weights and images by a formula.
+
+    From 32 pixels, layers see 16, 8, 4, 2 and 1: every padding there is, on one side and on both.
+    """
+    model = networks.build("efficientnet_lite0", {}, (3, 32, 32), 4).eval()
+    assert len(model.state_dict()) == 296
+    assert sum(weights.numel() for weights in model.parameters()) == 3_371_008 + 4 * 1281
+    for number, (name, tensor) in enumerate(model.state_dict().items()):
+        values = wave(tensor.numel() + number, 37, 101)[number:].reshape(tensor.shape)
+        if tensor.dim() > 1:
+            tensor.copy_(values * (12 / tensor[0].numel()) ** 0.5)
+        elif not name.endswith("num_batches_tracked"):
+            tensor.copy_(values + name.endswith(("running_var", "weight")))
+    images = (((torch.arange(2 * 3 * 32 * 32) * 53) % 211).float() / 105 - 1).reshape(2, 3, 32, 32)
+    with torch.no_grad():
+        logits = model(images)
+    published = [[-4.0311, -6.6202, -9.1103, -7.5992], [-4.0394, -6.6273, -9.1121, -7.5822]]
+    assert torch.allclose(logits, torch.tensor(published), atol=2e-3)
+
+
+def test_efficientnet_lite0s_published_weights() -> None:
+    weights = efficientnet_lite0.pretrained()
+    assert weights.sha256.startswith("57934424")  # as the file's name says
+    assert weights.license == "apache-2.0"
+    assert torch.allclose(torch.tensor(weights.mean) * 255, torch.tensor(127.0))
+    assert torch.allclose(torch.tensor(weights.std) * 255, torch.tensor(128.0))
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "head"),
+    [
+        ("mlp", {}, "output"),
+        ("cnn", {}, "output"),
+        ("resnet", {}, "output"),
+        ("efficientnet_lite0", {}, "_fc"),
+        ("torchvision", {"name": "squeezenet1_1"}, "classifier.1"),  # a 1x1 convolution
+        ("torchvision", {"name": "mobilenet_v3_small"}, "classifier.3"),
+        ("torchvision", {"name": "vit_b_32"}, "heads.head"),
+    ],
+)
+def test_the_head_is_the_last_layer(name: str, options: dict[str, object], head: str) -> None:
+    with torch.device("meta"):
+        model = networks.build(name, options, (3, 64, 64), 7, dry_run=False)
+    assert networks.head(model, 7) == head
+    layer = model.get_submodule(head)
+    assert {len(weights) for weights in layer.parameters()} == {7}
+    assert networks.head(model, 5) is None
+
+
+def test_torchvisions_networks_by_name() -> None:
+    model = networks.build("torchvision", {"name": "resnet18"}, (3, 64, 64), 7)
+    assert sum(weights.numel() for weights in model.parameters()) == 11_176_512 + 7 * 513
+    for shape, options, said in (
+        ((3, 64, 64), {"name": "resnet19"}, "torchvision.models has no classification network 're"),
+        ((1, 64, 64), {}, "torchvision's networks take colour images"),
+        ((3, 64, 65), {"name": "vit_b_32"}, "Wrong image width"),
+        ((3, 64, 64), {"depth": 18}, "depth: unknown option; the options are name, weights"),
+    ):
+        with pytest.raises(NetworkError, match=said):
+            networks.build("torchvision", options, shape, 7)
 
 
 def test_images_too_small_for_the_cnn() -> None:

@@ -19,6 +19,7 @@ CHOSEN = {
         "src/image_pipeline/datasets/${download.dataset}.py"
     ),
     "src/image_pipeline/modeling/networks.py": "src/image_pipeline/models/${train.model.name}.py",
+    "src/image_pipeline/pretrained/fetch.py": "src/image_pipeline/models/${train.model.name}.py",
     "src/image_pipeline/augmenting/custom.py": (
         "src/image_pipeline/augmentations/${train.augmentation.custom}.py"
     ),

@@ -24,7 +24,7 @@ from ruamel.yaml.error import YAMLError
 
 from project import OUTPUT_FOLDERS, SHARED_MNIST, SMALL, Project
 
-STAGES = ("download", "tensorize", "train", "evaluate", "plot", "export")
+STAGES = ("download", "tensorize", "weights", "train", "evaluate", "plot", "export")
 DVC_ITSELF = "dvc"  # as an aim: while DVC starts, before any stage
 AIMS = (DVC_ITSELF, *STAGES)
 POLL = 0.01  # seconds

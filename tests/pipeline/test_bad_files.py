@@ -38,6 +38,10 @@ def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1])
 
 
+def garble(path: Path) -> None:
+    path.write_bytes(b"{")
+
+
 def dangle(path: Path) -> None:
     path.unlink()
     path.symlink_to("nowhere")
@@ -63,6 +67,7 @@ CASES: list[tuple[str, str, Damage, str, str]] = [
     # stage, file, damage, cause, the stage to run anew
     ("tensorize", RAW, truncate, "not a valid gzip file (", "--force download"),
     ("train", VALIDATION, dangle, "not found", "tensorize"),
+    ("train", "data/weights/weights.json", garble, "not valid (", "--force weights"),
     ("evaluate", TEST, other_shape, "images of shape (1, 27, 28), but the model expects", ""),
     ("plot", PREDICTIONS, shorten, " rows for the 360 images of data/tens", "--force evaluate"),
 ]
@@ -80,7 +85,7 @@ def files(project: Project) -> dict[str, bytes | None]:
 @pytest.mark.parametrize(
     ("stage", "name", "damage", "cause", "remedy"),
     CASES,
-    ids=[stage for stage, *_ in CASES],
+    ids=[name for _, name, *_ in CASES],
 )
 def test_a_bad_file_ends_the_stage_in_one_line(
     stage: str, name: str, damage: Damage, cause: str, remedy: str, done: Project

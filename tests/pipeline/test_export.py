@@ -61,7 +61,7 @@ def mnist(tmp_path_factory: pytest.TempPathFactory) -> Project:
     require(SHARED_MNIST.is_dir(), "a copy of MNIST in ../shared")
     project = Project(tmp_path_factory.mktemp("mnist") / "project", {"train.epochs": 1})
     (project.root / "src/image_pipeline/models/own.py").write_text(f"{HEAD}{HYBRID}")
-    for stage in ("download", "tensorize"):
+    for stage in ("download", "tensorize", "weights"):
         project.stage(stage, env={"DATASET_MIRROR": str(SHARED_MNIST)})
     keep_few(project, {"train": 5000, "validation": 1000})  # of the test split, all
     return project

@@ -225,7 +225,7 @@ def tensors(tmp_path_factory: pytest.TempPathFactory) -> Project:
     for name, code in {**NETWORKS, "versioned": VERSIONED, "unproved": UNPROVED}.items():
         path = project.root / "src" / "image_pipeline" / "models" / f"{name}.py"
         path.write_text(f'"""A network that this project does not know."""\n{HEAD}{code}')
-    for stage in ("download", "tensorize"):
+    for stage in ("download", "tensorize", "weights"):
         project.stage(stage)
     keep_few(project, IMAGES)
     return project

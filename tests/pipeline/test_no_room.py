@@ -18,6 +18,7 @@ RESTORE = (
 STAGES_THAT_WRITE = {
     "download": "data/raw",
     "tensorize": "data/tensors",
+    "weights": "data/weights",
     "train": "models",
     "evaluate": "plots",
     "plot": "plots",

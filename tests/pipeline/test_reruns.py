@@ -62,6 +62,6 @@ def test_an_edit_reruns_what_the_table_says(path: str, project: Project) -> None
     assert stages_changed_by(project, path) == ROWS[path]
 
 
-@pytest.mark.parametrize("path", ["src/image_pipeline/training/params.py"])
-def test_a_docstring_in_the_schema_of_train_reruns_train_alone(path: str, project: Project) -> None:
-    assert stages_changed_by(project, path) == {"train"}
+def test_a_docstring_in_the_schema_of_train_reruns_what_reads_its_block(project: Project) -> None:
+    path = "src/image_pipeline/training/params.py"
+    assert stages_changed_by(project, path) == {"train", "weights"}

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from image_pipeline.common.errors import ParamsError
+from image_pipeline.common.schema import Fit
 from image_pipeline.modeling.model_card import ModelCard
 from image_pipeline.prediction.preprocessing import Preprocessor
 from image_pipeline.reading.pixels import PixelSettings, decode, decode_whole
@@ -17,12 +18,15 @@ PHOTOGRAPH = image_file(RNG.integers(0, 256, (40, 90, 3), np.uint8), "JPEG")
 CLOTHES = ("shirt", "shoe")
 
 
-@pytest.mark.parametrize("fit", ["pad", "crop"])
+@pytest.mark.parametrize(("fit", "fraction"), [("pad", 1.0), ("crop", 1.0), ("crop", 0.5)])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_as_trained_processes_images_as_tensorize_does(fit: str, channels: int) -> None:
-    card = make_card("folder", (channels, 32, 32), CLOTHES, fit=fit)
+def test_as_trained_processes_images_as_tensorize_does(
+    fit: Fit, fraction: float, channels: int
+) -> None:
+    card = make_card("folder", (channels, 32, 32), CLOTHES, fit=fit, crop_fraction=fraction)
     pixels, mode = Preprocessor.for_model(card)(PHOTOGRAPH)
-    assert pixels == decode(PHOTOGRAPH, PixelSettings(channels, 32, fit))[0]  # type: ignore[arg-type]
+    settings = PixelSettings(channels, 32, fit, crop_fraction=fraction)
+    assert pixels == decode(PHOTOGRAPH, settings)[0]
     assert mode == "as-trained"
 
 

@@ -184,6 +184,25 @@ def test_cropping_takes_the_middle() -> None:
     )
 
 
+def test_cropping_takes_a_fraction_of_the_shorter_side() -> None:
+    image = np.zeros((8, 12), np.uint8)
+    image[2:6, 4:8] = RAMP
+    half = PixelSettings(1, 4, "crop", crop_fraction=0.5)
+    assert np.array_equal(pixels(encoded(Image.fromarray(image)), half)[0], RAMP)
+    # A square of the right size is cropped, too, and enlarged.
+    square = np.zeros((4, 4), np.uint8)
+    square[1:3, 1:3] = 200
+    assert pixels(encoded(Image.fromarray(square)), half)[0, 1:3, 1:3].min() >= 199
+
+
+def test_a_jpeg_is_not_decoded_at_a_size_below_what_its_crop_needs() -> None:
+    """Decoded at a half, checks of one pixel would become a grey area."""
+    checks = (np.indices((800, 800)).sum(0) % 2 * 255).astype(np.uint8)
+    content = encoded(Image.fromarray(checks), "JPEG", quality=95)
+    found = pixels(content, PixelSettings(1, 80, "crop", crop_fraction=0.1))[0]
+    assert np.abs(found.astype(int) - checks[360:440, 360:440]).mean() < 20
+
+
 def test_the_first_frame_counts() -> None:
     frames = [Image.new("L", (4, 4), shade) for shade in (30, 200)]
     content = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])

@@ -109,6 +109,7 @@ LETTERS = st.characters(categories=["L", "N"])
     mean=st.floats(0, 1),
     fit=st.sampled_from(["pad", "crop"]),
     bits=st.sampled_from(get_args(Bits)),
+    fraction=st.sampled_from([1.0, 0.875, 1 / 3]),
 )
 @quick
 def test_any_split_is_read_back_by_safetensors_itself(
@@ -118,14 +119,15 @@ def test_any_split_is_read_back_by_safetensors_itself(
     mean: float,
     fit: Fit,
     bits: Bits,
+    fraction: float,
     file: Path,
 ) -> None:
     rng = np.random.default_rng(count)
     images = rng.integers(0, 256, (count, *shape), np.uint8)
     labels = rng.integers(0, len(names), count)
     statistics = (round(mean, 8),) * shape[0], (round(mean, 8) or 1.0,) * shape[0]
-    description = DatasetInfo("toy", tuple(names), *statistics, fit, bits)
-    with open_split_writer(file, count, shape, "toy", tuple(names), bits) as writer:
+    description = DatasetInfo("toy", tuple(names), *statistics, fit, bits, fraction)
+    with open_split_writer(file, count, shape, "toy", tuple(names), bits, fraction) as writer:
         writer.append(images, labels)
         writer.finish(description)
     found = load_file(file)
@@ -302,7 +304,7 @@ values = st.recursive(
 
 
 @quick
-@given(key=st.sampled_from(sorted(DESCRIPTION)), value=values)
+@given(key=st.sampled_from(sorted([*DESCRIPTION, "crop_fraction"])), value=values)
 def test_any_description(key: str, value: Any, file: Path) -> None:
     file.write_bytes(split(**{key: value}))
     every_reader_takes_or_refuses(file)

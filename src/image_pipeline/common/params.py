@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from image_pipeline.evaluation.params import EvaluateParams
     from image_pipeline.exporting.params import ExportParams
     from image_pipeline.plotting.params import PlotParams
+    from image_pipeline.pretrained.params import WeightsParams
     from image_pipeline.tensorizing.params import TensorizeParams
     from image_pipeline.training.params import TrainParams
 
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 ROOMS = {
     "DownloadParams": "downloading",
     "TensorizeParams": "tensorizing",
+    "WeightsParams": "pretrained",
     "TrainParams": "training",
     "EvaluateParams": "evaluation",
     "PlotParams": "plotting",
@@ -65,6 +67,7 @@ class Params(Block):
 
     download: "DownloadParams"
     tensorize: "TensorizeParams"
+    weights: "WeightsParams"
     train: "TrainParams"
     evaluate: "EvaluateParams"
     plot: "PlotParams"

@@ -5,6 +5,7 @@ from pathlib import Path
 PARAMS = Path("params.yaml")
 
 RAW = Path("data/raw")
+WEIGHTS = Path("data/weights")
 TENSORS = Path("data/tensors")
 TRAIN_TENSORS = TENSORS / "train.safetensors"
 VALIDATION_TENSORS = TENSORS / "validation.safetensors"

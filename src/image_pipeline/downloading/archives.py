@@ -17,7 +17,6 @@ from image_pipeline.common.errors import DataError, one_line
 from image_pipeline.common.files import atomic_write
 from image_pipeline.downloading import sources
 from image_pipeline.downloading.clutter import count_by_name, is_clutter
-from image_pipeline.downloading.unsupported import describe_contents
 from image_pipeline.downloading.sources import (
     AGAIN,
     Entry,
@@ -26,6 +25,7 @@ from image_pipeline.downloading.sources import (
     refuse,
     too_many_entries,
 )
+from image_pipeline.downloading.unsupported import describe_contents
 
 MAX_FILE_BYTES = 1 << 30  # of one file
 MAX_NAME_BYTES = 4096  # of a path

@@ -42,6 +42,7 @@ class RawDataset:
         skipped: unreadable image files that were left out.
         fit: how a new image of another size is brought to the images' shape.
         bits: of the values of 16-bit image files; see `image_pipeline.reading.sixteen_bits`.
+        crop_fraction: share of a new image's shorter side that `crop` keeps.
     """
 
     class_names: tuple[str, ...]
@@ -50,6 +51,7 @@ class RawDataset:
     skipped: int = 0
     fit: Fit = "pad"
     bits: Bits = 16
+    crop_fraction: float = 1.0
 
 
 class Dataset(Protocol):

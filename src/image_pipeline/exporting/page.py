@@ -57,6 +57,9 @@ def render(
         metadata=_hub_metadata(card, source, metrics, license_, onnx=onnx).to_yaml(line_break="\n"),
         source=source,
         network=card.network,
+        initial=card.weights,
+        data_info=card.data,
+        bleed=round((1 - card.data.crop_fraction) / 2, 6),
         options=card.options,
         augmentation={
             key: value

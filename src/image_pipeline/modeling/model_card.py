@@ -39,6 +39,27 @@ class OodThresholds:
 
 
 @dataclass(frozen=True)
+class WeightsProvenance:
+    """The published weights that training started from.
+
+    Attributes:
+        name: what they are.
+        source: address of the page that describes them; empty if there is none.
+        license: its name.
+        sha256: of their file.
+    """
+
+    name: str
+    source: str
+    license: str
+    sha256: str
+
+    def __post_init__(self) -> None:
+        if not all(isinstance(value, str) and value.isprintable() for value in vars(self).values()):
+            raise ValueError("what it says of its initial weights is not printable text")
+
+
+@dataclass(frozen=True)
 class ModelCard:
     """A model's architecture, preprocessing and training data.
 
@@ -53,6 +74,7 @@ class ModelCard:
         ood: thresholds beyond which an image counts as out-of-distribution; None: never.
         versions: what PyTorch records of a layer's state, by the layer's name: its version, by
             which newer code migrates it. Only layers whose state is not of version 1.
+        weights: that training started from; None: random ones.
     """
 
     network: str
@@ -64,6 +86,7 @@ class ModelCard:
     first_layer: str | None = None
     ood: OodThresholds | None = None
     versions: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    weights: WeightsProvenance | None = None
 
     def check_fits(self, path: Path, split: Split | Sample) -> None:
         """Check that the split read from `path` has the model's image shape and classes.
@@ -86,8 +109,11 @@ class ModelCard:
     def to_metadata(self) -> dict[str, str]:
         """Return the card as metadata of a safetensors file, under a single key."""
         values = asdict(self) | {"data": self.data.to_values()}
-        if not self.versions:  # files of networks that have none keep the bytes they always had
+        # Files of models that have none keep the bytes they always had.
+        if not self.versions:
             del values["versions"]
+        if self.weights is None:
+            del values["weights"]
         return {METADATA_KEY: json.dumps(values, sort_keys=True)}
 
     @classmethod
@@ -112,6 +138,9 @@ class ModelCard:
                 versions={
                     layer: dict(recorded) for layer, recorded in values.get("versions", {}).items()
                 },
+                weights=WeightsProvenance(**weights)
+                if (weights := values.get("weights"))
+                else None,
             )
             if not NETWORK_NAME.fullmatch(card.network) or not SHA256.fullmatch(card.source):
                 raise ValueError("invalid network name or hash")

@@ -1,14 +1,18 @@
 """Builds a network by name: `class Model(nn.Module)` in a file of `image_pipeline.models`.
 
-The constructor takes `shape` (channels, height, width), `classes` and keyword options, which are
-the block `train.model.<name>` of params.yaml. `forward` maps normalised images float32
-`[B, C, H, W]` to logits float32 `[B, classes]`. docs/networks.md has a complete example.
+A function `Model` that returns a module does as well. It takes `shape` (channels, height, width),
+`classes` and keyword options, which are the block `train.model.<name>` of params.yaml. `forward`
+maps normalised images float32 `[B, C, H, W]` to logits float32 `[B, classes]`. docs/networks.md has
+a complete example.
+
+A network that can start from published weights has a function `pretrained` beside its `Model`; see
+`image_pipeline.pretrained.fetch`.
 """
 
 import hashlib
 import inspect
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -23,6 +27,7 @@ from image_pipeline.modeling.options import check_options
 
 FOLDER = Path(models.__file__).parent
 DRY_RUN_IMAGES = 2  # batch norm needs more than one
+BUILD_ERRORS = ArithmeticError, AssertionError, LookupError, RuntimeError, TypeError, ValueError
 NO_MEMORY = "allocate memory"  # in the message of torch's allocator: not the network's mistake
 
 
@@ -69,7 +74,7 @@ def build(
         network = getattr(import_module(f"{models.__name__}.{name}"), "Model", None)
     except (ModuleNotFoundError, SyntaxError) as error:
         raise NetworkError(f"{shown(name)}: cannot be imported: {one_line(error)}") from error
-    if not (inspect.isclass(network) and issubclass(network, nn.Module)):
+    if not callable(network) or (inspect.isclass(network) and not issubclass(network, nn.Module)):
         raise NetworkError(f"{shown(name)}: no `class Model(nn.Module)` in this file")
     try:
         checked = check_options(f"train.model.{name}", network, options)
@@ -77,11 +82,13 @@ def build(
         raise NetworkError(str(error)) from None
     try:
         model: nn.Module = network(shape, classes, **checked)
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"`Model` returned a {type(model).__name__}, not an nn.Module")
         if not dry_run and not any(map(is_lazy, model.parameters())):
             return model
         with torch.no_grad():
             logits = model.eval()(torch.zeros(DRY_RUN_IMAGES, *shape))
-    except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+    except BUILD_ERRORS as error:
         if NO_MEMORY in str(error) or isinstance(error, NotImplementedError):
             raise
         where = error_line(name, error)
@@ -108,6 +115,30 @@ def build(
                 f"{type(value).__name__}; use `register_buffer` instead of `get_extra_state`"
             )
     return model.train()
+
+
+def weight_names(name: str) -> Callable[[str], str | None]:
+    """Return what maps a weight's name in published files to its name in the network.
+
+    It is the function `weight_name` of the network's file, and maps to None what the network does
+    not have; where there is none, the names are the same.
+    """
+    module = import_module(f"{models.__name__}.{name}")
+    return getattr(module, "weight_name", lambda published: published)
+
+
+def head(model: nn.Module, classes: int) -> str | None:
+    """Return the name of the last layer, which yields the logits; its input are the features.
+
+    It is the last dense layer, or 1x1 convolution, with an output per class; None if there is none.
+    """
+    found = None
+    for name, layer in model.named_modules():
+        dense = isinstance(layer, nn.Linear) and layer.out_features == classes
+        pointwise = isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1)
+        if dense or (pointwise and layer.out_channels == classes):
+            found = name
+    return found
 
 
 def first_layer(model: nn.Module, shape: tuple[int, int, int]) -> str | None:

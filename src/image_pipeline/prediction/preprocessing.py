@@ -64,7 +64,8 @@ class Preprocessor:
                     "in MNIST's format; leave --prepare out"
                 )
             mode = "as-trained"
-        pixels = PixelSettings(channels, height, card.data.fit, card.data.bits)
+        data = card.data
+        pixels = PixelSettings(channels, height, data.fit, data.bits, data.crop_fraction)
         return cls(pixels, mode, deskew)
 
     def __call__(self, content: bytes) -> tuple[bytes, AppliedMode]:

@@ -1,6 +1,7 @@
 """A tar file of image files in class folders, decoded to splits."""
 
 import os
+import shutil
 import sys
 import tempfile
 from array import array
@@ -42,7 +43,12 @@ def read_image_folder(
         DataError: the folders are not laid out as expected; or a file is not a readable image,
             unless such files may be skipped.
     """
-    pixel_settings = PixelSettings(settings.channels, settings.image_size, settings.fit)
+    pixel_settings = PixelSettings(
+        settings.channels,
+        settings.image_size,
+        settings.fit,
+        crop_fraction=settings.crop_fraction,
+    )
     names, locations, folders = _list_files(path)
     layout = read_layout(folders, source)
     if layout.unlabelled and settings.unreadable == "error":
@@ -57,9 +63,10 @@ def read_image_folder(
     in_test = np.array([test for _, test in meanings], bool)
     has_suffix = np.array([_is_image(name) for name in names], bool)
     candidates = np.flatnonzero((labels >= 0) & has_suffix)
+    size = max(1, len(candidates) * pixel_settings.bytes_per_image)
+    _check_room(path.parent.parent, len(candidates), size, pixel_settings)
 
     with path.open("rb") as tar, tempfile.TemporaryFile(dir=path.parent.parent) as decoded:
-        size = max(1, len(candidates) * pixel_settings.bytes_per_image)
         if hasattr(os, "posix_fallocate"):
             os.posix_fallocate(decoded.fileno(), 0, size)  # fails now if the disk is too full
         offsets, sizes = locations[candidates].T
@@ -93,7 +100,8 @@ def read_image_folder(
         _split(pixels, positions[chosen], labels[chosen], class_names)
         for chosen in (~in_test, in_test)
     )
-    return RawDataset(class_names, train, test, len(unusable), settings.fit, result.bits)
+    skipped, fraction = len(unusable), settings.crop_fraction
+    return RawDataset(class_names, train, test, skipped, settings.fit, result.bits, fraction)
 
 
 def _leave_out(
@@ -111,6 +119,22 @@ def _leave_out(
             file=sys.stderr,
         )
     return [names[index] for index in np.flatnonzero(~stray)], locations[~stray]
+
+
+def _check_room(folder: Path, count: int, size: int, settings: PixelSettings) -> None:
+    """Say how large the decoded images will be, and refuse what the disk cannot hold.
+
+    They are there twice until the end: as decoded, and as the splits' tensors.
+    """
+    shape = " x ".join(map(str, settings.shape))
+    what = f"{count:,} images of {shape} pixels take {size / 1e6:,.0f} MB"
+    free = shutil.disk_usage(folder).free
+    if free < 2 * size:
+        raise DataError(
+            f"{folder}: {what}, twice that until they are split, and {free / 1e6:,.0f} MB are free "
+            "on this disk; free some space, or lower tensorize.folder.image_size"
+        )
+    print(f"tensorize: {what}, twice that until they are split")
 
 
 def _describe_unusable(

@@ -9,6 +9,7 @@ doubles, rounded once. That holds for the bicubic filter: a Lanczos filter would
 library's sine, whose last bit may depend on the processor.
 """
 
+import math
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -37,12 +38,14 @@ class PixelSettings:
         fit: `pad` keeps the whole image and adds a border; `crop` keeps the centre that fills the
             square.
         bits: of the values of 16-bit images; see `image_pipeline.reading.sixteen_bits`.
+        crop_fraction: share of the shorter side that `crop` keeps; 1 fills the square.
     """
 
     channels: int
     size: int
     fit: Fit
     bits: Bits = 16
+    crop_fraction: float = 1.0
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -73,7 +76,8 @@ def decode(content: bytes, settings: PixelSettings) -> tuple[bytes, int | None]:
 
     def min_size(size: tuple[int, int]) -> tuple[int, int]:
         width, height = _scaled(size, settings)
-        return 4 * width, 4 * height
+        scale = 4 / settings.crop_fraction
+        return math.ceil(scale * width), math.ceil(scale * height)
 
     image, highest = _open_upright(content, settings.channels, settings.bits, min_size)
     return b"".join(band.tobytes() for band in _fit(image, settings).split()), highest
@@ -182,11 +186,11 @@ def _scaled(size: tuple[int, int], settings: PixelSettings) -> tuple[int, int]:
 
 def _fit(image: Image.Image, settings: PixelSettings) -> Image.Image:
     square = settings.size, settings.size
-    if image.size == square:
+    if image.size == square and settings.crop_fraction == 1:
         return image
     width, height = image.size
     if settings.fit == "crop":
-        side = min(width, height)
+        side = min(width, height) * settings.crop_fraction
         left, top = (width - side) / 2, (height - side) / 2
         box = left, top, left + side, top + side
         return image.resize(square, Image.Resampling.BICUBIC, box, REDUCING_GAP)

@@ -62,7 +62,15 @@ def tensorize(
     ):
         writers = {
             split: files.enter_context(
-                open_split_writer(path, size, shape, name, dataset.class_names, dataset.bits)
+                open_split_writer(
+                    path,
+                    size,
+                    shape,
+                    name,
+                    dataset.class_names,
+                    dataset.bits,
+                    dataset.crop_fraction,
+                )
             )
             for split, path, size in zip(SPLITS, split_paths, sizes, strict=True)
         }
@@ -83,8 +91,14 @@ def tensorize(
         start = 0
         for images in dataset.test.chunks():
             add("test", images, dataset.test.labels[start : (start := start + len(images))])
-        mean, std = statistics.mean_and_std()
-        info = DatasetInfo(name, dataset.class_names, mean, std, dataset.fit, dataset.bits)
+        info = DatasetInfo(
+            name,
+            dataset.class_names,
+            *statistics.mean_and_std(),
+            dataset.fit,
+            dataset.bits,
+            dataset.crop_fraction,
+        )
         for writer in writers.values():
             writer.finish(info)
         table = report.table()

@@ -40,6 +40,7 @@ class DatasetInfo:
         mean, std: of the training split's pixels, per channel, in units of 255.
         fit: how a new image of another size is brought to the images' shape.
         bits: of the values in a new image file of 16 bits; see `image_pipeline.reading`.
+        crop_fraction: share of a new image's shorter side that `crop` keeps.
     """
 
     dataset: str
@@ -48,6 +49,7 @@ class DatasetInfo:
     std: tuple[float, ...]
     fit: Fit = "pad"
     bits: Bits = 16
+    crop_fraction: float = 1.0
 
     @classmethod
     def from_values(cls, values: Mapping[str, Any]) -> "DatasetInfo":
@@ -63,6 +65,7 @@ class DatasetInfo:
             std=tuple(float(value) for value in values["std"]),
             fit=values["fit"],
             bits=values.get("bits", 16),
+            crop_fraction=float(values.get("crop_fraction", 1)),
         )
         if len(set(info.class_names)) != len(info.class_names):
             raise ValueError("two classes with the same name")
@@ -80,13 +83,17 @@ class DatasetInfo:
             raise ValueError("`fit` is neither pad nor crop")
         if not isinstance(info.bits, int) or info.bits not in get_args(Bits):
             raise ValueError(f"`bits` is none of {', '.join(map(str, get_args(Bits)))}")
+        if not 0 < info.crop_fraction <= 1:
+            raise ValueError("`crop_fraction` is not above 0, to 1")
         return info
 
     def to_values(self) -> dict[str, Any]:
-        """Return what `from_values` reads; without `bits` where 16-bit images use all of them."""
+        """Return what `from_values` reads, without `bits` and `crop_fraction` at their defaults."""
         values = asdict(self)
-        if self.bits == 16:
+        if self.bits == 16:  # so that the bytes of other files stay as they were
             del values["bits"]
+        if self.crop_fraction == 1:
+            del values["crop_fraction"]
         return values
 
 
@@ -165,6 +172,7 @@ def open_split_writer(
     dataset: str,
     class_names: tuple[str, ...],
     bits: Bits = 16,
+    crop_fraction: float = 1.0,
 ) -> Iterator[SplitWriter]:
     """Open a split for writing: `append` all its images, then `finish` it.
 
@@ -177,10 +185,11 @@ def open_split_writer(
         dataset: the data set's name.
         class_names: one per class.
         bits: as in `DatasetInfo`.
+        crop_fraction: as in `DatasetInfo`.
     """
     widest = (0.12345678,) * shape[0]  # the statistics are rounded to eight digits
     with atomic_write(path) as file:
-        longest = DatasetInfo(dataset, class_names, widest, widest, "crop", bits)
+        longest = DatasetInfo(dataset, class_names, widest, widest, "crop", bits, crop_fraction)
         yield SplitWriter(file, count, shape, longest)
 
 

@@ -2,16 +2,33 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from image_pipeline.augmenting.params import AugmentationParams
 from image_pipeline.common.schema import Block, Choice, Seed, file_name
 
 
 class ModelParams(Choice):
-    """Which network, and its constructor's keyword arguments."""
+    """Which network, its constructor's keyword arguments, and whether it starts pretrained."""
 
     name: Annotated[str, file_name("models")]
+
+    @model_validator(mode="after")
+    def _pretrained_is_a_switch(self) -> "ModelParams":
+        value = super().options.get("pretrained", False)
+        if not isinstance(value, bool):
+            raise ValueError(f"`pretrained` of {self.name} must be true or false")
+        return self
+
+    @property
+    def pretrained(self) -> bool:
+        """Whether training starts from the weights that the network's file names."""
+        return bool(super().options.get("pretrained", False))
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The constructor's keyword arguments."""
+        return {key: value for key, value in super().options.items() if key != "pretrained"}
 
 
 class FunctionParams(Choice):

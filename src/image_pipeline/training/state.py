@@ -15,6 +15,7 @@ from image_pipeline.modeling.model_file import tensors_of
 from image_pipeline.modeling.options import bind_choice
 from image_pipeline.training.checkpoint import CheckpointFile
 from image_pipeline.training.history import EpochRecord
+from image_pipeline.training.initial_weights import InitialWeights
 from image_pipeline.training.local_group import shared_tensor
 from image_pipeline.training.optimizer import build_optimizer
 from image_pipeline.training.params import TrainParams
@@ -36,21 +37,29 @@ class TrainState:
     """
 
     def __init__(
-        self, params: TrainParams, shape: tuple[int, int, int], classes: int, steps: int
+        self,
+        params: TrainParams,
+        shape: tuple[int, int, int],
+        classes: int,
+        steps: int,
+        initial_weights: InitialWeights | None = None,
     ) -> None:
-        """Build the model with fresh weights, and all that trains it.
+        """Build the model with its initial weights, and all that trains it.
 
         Args:
             params: of the training.
             shape: channels, height and width of an image.
             classes: how many logits there are for an image.
             steps: of the whole training.
+            initial_weights: that all layers but the head start from; None: random ones.
 
         Raises:
             ParamsError: the network, the optimizer or the schedule refuses its options.
+            DataError: the initial weights cannot be read, or are another network's.
             NetworkError: the network's file is not what it should be.
         """
         self._params, self._shape, self._classes, self._steps = params, shape, classes, steps
+        self._initial_weights = initial_weights
         self._build()
 
     def _build(self) -> None:
@@ -61,6 +70,8 @@ class TrainState:
             self.model: nn.Module = networks.build(
                 params.model.name, params.model.options, shape, classes
             )
+            if self._initial_weights:
+                self._initial_weights.load_into(self.model, params.model.name, classes)
         except NetworkError as error:
             if str(error).startswith("train."):
                 raise ParamsError(f"{PARAMS}: {error}") from error

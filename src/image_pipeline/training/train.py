@@ -33,6 +33,7 @@ from image_pipeline.training.checkpoint import CheckpointFile
 from image_pipeline.training.history import EpochRecord
 from image_pipeline.training.host_group import HostGroup
 from image_pipeline.training.host_sync import all_gather_scores, all_gather_step, assert_in_sync
+from image_pipeline.training.initial_weights import InitialWeights
 from image_pipeline.training.loader import MicroBatch, TrainLoader
 from image_pipeline.training.local_group import LocalGroup, shared_array
 from image_pipeline.training.losses import LOSSES
@@ -58,6 +59,7 @@ class Trainer:
         params: TrainParams,
         machine: MachineParams,
         hosts: HostGroup | None = None,
+        initial_weights: InitialWeights | None = None,
     ) -> None:
         """Build the model and all that trains it.
 
@@ -67,18 +69,26 @@ class Trainer:
             params: what decides the result.
             machine: what does not.
             hosts: that train together; None for this one alone.
+            initial_weights: to start from, which also say how images are normalised; None:
+                random ones, and the training split's own mean and standard deviation.
 
         Raises:
             ParamsError: the network, loss, optimizer or schedule refuses its options.
+            DataError: the initial weights cannot be read, or are another network's.
             NetworkError: the network's file is not what it should be.
         """
+        self._weights_note = initial_weights.note(train) if initial_weights else ""
+        if initial_weights:
+            train, validation = map(initial_weights.normalise_like, (train, validation))
         self.train_split, self.validation_split = train, validation
         self.params, self.machine = params, machine
         self.hosts = hosts or HostGroup()
         self.loader = TrainLoader(train, params)
         self.loss = bind_choice(f"{PARAMS}: train.loss", params.loss, LOSSES)
         steps = params.epochs * len(self.loader.batch_sizes)
-        self.state = TrainState(params, train.shape, len(train.info.class_names), steps)
+        self.state = TrainState(
+            params, train.shape, len(train.info.class_names), steps, initial_weights
+        )
         self.card = ModelCard(
             network=params.model.name,
             source=networks.source_hash(params.model.name),
@@ -87,6 +97,7 @@ class Trainer:
             augmentation=params.augmentation.model_dump(exclude_defaults=True),
             options=params.model.options,
             first_layer=networks.first_layer(self.state.model, train.shape),
+            weights=initial_weights.provenance if initial_weights else None,
         )
         self.unverified_ops: dict[str, str] = {}
         self._checked = params.numerics == "fast"  # whether operations were, see check_portability
@@ -101,8 +112,9 @@ class Trainer:
             PipelineError: a loss is not finite.
         """
         self.state.resume(checkpoint)
-        if note := momentum_note(self.state.lr_schedule):
-            tqdm.write(f"train: {note}")
+        for note in (momentum_note(self.state.lr_schedule), self._weights_note):
+            if note:
+                tqdm.write(f"train: {note}")
         self.local = LocalGroup(self.count_processes())
         most = self.loader.max_microbatches
         self.reducer = GradientReducer(self.state.weights, self.local, self.hosts, most)

@@ -1,0 +1,1 @@
+"""Weights to start training from: fetching them, and reading them safely."""

