@@ -1002,6 +1002,7 @@ for _name, _make, _shape in (
     ("conv2d 2x2 of one small image", lambda: nn.Conv2d(1, 2, 2), (1, 1, 4, 4)),
     ("conv2d of one large image", lambda: nn.Conv2d(3, 8, 7, 2, 3), (1, 3, 40, 40)),
     ("conv2d 1x1", lambda: nn.Conv2d(32, 40, 1), (7, 32, 5, 7)),
+    ("conv2d 1x1 of many images", lambda: nn.Conv2d(32, 40, 1), (17, 32, 5, 7)),
     ("conv2d depthwise", lambda: nn.Conv2d(24, 24, 3, padding=1, groups=24), (9, 24, 9, 9)),
     ("conv2d depthwise 7x7", lambda: nn.Conv2d(16, 16, 7, padding=3, groups=16), (5, 16, 9, 9)),
     ("conv2d groups", lambda: nn.Conv2d(16, 32, 3, groups=4), (5, 16, 9, 9)),

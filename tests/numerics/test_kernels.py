@@ -70,6 +70,44 @@ def test_every_product_against_float64_sums(dtype: torch.dtype) -> None:
     assert_close(torch.vdot(a[2], b[:, 1]), plain[2, 1], dtype)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+@pytest.mark.parametrize("count", [1, 3])
+def test_convolutions_by_one_pixel_are_products(
+    dtype: torch.dtype, layout: torch.memory_format, count: int
+) -> None:
+    images = values(count, 5, 3, 4, dtype=dtype).to(memory_format=layout).requires_grad_()
+    weight, bias = values(7, 5, dtype=dtype), values(7, dtype=dtype)
+    kernels_, added = weight[:, :, None, None].requires_grad_(), bias.requires_grad_()
+    result = torch.ops.aten._slow_conv2d_forward(images, kernels_, [1, 1], added, [1, 1], [0, 0])
+    pixels = images.detach().permute(0, 2, 3, 1).reshape(-1, 5)  # [B * H * W, C]
+    expected = product_in_double(pixels, weight.t()) + bias.double()
+    assert_close(result, expected.reshape(count, 3, 4, 7).permute(0, 3, 1, 2), dtype)
+    assert result.is_contiguous(memory_format=layout)
+    gradient = values(count, 7, 3, 4, dtype=dtype)
+    result.backward(gradient)
+    rows = gradient.permute(0, 2, 3, 1).reshape(-1, 7)
+    by_images = product_in_double(rows, weight).reshape(count, 3, 4, 5).permute(0, 3, 1, 2)
+    by_weight = product_in_double(rows.t(), pixels)[:, :, None, None]
+    for leaf, by_leaf in (
+        (images, by_images),
+        (kernels_, by_weight),
+        (added, rows.double().sum(0)),
+    ):
+        assert leaf.grad is not None
+        assert_close(leaf.grad, by_leaf, dtype)
+
+
+def test_convolutions_by_more_pixels_are_pytorchs() -> None:
+    images, weight = values(2, 5, 3, 4), values(7, 5, 2, 2).requires_grad_()
+    result = torch.ops.aten._slow_conv2d_forward(images, weight, [2, 2], None, [1, 1], [0, 0])
+    assert_close(result, torch.nn.functional.conv2d(images.double(), weight.double()))
+    result.sum().backward()
+    patches = torch.nn.functional.unfold(images, 2).sum((0, 2)).reshape(1, 5, 2, 2)
+    assert weight.grad is not None
+    assert_close(weight.grad, patches.expand(7, 5, 2, 2))
+
+
 def test_any_memory_layout() -> None:
     a, b = values(9, 17), values(17, 5)
     wide = values(18, 40)

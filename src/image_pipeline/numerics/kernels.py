@@ -5,7 +5,9 @@ operations are replaced, those with a derivative in autograd that call no other 
 composite ones such as `linear` or `dropout` would remove their derivatives.
 
 - Matrix products are NumPy's: PyTorch takes them from MKL, which has no setting that is both fast
-  and bit-identical on AMD's processors. NumPy's OpenBLAS is pinned (see the package).
+  and bit-identical on AMD's processors. NumPy's OpenBLAS is pinned (see the package). So are
+  convolutions by kernels of one pixel: with one thread and fewer than 16 images, PyTorch computes
+  them as products of MKL's, which take three times as long.
 - Elementwise functions that PyTorch takes from MKL's vector library are replaced: even held to
   `COMPATIBLE`, its rounding depends on the processor (roots and arc functions often, logarithms
   once in a hundred thousand). The square root is NumPy's: correctly rounded, as IEEE 754 requires
@@ -22,7 +24,7 @@ not match) go to PyTorch's own kernel, which computes them or raises its own err
 import math
 import operator
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -192,6 +194,75 @@ def _dot(a: Tensor, b: Tensor) -> Tensor | None:
     return None if result is None else result.reshape(())
 
 
+def _is_product(images: Tensor, weight: Tensor, stride: Any, padding: Any) -> bool:
+    """Return whether a convolution is a matrix product: its kernels are single pixels."""
+    return (
+        images.dtype is weight.dtype
+        and images.dtype in (_FLOAT, _DOUBLE)
+        and images.dim() == 4
+        and images.numel() > 0
+        and (*weight.shape[2:], *stride, *padding) == (1, 1, 1, 1, 0, 0)
+    )
+
+
+def _columns(images: Tensor) -> np.ndarray:
+    """Return a view of images `[B, C, H, W]` as matrices that have a column for each pixel.
+
+    Returns:
+        `[1, C, B * H * W]` where the channels come last in memory, otherwise `[B, C, H * W]`.
+    """
+    if images.is_contiguous(memory_format=torch.channels_last):
+        return _array(images.transpose(0, 1).flatten(1)[None])
+    return _array(images.flatten(2))
+
+
+def _memory_format(images: Tensor) -> torch.memory_format:
+    last = images.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if last else torch.contiguous_format
+
+
+def _conv2d(
+    images: Tensor, weight: Tensor, _: Any, bias: Tensor | None, stride: Any, padding: Any
+) -> Tensor | None:
+    """Return a convolution by kernels of one pixel."""
+    if not _is_product(images, weight, stride, padding):
+        return None
+    layout = _memory_format(images)
+    shape = len(images), len(weight), *images.shape[2:]
+    result = torch.empty(shape, dtype=images.dtype, memory_format=layout)
+    images = images.contiguous(memory_format=layout)
+    np.matmul(_array(weight)[:, :, 0, 0], _columns(images), out=_columns(result))
+    return result if bias is None else result.add_(bias.detach()[:, None, None])
+
+
+@_quietly
+def _conv2d_backward(
+    gradient: Tensor,
+    images: Tensor,
+    weight: Tensor,
+    size: Any,
+    stride: Any,
+    padding: Any,
+    wanted: Sequence[bool],
+) -> Sequence[Tensor | None]:
+    """Return the gradients by images, weight and bias, those that are wanted."""
+    arguments = (gradient, images, weight, size, stride, padding, wanted)
+    if not _is_product(images, weight, stride, padding) or gradient.dtype is not images.dtype:
+        return tuple(_fall_back("_slow_conv2d_backward.output_mask", *arguments))
+    layout = _memory_format(images)
+    images, gradient = (x.contiguous(memory_format=layout) for x in (images, gradient))
+    by_images = by_weight = by_bias = None
+    if wanted[0]:
+        by_images = torch.empty(images.shape, dtype=images.dtype, memory_format=layout)
+        np.matmul(_array(weight)[:, :, 0, 0].T, _columns(gradient), out=_columns(by_images))
+    if wanted[1]:
+        products = np.matmul(_columns(gradient), _columns(images).swapaxes(1, 2))
+        by_weight = torch.from_numpy(products.sum(0)).reshape(weight.shape)
+    if wanted[2]:
+        by_bias = gradient.sum((0, 2, 3))
+    return by_images, by_weight, by_bias
+
+
 # `mv`, `addbmm` and the other products call these.
 PRODUCTS = {
     **_kernels(partial(_addmm, 2, None), "mm", "mm.out"),
@@ -201,6 +272,8 @@ PRODUCTS = {
     **_kernels(_addmv, "addmv", "addmv.out", "addmv_"),
     **_kernels(_dot, "dot"),
     **_kernels(lambda a, b: _dot(a.conj(), b), "vdot"),
+    **_kernels(_conv2d, "_slow_conv2d_forward", "_slow_conv2d_forward.output"),
+    "_slow_conv2d_backward.output_mask": _conv2d_backward,
 }
 
 # --- Elementwise functions ---
