@@ -22,15 +22,18 @@ import pytest
 import torch
 from torch import distributed
 
+from image_pipeline.augmenting.params import AUGMENTATION_AMOUNTS
 from image_pipeline.common.errors import HostError, HostLostError
 from image_pipeline.common.params import read_params
 from image_pipeline.distributed import distributed_group
 from image_pipeline.distributed.distributed_group import DistributedGroup, FlatBuffer
 from image_pipeline.models import mlp
+from image_pipeline.pretrained.weights import PretrainedWeights
 from image_pipeline.tensors.tensor_files import DatasetInfo, Split
 from image_pipeline.training import microbatching
 from image_pipeline.training.host_group import HostGroup
 from image_pipeline.training.host_sync import assert_in_sync
+from image_pipeline.training.initial_weights import InitialWeights
 from image_pipeline.training.params import TrainParams
 from image_pipeline.training.train import Trainer
 from project import ROOT
@@ -43,6 +46,11 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "resnet": {"name": "resnet", "resnet": {"stem_filters": 4, "filters": [4, 8], "window": 6}},
     "dropout": {"name": "mlp", "mlp": {}},
 }
+TRANSFERS: dict[str, dict[str, Any]] = {  # of `dropout`
+    "frozen": {"name": "frozen"},
+    "fine_tune": {"name": "fine_tune", "fine_tune": {"frozen_epochs": 2}},
+}
+FLAT = {**COMMITTED.train.augmentation.model_dump(), **dict.fromkeys(AUGMENTATION_AMOUNTS, 0)}
 EPOCHS = 3
 SECONDS = 15.0  # for a process to answer
 
@@ -54,6 +62,8 @@ def small_microbatches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(microbatching, "MIN_GHOST_BATCH_SIZE", 4)
     monkeypatch.setattr("image_pipeline.training.train.available_cores", lambda: 8)
     monkeypatch.setattr("image_pipeline.training.train.BATCH_IMAGES", 4)
+    monkeypatch.setattr("image_pipeline.training.features.BATCH_IMAGES", 4)
+    monkeypatch.setattr("image_pipeline.training.features.BATCHES_AT_ONCE", 7)
 
 
 def make_split(count: int, seed: int) -> Split:
@@ -63,11 +73,25 @@ def make_split(count: int, seed: int) -> Split:
     return Split(images, labels, DatasetInfo("toy", ("a", "b", "c"), (0.5,), (0.29,)))
 
 
+class AsBuilt(InitialWeights):
+    """Stands for weights that others have trained."""
+
+    def load_into(self, *_: Any) -> None:
+        """Leave the network's own."""
+
+
 def make_trainer(network: str, processes: int, hosts: HostGroup) -> Trainer:
-    changes = {"model": NETWORKS[network], "epochs": EPOCHS, "batch_size": 32}
+    changes: dict[str, Any] = {"epochs": EPOCHS, "batch_size": 32}
+    weights = None
+    if network in TRANSFERS:
+        changes |= {"transfer": TRANSFERS[network], "augmentation": FLAT}
+        network = "dropout"
+        info = PretrainedWeights("", "", "", "", "", (0.5,), (0.29,))
+        weights = AsBuilt(info, Path())
+    changes["model"] = NETWORKS[network]
     params = TrainParams.model_validate(COMMITTED.train.model_dump() | changes)
     machine = COMMITTED.machine.model_copy(update={"cores": processes})
-    return Trainer(make_split(80, 0), make_split(21, 1), params, machine, hosts)
+    return Trainer(make_split(80, 0), make_split(21, 1), params, machine, hosts, weights)
 
 
 def train(
@@ -172,6 +196,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str,
         *((network, 2, 2) for network in ("cnn", "resnet", "dropout")),
         *((network, 3, 1) for network in ("cnn", "resnet", "dropout")),
         ("dropout", 5, 1),
+        *((transfer, *sizes) for transfer in TRANSFERS for sizes in ((2, 2), (3, 1), (9, 1))),
     ],
 )
 def test_bits_do_not_depend_on_the_number_of_hosts(
@@ -183,7 +208,7 @@ def test_bits_do_not_depend_on_the_number_of_hosts(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    if network == "dropout":
+    if network in ("dropout", *TRANSFERS):
         monkeypatch.setattr(mlp, "Model", dropout_network.Model)
     expected = alone(network)
 
@@ -194,27 +219,32 @@ def test_bits_do_not_depend_on_the_number_of_hosts(
     assert run_on_hosts(world_size, work) == [expected] * world_size
 
 
+@pytest.mark.parametrize("network", ["dropout", *TRANSFERS])
 @pytest.mark.parametrize("world_sizes", [(1, 3, 2), (3, 1, 4)])
 def test_hosts_that_join_and_leave(
+    network: str,
     world_sizes: tuple[int, ...],
     alone: Callable[[str], dict[str, Any]],
     store: Any,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """All hosts begin the next round with the coordinator's checkpoint."""
+    """All begin the next round with the coordinator's checkpoint, and the features that one has."""
     monkeypatch.setattr(mlp, "Model", dropout_network.Model)
-    expected = alone("dropout")
+    expected = alone(network)
     for stop_after, world_size in enumerate(world_sizes, start=1):
 
         def work(rank: int, world_size: int = world_size, stop_after: int = stop_after) -> object:
             hosts = make_group(rank, world_size, store.port, round_=stop_after)
             folder = tmp_path / f"rank{rank}"
-            return train("dropout", 1, hosts, folder, stop_after + (stop_after < EPOCHS))
+            return train(network, 1, hosts, folder, stop_after + (stop_after < EPOCHS))
 
         results = run_on_hosts(world_size, work)
     assert results == [expected] * world_sizes[-1]
-    assert [path.name for path in tmp_path.iterdir()] == ["rank0"]  # the others save nothing
+    checkpoints = list(tmp_path.rglob("*.checkpoint"))
+    assert [path.parent.name for path in checkpoints] == ["rank0"]  # the others save none
+    kept = {path.read_bytes() for path in tmp_path.rglob("*.features")}
+    assert len(kept) == (network in TRANSFERS)
 
 
 def test_host_with_another_key_is_refused(store: Any, tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ RECIPES = NamedYaml("recipe", Path("recipes"))
 BACKUP = Path("params.yaml.bak")
 DATA_KEYS = {"download": {"dataset"}, "tensorize": {"validation_fraction", "seed"}}
 BLOCKS = {*DATA_KEYS, "train"}  # of a recipe, which has all keys of `train`
-CHOICES = ("model", "loss", "optimizer", "lr_schedule")
+CHOICES = ("model", "transfer", "loss", "optimizer", "lr_schedule")
 
 Settings = dict[str, Any]
 

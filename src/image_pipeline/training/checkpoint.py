@@ -39,25 +39,29 @@ def result_key(
     Returns:
         64 hexadecimal digits.
     """
-    loaded = [
+    settings = {"train": params.effective(), "facts": dict(facts)}
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    for path in (*loaded_code(), *scripts, *data):
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def loaded_code() -> list[Path]:
+    """Return the modules of this package that are loaded now and can change a result."""
+    return [
         Path(module.__file__)
         for name, module in sorted(sys.modules.items())
         if name.split(".")[0] == PACKAGE and module.__file__
         if not {*name.split(".")[1:2]} & {*WITHOUT_INFLUENCE}
     ]
-    settings = {"train": params.effective(), "facts": dict(facts)}
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    for path in (*loaded, *scripts, *data):
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
 
 
 class CheckpointFile:
     """The one checkpoint of the run with this key; each save takes the place of the one before."""
 
     def __init__(self, folder: Path, key: str) -> None:
-        self._folder = folder
+        self.folder = folder
         self.path = folder / f"{key[:32]}.checkpoint"
         self._key = key
 
@@ -106,8 +110,8 @@ class CheckpointFile:
 
     def _tidy(self) -> None:
         """Bound what runs that were killed and never taken up again leave behind."""
-        by_age = sorted(self._folder.glob("*.checkpoint"), key=lambda path: path.stat().st_mtime)
-        for path in (*by_age[:-KEPT], *self._folder.glob(f"*{PARTIAL_SUFFIX}")):
+        by_age = sorted(self.folder.glob("*.checkpoint"), key=lambda path: path.stat().st_mtime)
+        for path in (*by_age[:-KEPT], *self.folder.glob(f"*{PARTIAL_SUFFIX}")):
             path.unlink(missing_ok=True)
 
     def ignore(self, reason: str) -> None:

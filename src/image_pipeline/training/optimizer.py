@@ -26,10 +26,12 @@ def optimizer_names() -> list[str]:
     )
 
 
-def build_optimizer(
-    params: TrainParams, weights: Iterable[torch.nn.Parameter]
-) -> torch.optim.Optimizer:
+def build_optimizer(params: TrainParams, groups: Iterable[dict[str, Any]]) -> torch.optim.Optimizer:
     """Make the optimizer of `train.optimizer`, fused where torch has it so.
+
+    Args:
+        params: of the training.
+        groups: of weights, with their learning rates where they differ from `train.learning_rate`.
 
     Raises:
         ParamsError: there is no such optimizer, or it refuses its options or these weights.
@@ -53,7 +55,7 @@ def build_optimizer(
     if not given.get("differentiable"):
         make = without_compiler(make)
     try:
-        optimizer: torch.optim.Optimizer = make(weights, lr=params.learning_rate, **given)
+        optimizer: torch.optim.Optimizer = make(groups, lr=params.learning_rate, **given)
     except (RuntimeError, TypeError, ValueError) as error:
         raise ParamsError(
             f"{PARAMS}: train.optimizer.{name}: torch refuses it for this network: "

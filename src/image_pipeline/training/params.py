@@ -32,7 +32,7 @@ class ModelParams(Choice):
 
 
 class FunctionParams(Choice):
-    """Which function of `training.losses` or `training.schedules`, and its keyword arguments."""
+    """Which function of `losses`, `schedules` or `transfer`, and its keyword arguments."""
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=64)]
 
@@ -49,6 +49,7 @@ class TrainParams(Block):
     seed: Seed
     numerics: Literal["portable", "fast"]
     model: ModelParams
+    transfer: FunctionParams
     epochs: Annotated[int, Field(ge=1, le=10_000)]
     batch_size: Annotated[int, Field(ge=1, le=1_000_000)]
     loss: FunctionParams

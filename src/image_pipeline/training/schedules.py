@@ -37,7 +37,7 @@ def one_cycle(
     Source: Smith and Topin, "Super-Convergence" (2017), as torch's OneCycleLR.
 
     Args:
-        optimizer: whose learning rate is the peak.
+        optimizer: whose learning rates are the peaks.
         steps: of the whole training.
         warmup_fraction: share of the steps on the way up.
         cycle_momentum: whether the momentum (SGD's, or Adam's first beta) moves the other way.
@@ -48,7 +48,7 @@ def one_cycle(
     has_momentum = bool({"momentum", "betas"} & optimizer.defaults.keys())
     return OneCycleLR(
         optimizer,
-        max_lr=optimizer.defaults["lr"],
+        max_lr=[group["lr"] for group in optimizer.param_groups],
         total_steps=steps,
         # A way up of one step would have no length, which torch would divide by.
         pct_start=warmup_fraction if warmup_fraction * steps > 1 else 0.0,

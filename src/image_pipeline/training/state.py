@@ -20,6 +20,7 @@ from image_pipeline.training.local_group import shared_tensor
 from image_pipeline.training.optimizer import build_optimizer
 from image_pipeline.training.params import TrainParams
 from image_pipeline.training.schedules import SCHEDULES
+from image_pipeline.training.transfer import ALL_EPOCHS, TRANSFERS
 
 
 class TrainState:
@@ -30,6 +31,7 @@ class TrainState:
 
     Attributes:
         model: the network.
+        transfer: which of its layers learn, and when.
         weights: those of its parameters that are trained.
         optimizer: of torch.optim.
         lr_schedule: stepped after each step of the optimizer.
@@ -76,7 +78,23 @@ class TrainState:
             if str(error).startswith("train."):
                 raise ParamsError(f"{PARAMS}: {error}") from error
             raise
-        self.weights = [weight for weight in self.model.parameters() if weight.requires_grad]
+        make_transfer = bind_choice(f"{PARAMS}: train.transfer", params.transfer, TRANSFERS)
+        head = networks.head(self.model, classes)
+        self.transfer = make_transfer(self.model, head and self.model.get_submodule(head))
+        groups = self.transfer.parameter_groups(params.learning_rate)
+        if self.transfer.trained is not self.model and not self._initial_weights:
+            raise ParamsError(
+                f"{PARAMS}: train.transfer.name: {params.transfer.name} would keep random weights "
+                f"as they are; set train.model.{params.model.name}.pretrained: true where the "
+                "network has it, or weights.path to a file of your own"
+            )
+        if params.epochs < self.transfer.frozen_epochs < ALL_EPOCHS:
+            raise ParamsError(
+                f"{PARAMS}: train.transfer.{params.transfer.name}.frozen_epochs: "
+                f"{self.transfer.frozen_epochs} is above train.epochs, which is {params.epochs}; "
+                "lower it"
+            )
+        self.weights = [weight for group in groups for weight in group["params"]]
         if not self.weights:
             raise ParamsError(
                 f"{PARAMS}: train.model.name: {params.model.name} has no weights to train"
@@ -85,23 +103,23 @@ class TrainState:
         # computes it, and those that the first one leaves are kept.
         self._buffers = {
             name: shared_tensor(tuple(buffer.shape), buffer.dtype).copy_(buffer)
-            for name, buffer in self.model.named_buffers()
+            for name, buffer in self.transfer.trained.named_buffers()
         }
         self.new_buffers = self._buffers
-        self.optimizer = build_optimizer(params, self.weights)
+        self.optimizer = build_optimizer(params, groups)
         make_schedule = bind_choice(f"{PARAMS}: train.lr_schedule", params.lr_schedule, SCHEDULES)
         self.lr_schedule = make_schedule(self.optimizer, self._steps)
 
     def reset_buffers(self) -> None:
         """Give this process's model the buffers that the last step left."""
         if self._buffers:
-            for name, buffer in self.model.named_buffers():
+            for name, buffer in self.transfer.trained.named_buffers():
                 buffer.copy_(self._buffers[name])
 
     def keep_buffers(self) -> None:
         """Keep this process's buffers for the next step."""
         self.new_buffers = {
-            name: buffer.detach().clone() for name, buffer in self.model.named_buffers()
+            name: buffer.detach().clone() for name, buffer in self.transfer.trained.named_buffers()
         }
 
     def step(self) -> None:
@@ -124,7 +142,7 @@ class TrainState:
         self.reset_buffers()
         checkpoint.save(
             {
-                "model": tensors_of(self.model),
+                "model": tensors_of(self.transfer.trained),
                 "optimizer": self.optimizer.state_dict(),
                 "lr_schedule": self.lr_schedule.state_dict(),
                 "history": [asdict(record) for record in self.history],
@@ -145,11 +163,11 @@ class TrainState:
         print(f"train: going on after epoch {len(self.history)} from {checkpoint.path}")
 
     def _load(self, state: dict[str, Any]) -> None:
-        for name, tensor in tensors_of(self.model).items():
+        for name, tensor in tensors_of(self.transfer.trained).items():
             if state["model"][name].shape != tensor.shape:
                 raise ValueError(f"{name} has the shape {tuple(state['model'][name].shape)}")
             tensor.copy_(state["model"][name])
-        for name, buffer in self.model.named_buffers():
+        for name, buffer in self.transfer.trained.named_buffers():
             self._buffers[name].copy_(buffer)
         self.optimizer.load_state_dict(state["optimizer"])
         self.lr_schedule.load_state_dict(state["lr_schedule"])

@@ -7,14 +7,17 @@ the host share. Several hosts gather each other's sums and take the same step ea
 """
 
 import math
+import os
 import sys
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import NoReturn
 
 import numpy as np
+from torch import nn
 from torch.nn import functional
 from tqdm import tqdm
 
@@ -27,9 +30,11 @@ from image_pipeline.modeling import networks
 from image_pipeline.modeling.inference import BATCH_IMAGES, max_batch_size, predict
 from image_pipeline.modeling.model_card import ModelCard
 from image_pipeline.modeling.options import bind_choice
+from image_pipeline.numerics import facts
 from image_pipeline.numerics.portability import PortabilityCheck
 from image_pipeline.tensors.tensor_files import Split
 from image_pipeline.training.checkpoint import CheckpointFile
+from image_pipeline.training.features import FeatureLoader, FrozenFeatures, head_inputs
 from image_pipeline.training.history import EpochRecord
 from image_pipeline.training.host_group import HostGroup
 from image_pipeline.training.host_sync import all_gather_scores, all_gather_step, assert_in_sync
@@ -100,7 +105,8 @@ class Trainer:
             weights=initial_weights.provenance if initial_weights else None,
         )
         self.unverified_ops: dict[str, str] = {}
-        self._checked = params.numerics == "fast"  # whether operations were, see check_portability
+        self._fast = params.numerics == "fast"
+        self._checked = self._fast  # whether operations were, see check_portability
 
     def train(self, checkpoint: CheckpointFile) -> Iterator[list[EpochRecord]]:
         """Train to the last epoch, from the checkpoint where there is one.
@@ -112,11 +118,16 @@ class Trainer:
             PipelineError: a loss is not finite.
         """
         self.state.resume(checkpoint)
+        self.features = self.frozen_features(checkpoint.folder)
+        loaders = [self.loader]
+        if self.features:
+            self.feature_loader = FeatureLoader(self.features.train_split(), self.params)
+            loaders.append(self.feature_loader)
         for note in (momentum_note(self.state.lr_schedule), self._weights_note):
             if note:
                 tqdm.write(f"train: {note}")
         self.local = LocalGroup(self.count_processes())
-        most = self.loader.max_microbatches
+        most = max(loader.max_microbatches for loader in loaders)
         self.reducer = GradientReducer(self.state.weights, self.local, self.hosts, most)
         # Shared with the processes that are forked below, as the weights are.
         self.losses = shared_array((most,), np.float64)
@@ -131,6 +142,11 @@ class Trainer:
         """Run the epochs that are left; every process does, and rank 0 keeps the history."""
         epochs, images = self.params.epochs, sum(self.loader.batch_sizes)
         done, every = len(self.state.history), self.machine.checkpoint_every
+        if self.local.rank == 0:
+            self.hosts.init_process_group()  # after the fork, as it starts threads
+            assert_in_sync(self.hosts, self.state)
+        if self.features:
+            self.features.compute(self.local, self.hosts, self.check_portability)
         bar: tqdm[NoReturn]
         with tqdm(
             total=epochs * images,
@@ -140,16 +156,14 @@ class Trainer:
             unit_scale=True,
             disable=self.local.rank > 0,
         ) as bar:
-            if self.local.rank == 0:
-                self.hosts.init_process_group()  # after the fork, as it starts threads
-                assert_in_sync(self.hosts, self.state)
             for epoch in range(done + 1, epochs + 1):
                 train_loss, train_accuracy = self.train_epoch(epoch, bar)
-                validation_loss, validation_accuracy = self.validate()
+                validation_loss, validation_accuracy = self.validate(epoch)
                 if self.local.rank > 0:
                     continue
                 assert_in_sync(self.hosts, self.state)
-                self._checked = True
+                # What the backbone does when it begins to learn has not run so far.
+                self._checked = self._fast or epoch != self.state.transfer.frozen_epochs
                 self.state.history.append(
                     EpochRecord(
                         epoch, train_loss, validation_loss, train_accuracy, validation_accuracy
@@ -166,13 +180,16 @@ class Trainer:
     @np.errstate(all="ignore")  # a loss that is not finite is reported once an epoch
     def train_epoch(self, epoch: int, bar: "tqdm[NoReturn]") -> tuple[float, float]:
         """Take a step for each batch; return the mean training loss and the accuracy."""
-        self.state.model.train()
+        self.state.transfer.begin_epoch(epoch)
+        loader, model = self.loader, self.state.model
+        if features := self.features_of(epoch):
+            loader, model = self.feature_loader, features.head
         losses, correct = [], 0
-        for step, batch in enumerate(self.loader.epoch(epoch, self.reducer.microbatches)):
+        for step, batch in enumerate(loader.epoch(epoch, self.reducer.microbatches)):
             with self.check_portability(step == 0):
                 self.reducer.reset()
                 for microbatch in batch.microbatches:
-                    self.forward_backward(microbatch, batch.size)
+                    self.forward_backward(model, microbatch, batch.size)
                     self.reducer.push(microbatch.index)
                 self.local.gather()
                 if self.local.rank == 0:
@@ -194,11 +211,11 @@ class Trainer:
         images = sum(self.loader.batch_sizes)
         return math.fsum(losses) / images, correct / images
 
-    def forward_backward(self, microbatch: MicroBatch, batch_size: int) -> None:
+    def forward_backward(self, model: nn.Module, microbatch: MicroBatch, batch_size: int) -> None:
         """Leave a micro-batch's part of the gradients of the batch's mean loss with the weights."""
         self.state.reset_buffers()
         seed_everything(microbatch.seed)
-        logits = self.state.model(microbatch.images)
+        logits = model(microbatch.images)
         loss = self.loss(logits, microbatch.labels)
         (loss / batch_size).backward()
         self.losses[microbatch.index] = loss.item()
@@ -206,7 +223,7 @@ class Trainer:
         if microbatch.index == 0:
             self.state.keep_buffers()
 
-    def validate(self) -> tuple[float, float]:
+    def validate(self, epoch: int) -> tuple[float, float]:
         """Score the validation split; return its mean cross-entropy and accuracy, on rank 0.
 
         The loss is cross-entropy whatever is trained with, so that runs can be compared.
@@ -217,8 +234,11 @@ class Trainer:
             self.state.reset_buffers()
             for batch in self.local.partition(self.hosts.partition(batches)):
                 part = slice(batch * size, (batch + 1) * size)
-                one = replace(split, images=split.images[part], labels=split.labels[part])
-                [(logits, labels)] = predict(self.state.model, one, self.train_split.info, size)
+                if features := self.features_of(epoch):
+                    logits, labels = features.predict(batch), split.labels[part]
+                else:
+                    one = replace(split, images=split.images[part], labels=split.labels[part])
+                    [(logits, labels)] = predict(self.state.model, one, self.train_split.info, size)
                 loss = functional.cross_entropy(logits.double(), labels, reduction="sum").item()
                 self.scores[batch] = loss, int((logits.argmax(1) == labels).sum())
             self.local.gather()
@@ -226,6 +246,35 @@ class Trainer:
             all_gather_scores(self.hosts, self.scores)
         images = len(split.labels)
         return math.fsum(self.scores[:, 0]) / images, int(self.scores[:, 1].sum()) / images
+
+    def frozen_features(self, folder: Path) -> FrozenFeatures | None:
+        """Return what the head learns from while the backbone is frozen, if that never changes.
+
+        So without augmentation, and where the network returns what the head does.
+
+        Args:
+            folder: of the checkpoints.
+        """
+        model, head, train = self.state.model, self.state.transfer.head, self.train_split
+        frozen = self.state.transfer.frozen(len(self.state.history) + 1)
+        if head is None or not frozen or self.params.augmentation.enabled:
+            return None
+        features = head_inputs(model, head, train.images[:1].numpy(), train.info)
+        if features is None:
+            return None
+        # DVC sets this to the project's own folder, also in a run on its queue, which has another.
+        project = Path(os.environ.get("DVC_ROOT", ""))
+        settings = {
+            "model": self.params.effective()["model"],
+            "numerics": self.params.numerics,
+            "facts": facts(),
+        }
+        splits, count = (train, self.validation_split), features.shape[1]
+        return FrozenFeatures(model, head, splits, count, project / folder / "features", settings)
+
+    def features_of(self, epoch: int) -> FrozenFeatures | None:
+        """Return the features, if an epoch learns from them."""
+        return self.features if self.state.transfer.frozen(epoch) else None
 
     @contextmanager
     def check_portability(self, wanted: bool) -> Iterator[None]:

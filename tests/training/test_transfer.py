@@ -1,0 +1,489 @@
+"""Transfer learning: which layers learn, when and how fast; and features that are computed once."""
+
+import errno
+import math
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from image_pipeline.augmenting.params import AUGMENTATION_AMOUNTS
+from image_pipeline.common.errors import ParamsError
+from image_pipeline.common.params import read_params
+from image_pipeline.modeling.inference import predict
+from image_pipeline.models import mlp
+from image_pipeline.pretrained.weights import PretrainedWeights
+from image_pipeline.tensors.tensor_files import DatasetInfo, Split
+from image_pipeline.training import features, microbatching
+from image_pipeline.training import train as train_module
+from image_pipeline.training.checkpoint import CheckpointFile
+from image_pipeline.training.initial_weights import InitialWeights
+from image_pipeline.training.params import TrainParams
+from image_pipeline.training.train import Trainer
+from project import ROOT, child_processes
+
+COMMITTED = read_params(ROOT / "params.yaml")
+NO_CHANGE = dict.fromkeys(AUGMENTATION_AMOUNTS, 0)
+FLAT = {**COMMITTED.train.augmentation.model_dump(), **NO_CHANGE}
+FLIPPED = {**FLAT, "horizontal_flip": 0.5}
+KEY = "k" * 64
+SGD: dict[str, Any] = {"optimizer": {"name": "SGD"}, "lr_schedule": {"name": "constant"}}
+EPOCHS = 4
+
+
+class Network(nn.Module):
+    """A backbone with batch norm and a random layer, and a head."""
+
+    def __init__(
+        self, shape: tuple[int, int, int], classes: int, *, scale: float = 1.0, tanh: bool = False
+    ) -> None:
+        super().__init__()
+        self.backbone = nn.Sequential(
+            nn.Conv2d(shape[0], 4, 3),
+            nn.BatchNorm2d(4),
+            nn.GELU(),
+            nn.Flatten(),
+            nn.Linear(48, 5),
+            nn.Dropout(0.3),
+        )
+        self.head = nn.Linear(5, classes)
+        self.scale, self.tanh = scale, tanh
+
+    def forward(self, images: Tensor) -> Tensor:
+        values = self.backbone(images)
+        logits: Tensor = self.head(values.tanh() if self.tanh else values)
+        return logits if self.scale == 1 else logits * self.scale
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let `Network` be chosen; a batch of 8 has 4 micro-batches, and so have its features."""
+    monkeypatch.setattr(mlp, "Model", Network)
+    monkeypatch.setattr(microbatching, "MICROBATCH_BYTES", 60)
+    monkeypatch.setattr(microbatching, "MIN_GHOST_BATCH_SIZE", 2)
+    for module in (features, train_module):
+        monkeypatch.setattr(module, "BATCH_IMAGES", 2)
+    monkeypatch.setattr(train_module, "available_cores", lambda: 8)
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # as a stage's pin does
+    yield
+    torch.set_num_threads(before)
+
+
+def make_split(count: int, seed: int) -> Split:
+    rng = np.random.default_rng(seed)
+    images = torch.from_numpy(rng.integers(0, 256, (count, 1, 5, 6), np.uint8))
+    labels = torch.from_numpy(rng.integers(0, 3, count))
+    return Split(images, labels, DatasetInfo("toy", ("a", "b", "c"), (0.5,), (0.29,)))
+
+
+def pretrained(folder: Path) -> InitialWeights:
+    """Return weights that others have trained, with batch norm's statistics."""
+    torch.manual_seed(9)
+    network = Network((1, 5, 6), 7)
+    network(torch.randn(64, 1, 5, 6))
+    folder.mkdir(exist_ok=True)
+    path = folder / "others.safetensors"
+    save_file(network.state_dict(), path)
+    info = PretrainedWeights("others", path.name, "0" * 64, "", "mit", (0.4,), (0.3,))
+    return InitialWeights(info, path)
+
+
+MakeTrainer = Callable[..., Trainer]
+
+
+@pytest.fixture
+def make_trainer(tmp_path: Path) -> MakeTrainer:
+    weights = pretrained(tmp_path / "weights")
+
+    def make(transfer: str = "frozen", cores: int = 1, **changes: Any) -> Trainer:
+        start = changes.pop("weights", weights)
+        settings: dict[str, Any] = {
+            "transfer": {"name": transfer, transfer: changes.pop("options", {})},
+            "model": {"name": "mlp", "mlp": changes.pop("network", {})},
+            "augmentation": FLAT,
+            "epochs": EPOCHS,
+            "batch_size": 8,
+            "learning_rate": 0.05,
+        }
+        params = TrainParams.model_validate(COMMITTED.train.model_dump() | settings | changes)
+        machine = COMMITTED.machine.model_copy(update={"cores": cores})
+        return Trainer(make_split(30, 0), make_split(9, 1), params, machine, None, start)
+
+    return make
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> CheckpointFile:
+    return CheckpointFile(tmp_path / "checkpoints", KEY)
+
+
+def bits(run: Trainer) -> dict[str, bytes]:
+    state = run.state.model.state_dict()
+    return {name: tensor.numpy().tobytes() for name, tensor in state.items()}
+
+
+def result(run: Trainer) -> tuple[dict[str, bytes], object]:
+    return bits(run), run.state.history
+
+
+def changed(before: dict[str, bytes], run: Trainer) -> set[str]:
+    after = bits(run)
+    return {name for name in before if before[name] != after[name]}
+
+
+HEAD = {"head.weight", "head.bias"}
+STATISTICS = {
+    f"backbone.1.{name}" for name in ("running_mean", "running_var", "num_batches_tracked")
+}
+
+
+@pytest.mark.parametrize("augmentation", [FLAT, FLIPPED], ids=["features", "each epoch"])
+@pytest.mark.parametrize("network", [{}, {"scale": 0.5}], ids=["head", "scaled"])
+def test_frozen_changes_the_head_alone(
+    augmentation: dict[str, Any],
+    network: dict[str, Any],
+    make_trainer: MakeTrainer,
+    checkpoint: CheckpointFile,
+) -> None:
+    run = make_trainer(augmentation=augmentation, network=network)
+    before = bits(run)
+    list(run.train(checkpoint))
+    assert changed(before, run) == HEAD
+    assert (run.features is not None) == (augmentation is FLAT and not network)
+    # The last validation is that of the model that is written, to the bit.
+    batches = list(predict(run.state.model, run.validation_split, run.train_split.info, 2))
+    losses = [
+        nn.functional.cross_entropy(logits.double(), labels, reduction="sum").item()
+        for logits, labels in batches
+    ]
+    assert run.state.history[-1].validation_loss == math.fsum(losses) / 9
+    assert run.unverified_ops == {}
+
+
+def test_the_head_learns_what_it_would_in_an_ordinary_loop(
+    make_trainer: MakeTrainer, checkpoint: CheckpointFile
+) -> None:
+    """One step on all images: features of the whole network, cross-entropy's mean, SGD."""
+    run = make_trainer(epochs=1, batch_size=30, **SGD)
+    model: Any = run.state.model
+    weight, bias = model.head.weight.detach().clone(), model.head.bias.detach().clone()
+    normalised = (run.train_split.images / 255 - 0.4) / 0.3  # as the weights' own images were
+    with torch.no_grad():
+        values = model.eval().backbone(normalised.float())
+    probabilities = (values @ weight.T + bias).softmax(1)
+    gradient = probabilities - nn.functional.one_hot(run.train_split.labels, 3)
+    list(run.train(checkpoint))
+    assert torch.allclose(model.head.weight, weight - 0.05 * gradient.T @ values / 30, atol=1e-6)
+    assert torch.allclose(model.head.bias, bias - 0.05 * gradient.mean(0), atol=1e-6)
+
+
+def test_features_give_what_the_backbone_would_each_epoch(
+    make_trainer: MakeTrainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    once = make_trainer()
+    list(once.train(CheckpointFile(tmp_path / "once", KEY)))
+    each = make_trainer()
+    monkeypatch.setattr(each, "frozen_features", lambda _: None)
+    list(each.train(CheckpointFile(tmp_path / "each", KEY)))
+    one, other = (run.state.model.state_dict() for run in (once, each))
+    assert all(torch.allclose(one[name], other[name], atol=1e-5) for name in one)
+
+
+@pytest.mark.parametrize("transfer", ["frozen", "fine_tune"])
+@pytest.mark.parametrize("augmentation", [FLAT, FLIPPED], ids=["features", "each epoch"])
+def test_the_number_of_processes_changes_no_bit(
+    transfer: str, augmentation: dict[str, Any], make_trainer: MakeTrainer, tmp_path: Path
+) -> None:
+    results = []
+    for cores in (1, 2, 3, 8):
+        run = make_trainer(transfer, cores, augmentation=augmentation)
+        counts = [
+            len(child_processes())
+            for _ in run.train(CheckpointFile(tmp_path / f"on {cores} cores", KEY))
+        ]
+        assert counts == [min(cores, 4) - 1] * EPOCHS
+        results.append(result(run))
+    assert all(each == results[0] for each in results)
+
+
+@pytest.mark.parametrize("transfer", ["frozen", "fine_tune"])
+@pytest.mark.parametrize("augmentation", [FLAT, FLIPPED], ids=["features", "each epoch"])
+@pytest.mark.parametrize("stop", [1, 2, 3])
+def test_a_resumed_run_ends_in_the_same_bits(
+    transfer: str,
+    augmentation: dict[str, Any],
+    stop: int,
+    make_trainer: MakeTrainer,
+    checkpoint: CheckpointFile,
+    tmp_path: Path,
+) -> None:
+    changes: dict[str, Any] = {"augmentation": augmentation, "options": {}}
+    if transfer == "fine_tune":
+        changes["options"] = {"frozen_epochs": 2}
+    whole = make_trainer(transfer, **changes)
+    list(whole.train(CheckpointFile(tmp_path / "other", KEY)))
+    stopped = make_trainer(transfer, **changes)
+    for history in stopped.train(checkpoint):
+        if len(history) == stop:
+            break  # as a killed process would
+    resumed = make_trainer(transfer, **changes)
+    assert [len(history) for history in resumed.train(checkpoint)] == list(range(stop + 1, 5))
+    assert result(resumed) == result(whole)
+
+
+def computed(run: Trainer, checkpoint: CheckpointFile, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Train; return how many batches of features were computed, but for the check of the first."""
+    count = 0
+
+    class Counted(features.FrozenFeatures):
+        def _compute(self, batch: int) -> None:
+            nonlocal count
+            count += 1
+            super()._compute(batch)
+
+    monkeypatch.setattr(train_module, "FrozenFeatures", Counted)
+    list(run.train(checkpoint))
+    checkpoint.remove()  # as the stage does
+    return count - 1
+
+
+ALL = 15 + 5  # batches of 30 and of 9 images, two each
+
+
+def feature_files(checkpoint: CheckpointFile) -> list[Path]:
+    return sorted((checkpoint.folder / "features").iterdir())
+
+
+def test_the_next_run_finds_the_features(
+    make_trainer: MakeTrainer, checkpoint: CheckpointFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert computed(make_trainer(), checkpoint, monkeypatch) == ALL
+    [path] = feature_files(checkpoint)
+    for changes in ({"seed": 1}, {"learning_rate": 0.3, "epochs": 2}, {"batch_size": 5}):
+        assert computed(make_trainer(**changes), checkpoint, monkeypatch) == 0
+    assert computed(make_trainer("fine_tune"), checkpoint, monkeypatch) == 0
+    assert feature_files(checkpoint) == [path]
+
+
+def test_other_images_weights_or_numerics_have_other_features(
+    make_trainer: MakeTrainer, checkpoint: CheckpointFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_trainer()
+    run.validation_split.images[8, 0, 4, 5] += 1
+    assert computed(run, checkpoint, monkeypatch) == ALL
+    run = make_trainer()
+    run.state.model.get_buffer("backbone.1.running_var")[0] += 1
+    assert computed(run, checkpoint, monkeypatch) == ALL
+    assert computed(make_trainer(numerics="fast"), checkpoint, monkeypatch) == ALL
+    assert computed(make_trainer(), checkpoint, monkeypatch) == ALL
+    assert len(feature_files(checkpoint)) == features.KEPT == 3
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "empty"])
+def test_damaged_features_are_computed_again(
+    damage: str,
+    make_trainer: MakeTrainer,
+    checkpoint: CheckpointFile,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    whole = make_trainer()
+    computed(whole, checkpoint, monkeypatch)
+    [path] = feature_files(checkpoint)
+    content = path.read_bytes()
+    assert len(content) == 32 + 4 * ALL * 2 * 5  # a digest; batches of two images, five features
+    flipped = content[:-9] + bytes([content[-9] ^ 1]) + content[-8:]
+    path.write_bytes({"flip": flipped, "cut": content[:-1], "empty": b""}[damage])
+    again = make_trainer()
+    assert computed(again, checkpoint, monkeypatch) == ALL
+    assert f"WARNING: {path}: these features are damaged; they are comp" in capfd.readouterr().err
+    assert path.read_bytes() == content
+    assert result(again) == result(whole)
+
+
+def test_a_run_that_is_killed_while_it_computes_them_leaves_no_features(
+    make_trainer: MakeTrainer, checkpoint: CheckpointFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(run: features.FrozenFeatures) -> None:
+        run._unlock()  # as the system does for a process that ends
+        raise KeyboardInterrupt
+
+    whole = make_trainer()
+    with monkeypatch.context() as patch:
+        patch.setattr(features.FrozenFeatures, "_write", killed)
+        with pytest.raises(KeyboardInterrupt):
+            list(whole.train(checkpoint))
+    [partial] = feature_files(checkpoint)
+    assert partial.suffix == ".partial"
+    assert computed(make_trainer(), checkpoint, monkeypatch) == ALL
+    [path] = feature_files(checkpoint)
+    assert path.suffix == ".features"
+
+
+def test_two_runs_at_once_do_not_wait_for_each_other(
+    make_trainer: MakeTrainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both compute the features, and the one that began first writes the file."""
+    one, other = make_trainer(), make_trainer(cores=2)
+    first = CheckpointFile(tmp_path, KEY)
+    features_of_one = one.frozen_features(tmp_path)
+    assert computed(other, CheckpointFile(tmp_path, "l" * 64), monkeypatch) >= ALL // 2
+    [partial] = feature_files(first)
+    assert partial.suffix == ".partial"
+    assert features_of_one
+    features_of_one._unlock()
+    list(one.train(first))
+    assert [path.suffix for path in feature_files(first)] == [".features"]
+    assert result(one) == result(other)
+
+
+def test_a_full_disk_is_noticed_before_anything_is_computed(
+    make_trainer: MakeTrainer, checkpoint: CheckpointFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(OSError, match=r"No space left on device: .*\.features'"):
+        next(make_trainer().train(checkpoint))
+    assert feature_files(checkpoint) == []
+
+
+def test_a_run_on_dvcs_queue_keeps_the_features_in_the_projects_own_folder(
+    make_trainer: MakeTrainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue = tmp_path / "project" / ".dvc" / "tmp" / "exps" / "run"
+    queue.mkdir(parents=True)
+    monkeypatch.chdir(queue)
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path / "project"))
+    list(make_trainer().train(CheckpointFile(Path("checkpoints"), KEY)))
+    [path] = (tmp_path / "project" / "checkpoints" / "features").iterdir()
+    assert path.suffix == ".features"
+
+
+def test_fine_tuning_begins_with_the_head_and_keeps_batch_norms_statistics(
+    make_trainer: MakeTrainer, checkpoint: CheckpointFile
+) -> None:
+    run = make_trainer("fine_tune", options={"frozen_epochs": 2}, augmentation=FLIPPED)
+    before = bits(run)
+    found = [changed(before, run) for _ in run.train(checkpoint)]
+    assert found == [HEAD, HEAD, *[before.keys() - STATISTICS] * 2]
+
+
+def test_a_backbone_learns_at_its_share_of_the_learning_rate(
+    make_trainer: MakeTrainer, tmp_path: Path
+) -> None:
+    """Plain SGD moves weights in proportion to it: a tenth of it, a tenth of the way."""
+    ways = []
+    for share in (1.0, 0.1):
+        options = {"frozen_epochs": 0, "backbone_learning_rate": share}
+        run = make_trainer("fine_tune", options=options, epochs=1, batch_size=30, **SGD)
+        before = {name: tensor.clone() for name, tensor in run.state.model.state_dict().items()}
+        list(run.train(CheckpointFile(tmp_path, KEY)))
+        after = run.state.model.state_dict()
+        ways.append({name: after[name] - before[name] for name in before})
+    whole, tenth = ways
+    for name in whole.keys() - STATISTICS:
+        expected = whole[name] * (1.0 if name in HEAD else 0.1)
+        assert torch.allclose(tenth[name], expected, rtol=1e-3, atol=1e-6), name
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine", "step", "one_cycle"])
+def test_every_schedule_scales_both_learning_rates(
+    schedule: str, make_trainer: MakeTrainer
+) -> None:
+    options = {"warmup_fraction": 0.25} if schedule == "one_cycle" else {}
+    run = make_trainer("fine_tune", lr_schedule={"name": schedule, schedule: options})
+    rates = []
+    for _ in range(EPOCHS * 4 - 1):
+        rates.append([group["lr"] for group in run.state.optimizer.param_groups])
+        run.state.optimizer.step()
+        run.state.lr_schedule.step()
+    backbone, head = np.transpose(rates)
+    assert max(head) == pytest.approx(0.05)
+    assert backbone == pytest.approx(0.1 * head)
+
+
+def test_operations_are_looked_up_whoever_computed_the_features(
+    make_trainer: MakeTrainer, checkpoint: CheckpointFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And those of a backbone's backward pass when it begins to learn."""
+    from image_pipeline.numerics import portability
+
+    verified = portability.read_verified_ops()
+    verified.pop("aten.tanh.default")
+    backward = verified.pop("aten.native_batch_norm_backward.default")
+    assert backward
+    monkeypatch.setattr(portability, "read_verified_ops", lambda: verified)
+    for count in (ALL, 0):
+        run = make_trainer(network={"tanh": True})
+        assert computed(run, checkpoint, monkeypatch) == count
+        assert [*run.unverified_ops] == ["aten.tanh.default"]
+    run = make_trainer("fine_tune", network={"tanh": True})
+    list(run.train(checkpoint))
+    assert run.unverified_ops.keys() == {
+        "aten.tanh.default",
+        "aten.native_batch_norm_backward.default",
+    }
+
+
+@pytest.mark.parametrize(
+    ("transfer", "changes", "said"),
+    [
+        ("freeze", {}, "train.transfer.name: 'freeze' is not allowed: it must be none or frozen "),
+        (
+            "fine_tune",
+            {"options": {"frozen_epochs": 5}},
+            "train.transfer.fine_tune.frozen_epochs: 5 is above train.epochs, which is 4; lower it",
+        ),
+        (
+            "fine_tune",
+            {"options": {"backbone_learning_rate": 0}},
+            "train.transfer.fine_tune.backbone_learning_rate: 0 is not allowed: input should be g",
+        ),
+        (
+            "frozen",
+            {"options": {"frozen_epochs": 1}},
+            "train.transfer.frozen.frozen_epochs: unknown option; there are no options",
+        ),
+        (
+            "frozen",
+            {"weights": None},
+            "train.transfer.name: frozen would keep random weights as they are; set train.model.m",
+        ),
+    ],
+)
+def test_mistakes_end_in_one_line(
+    transfer: str, changes: dict[str, Any], said: str, make_trainer: MakeTrainer
+) -> None:
+    with pytest.raises(ParamsError) as caught:
+        make_trainer(transfer, **changes)
+    assert str(caught.value).startswith(f"params.yaml: {said}")
+
+
+@pytest.mark.parametrize("transfer", ["frozen", "fine_tune"])
+def test_a_network_without_a_head_is_refused(
+    transfer: str, make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Headless(nn.Module):
+        def __init__(self, shape: tuple[int, int, int], classes: int) -> None:
+            super().__init__()
+            self.layer = nn.Conv2d(shape[0], classes, shape[1:])
+
+        def forward(self, images: Tensor) -> Tensor:
+            logits: Tensor = self.layer(images).flatten(1)
+            return logits
+
+    monkeypatch.setattr(mlp, "Model", Headless)
+    with pytest.raises(ParamsError) as caught:
+        make_trainer(transfer, weights=None)
+    assert str(caught.value).startswith(
+        f"params.yaml: train.transfer.name: {transfer} needs a network whose last layer, nn.Linear "
+    )
