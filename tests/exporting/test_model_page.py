@@ -2,6 +2,7 @@
 
 import json
 import re
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -238,8 +239,8 @@ def test_the_page_crops_as_the_training_images_were_cropped(tmp_path: Path) -> N
     code = text.split("```python\n")[1].split("```")[0]
     ramp = np.add.outer(np.arange(90), np.arange(64)).astype(np.uint8)
     Image.fromarray(ramp).save(tmp_path / "image.png")
-    found: dict[str, Any] = {}
-    exec(code, found)
+    (tmp_path / "example.py").write_text(code)
+    found = runpy.run_path(str(tmp_path / "example.py"))
     content = (tmp_path / "image.png").read_bytes()
     pixels, _ = decode(content, PixelSettings(1, 28, "crop", crop_fraction=0.875))
     expected = np.frombuffer(pixels, np.uint8).reshape(1, 1, 28, 28)

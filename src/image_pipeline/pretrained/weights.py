@@ -2,10 +2,10 @@
 
 import hashlib
 import json
-import pickle
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 from image_pipeline.common.errors import DataError, one_line
@@ -97,7 +97,7 @@ def read_state_dict(path: Path) -> dict[str, "Tensor"]:
             found = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise DataError(f"{path}: not found; run `dvc repro --force weights`") from None
-    except pickle.UnpicklingError as error:
+    except UnpicklingError as error:
         if "unsupported" in str(error).lower():  # torch's word for all but tensors, plain values
             raise DataError(
                 f"{path}: it holds objects or code, not weights alone, and is not loaded; save "
