@@ -95,8 +95,8 @@ class Block(nn.Module):
         """Map `[B, before, H, W]` to `[B, after, H / stride, W / stride]`."""
         inner: Tensor = values
         if self.expands:
-            inner = functional.relu6(self._bn0(self._expand_conv(inner)), inplace=True)
-        inner = functional.relu6(self._bn1(self._depthwise_conv(inner)), inplace=True)
+            inner = functional.relu6(self._bn0(self._expand_conv(inner)))
+        inner = functional.relu6(self._bn1(self._depthwise_conv(inner)))
         inner = self._bn2(self._project_conv(inner))
         return values + inner if self.has_shortcut else inner
 
@@ -136,10 +136,10 @@ class Model(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Map images float32 `[B, C, H, W]` to logits float32 `[B, classes]`."""
         values = images.to(memory_format=torch.channels_last)
-        values = functional.relu6(self._bn0(self._conv_stem(values)), inplace=True)
+        values = functional.relu6(self._bn0(self._conv_stem(values)))
         for block in self._blocks:
             values = block(values)  # [B, 320, 7, 7] in the end, for 224 pixels
-        values = functional.relu6(self._bn1(self._conv_head(values)), inplace=True)
+        values = functional.relu6(self._bn1(self._conv_head(values)))
         values = functional.adaptive_avg_pool2d(values, 1).flatten(1)  # [B, 1280]
         logits: Tensor = self._fc(self.dropout(values))
         return logits
