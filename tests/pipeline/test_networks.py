@@ -31,7 +31,7 @@ SCRIPT = Path(__file__).with_name("on_one_processor.py")
 # Emulated ones, without AVX-512: an AMD of 2021, and of Intel's the oldest with AVX2. Both compute
 # every operation, too, and one goes through all stages, with the perceptron.
 PROCESSORS = {
-    "EPYC-Milan": ("hybrid", "recurrent", "resnet", "transformed"),
+    "EPYC-Milan": ("hybrid", "recurrent", "resnet", "transformed", "efficientnet_lite0"),
     "Haswell": ("hybrid", "cnn", "torchvision_net", "transformed"),
 }
 EVERY_STAGE = "Haswell"
@@ -39,7 +39,8 @@ TRAINED = sorted({name for names in PROCESSORS.values() for name in names})
 IMAGES = {"train": 80, "validation": 40}  # so few, for the emulator's sake
 # Small enough for an emulator, with all that a recipe uses.
 OPTIONS: dict[str, dict[str, object]] = {
-    "resnet": {"stem_filters": 4, "filters": [8, 12], "window": 6, "mirror": True}
+    "resnet": {"stem_filters": 4, "filters": [8, 12], "window": 6, "mirror": True},
+    "efficientnet_lite0": {"pretrained": False},
 }
 EIGHT_PROCESSORS = """
 import os

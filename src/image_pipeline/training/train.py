@@ -186,14 +186,15 @@ class Trainer:
             loader, model = self.feature_loader, features.head
         losses, correct = [], 0
         for step, batch in enumerate(loader.epoch(epoch, self.reducer.microbatches)):
-            with self.check_portability(step == 0):
-                self.reducer.reset()
-                for microbatch in batch.microbatches:
-                    self.forward_backward(model, microbatch, batch.size)
-                    self.reducer.push(microbatch.index)
-                self.local.gather()
-                if self.local.rank == 0:
-                    self.reducer.reduce(batch.num_microbatches)
+            self.reducer.reset()
+            for microbatch in batch.microbatches:
+                if step == microbatch.index == 0:
+                    self.check_microbatch(model, microbatch, batch.size)
+                self.forward_backward(model, microbatch, batch.size)
+                self.reducer.push(microbatch.index)
+            self.local.gather()
+            if self.local.rank == 0:
+                self.reducer.reduce(batch.num_microbatches)
             if self.local.rank == 0:
                 count, metrics = batch.num_microbatches, (self.losses, self.correct)
                 # Not checked: what sends tensors computes nothing.
@@ -210,6 +211,17 @@ class Trainer:
         self._check_finite(losses, epoch)
         images = sum(self.loader.batch_sizes)
         return math.fsum(losses) / images, correct / images
+
+    def check_microbatch(self, model: nn.Module, microbatch: MicroBatch, batch_size: int) -> None:
+        """Check the operations of a micro-batch in a pass of its own, whose gradients do not count.
+
+        While operations are looked up, autograd may leave sums of gradients in another memory
+        format, in which the next layer's last bits differ.
+        """
+        if not self._checked:
+            with self.check_portability(True):
+                self.forward_backward(model, microbatch, batch_size)
+            model.zero_grad()
 
     def forward_backward(self, model: nn.Module, microbatch: MicroBatch, batch_size: int) -> None:
         """Leave a micro-batch's part of the gradients of the batch's mean loss with the weights."""
