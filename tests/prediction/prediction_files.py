@@ -35,7 +35,7 @@ def make_card(
             class_names,
             *statistics,
             changes.pop("fit", "pad"),
-            changes.pop("crop_fraction", 1.0),
+            crop_fraction=changes.pop("crop_fraction", 1.0),
         ),
         augmentation={},
         options={"hidden_sizes": [16]},
