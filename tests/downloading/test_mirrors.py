@@ -546,11 +546,12 @@ def test_local_folders(tmp_path: Path) -> None:
         fetch(tmp_path / "other", first=str(folder / NAME))
 
 
-def test_an_md5_or_a_sha256_is_verified(tmp_path: Path) -> None:
+def test_an_md5_or_a_sha256_or_its_first_digits_are_verified(tmp_path: Path) -> None:
     (tmp_path / "mirror").mkdir()
     (tmp_path / "mirror" / NAME).write_bytes(CONTENT)
     md5, sha256 = hashlib.md5(CONTENT).hexdigest(), hashlib.sha256(CONTENT).hexdigest()
-    for number, file in enumerate([RemoteFile(NAME, md5), RemoteFile(NAME, sha256)]):
+    for number, digest in enumerate([md5, sha256, sha256[:8]]):
+        file = RemoteFile(NAME, digest)
         folder = tmp_path / str(number)
         fetch_files([file], [], folder, str(tmp_path / "mirror"))
         assert (folder / NAME).read_bytes() == CONTENT
