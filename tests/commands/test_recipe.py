@@ -32,6 +32,23 @@ def test_recipes_in_turn_replace_blocks_of_options() -> None:
     assert "# the highest of the schedule; above 0, to 10" in text
 
 
+def test_a_recipe_for_photographs_sets_their_size_and_leaves_their_path() -> None:
+    text = PARAMS.read_text().replace("path: images/README.md", "path: mine.zip")
+    text = text.replace("test_fraction: 0.2", "test_fraction: 0.3")
+    params = YAML(typ="safe").load(with_recipe(text, read_recipe("photographs")))
+    assert params["download"]["dataset"] == "folder"
+    assert params["download"]["folder"]["path"] == "mine.zip"
+    assert params["tensorize"]["folder"] == {
+        "channels": 3,
+        "image_size": 224,
+        "fit": "crop",
+        "crop_fraction": 1.0,
+        "test_fraction": 0.3,
+        "unreadable": "error",
+    }
+    assert params["train"]["transfer"] == {"name": "frozen"}
+
+
 def test_options_of_a_loss_replace_those_of_another() -> None:
     recipe = read_recipe("best")
     recipe["train"]["loss"] = {"name": "focal", "focal": {"gamma": 3.0}}

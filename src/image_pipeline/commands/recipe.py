@@ -27,6 +27,7 @@ from image_pipeline.training.params import TrainParams
 RECIPES = NamedYaml("recipe", Path("recipes"))
 BACKUP = Path("params.yaml.bak")
 DATA_KEYS = {"download": {"dataset"}, "tensorize": {"validation_fraction", "seed"}}
+FOLDER_KEYS = {"channels", "image_size", "fit", "crop_fraction"}  # of `dataset: folder`
 BLOCKS = {*DATA_KEYS, "train"}  # of a recipe, which has all keys of `train`
 CHOICES = ("model", "transfer", "loss", "optimizer", "lr_schedule")
 
@@ -86,9 +87,21 @@ def read_recipe(name: str) -> Settings:
     if not isinstance(recipe, Mapping) or recipe.keys() != BLOCKS:
         raise ParamsError(f"{path}: its blocks must be {' and '.join(sorted(BLOCKS))}")
     for block, keys in DATA_KEYS.items():
-        if not isinstance(recipe[block], Mapping) or recipe[block].keys() != keys:
-            raise ParamsError(f"{path}: {block}: its keys must be {' and '.join(sorted(keys))}")
+        _check_keys(f"{path}: {block}", recipe[block], keys | _folder(block, recipe["download"]))
+    if "folder" in recipe["tensorize"]:
+        _check_keys(f"{path}: tensorize.folder", recipe["tensorize"]["folder"], FOLDER_KEYS)
     return dict(recipe)
+
+
+def _folder(block: str, download: object) -> set[str]:
+    """Return the key of the images' format, which only a data set of one's own has."""
+    own = isinstance(download, Mapping) and download.get("dataset") == "folder"
+    return {"folder"} if own and block == "tensorize" else set()
+
+
+def _check_keys(where: str, block: object, keys: set[str]) -> None:
+    if not isinstance(block, Mapping) or block.keys() != keys:
+        raise ParamsError(f"{where}: its keys must be {' and '.join(sorted(keys))}")
 
 
 def with_recipe(params: str, recipe: Settings) -> str:
@@ -98,7 +111,10 @@ def with_recipe(params: str, recipe: Settings) -> str:
     document = yaml.load(params)
     for block in DATA_KEYS:
         for key, value in recipe[block].items():
-            document[block][key] = value
+            if key == "folder":
+                document[block][key].update(value)
+            else:
+                document[block][key] = value
     # This also removes unused options: DVC would count them as settings of the run.
     _replace(document, "train", recipe["train"])
     text = io.StringIO()
@@ -148,7 +164,11 @@ def _settings(params: str) -> Settings:
     settings: Settings = {block: values.get(block) for block in BLOCKS}
     for block, keys in DATA_KEYS.items():
         if isinstance(settings[block], Mapping):
-            settings[block] = {key: settings[block].get(key) for key in keys}
+            kept = keys | _folder(block, values.get("download"))
+            settings[block] = {key: settings[block].get(key) for key in kept}
+            folder = settings[block].get("folder")
+            if isinstance(folder, Mapping):
+                settings[block]["folder"] = {key: folder.get(key) for key in FOLDER_KEYS}
     return settings
 
 
