@@ -4,7 +4,9 @@
 
 Uses data/tensors as `dvc repro` leaves them. Writes benchmarks/results.json and the README's table.
 A ratio is the median of pairwise ratios. Peers that are not installed are skipped (`make bench`
-installs them).
+installs them). Environment: PHOTOGRAPHS and CIFAR10_IMAGES are folders of photographs, each with
+train/ and test/ with class folders; DATASET_MIRROR is a folder of original files, the weights' too.
+The parts `photographs` and `transfer` are skipped without them.
 """
 
 import argparse
@@ -22,7 +24,14 @@ from typing import Any
 
 import numpy as np
 from decode import write_images
-from processes import Measured, clone_project, measure, set_params, use_photographs
+from processes import (
+    Measured,
+    clone_project,
+    measure,
+    set_params,
+    use_photographs,
+    use_recipe,
+)
 from report import ROOT, Figures, publish
 from safetensors.numpy import load_file
 from tqdm import tqdm
@@ -40,7 +49,8 @@ PEER_EPOCHS = 15
 STAGES = ("download", "tensorize", "weights", "train", "evaluate", "plot", "export")
 BEST_SEEDS = 5
 SPLITS = (paths.TRAIN_TENSORS, paths.VALIDATION_TENSORS, paths.TEST_TENSORS)
-PHOTOGRAPHS = 9_216  # enough to measure images per second
+TIMED_IMAGES = 9_216  # enough to measure images per second
+TUTORIAL_EPOCHS = 25
 
 
 def worker(script: str, *arguments: str, **environment: str) -> list[Any]:
@@ -147,8 +157,7 @@ def measure_repro(pairs: int) -> Figures:
         clone_project(clone)
         whole: list[tuple[float, float]] = []
         for _ in range(pairs):
-            for name in (".dvc/cache", "data", "models", "checkpoints"):
-                shutil.rmtree(clone / name, ignore_errors=True)
+            remove_outputs(clone)
             done = measure(["dvc", "repro"], clone, mirror())
             line = next(line for line in done.output.splitlines() if " epochs in " in line)
             whole.append((done.seconds, float(line.split(" epochs in ")[1].split(" s")[0])))
@@ -330,7 +339,7 @@ def measure_photographs(repeats: int) -> Figures:
         clone_project(clone)
         set_params(clone, dataset="folder" if folder else "cifar10")
         if folder:
-            use_photographs(clone, folder)
+            use_photographs(clone, folder, 32)
         for stage in ("download", "tensorize", "weights"):
             measure([sys.executable, f"stages/{stage}.py"], clone)
         tensors = str(clone / "data" / "tensors")
@@ -339,12 +348,12 @@ def measure_photographs(repeats: int) -> Figures:
         for _ in tqdm(range(repeats), desc="photographs", unit="round"):
             for name, values in rates.items():
                 learner, _, workers = name.partition("_with_")
-                few = {"TENSORS": tensors, "IMAGES": str(PHOTOGRAPHS)}
+                few = {"TENSORS": tensors, "IMAGES": str(TIMED_IMAGES)}
                 run = worker(
                     "learners", f"resnet_{learner}", "--epochs", "2", **few,
                     LOADER_WORKERS="2" if workers else "0",
                 )  # fmt: skip
-                values.append(PHOTOGRAPHS / (run[1]["seconds"] - run[0]["seconds"]))
+                values.append(TIMED_IMAGES / (run[1]["seconds"] - run[0]["seconds"]))
         best = max(("plain", "plain_with_workers"), key=lambda name: statistics.median(rates[name]))
         for name in ("fast", "portable"):
             figures[f"cifar10.{name}_over_plain_loop"] = median_ratio(rates[name], rates[best])
@@ -354,6 +363,68 @@ def measure_photographs(repeats: int) -> Figures:
         figures["cifar10.accuracy"] = run[-1]["accuracy"]
         figures["cifar10.seconds"] = run[-1]["seconds"]
     return figures
+
+
+def measure_transfer(repeats: int) -> Figures:
+    """Measure the recipe `photographs` against a plain loop with the same pretrained network.
+
+    Ours is `dvc repro` from an empty cache to the metrics of the test split; the plain loop follows
+    the public tutorial. Whole commands, interleaved, start-up included, one seed a round; the
+    weights are fetched beforehand. Photographs are in the folder PHOTOGRAPHS, train/ and test/ with
+    class folders. If CIFAR10_IMAGES is such a folder, the recipe runs on it once, at 96 pixels.
+    """
+    photographs, cifar10 = (os.environ.get(name) for name in ("PHOTOGRAPHS", "CIFAR10_IMAGES"))
+    if not photographs and not cifar10:
+        print("bench: transfer skipped: set PHOTOGRAPHS or CIFAR10_IMAGES to a folder with them")
+        return {}
+    figures: Figures = {}
+    with tempfile.TemporaryDirectory() as temporary:
+        clone = Path(temporary) / "clone"
+        clone_project(clone)
+        use_recipe(clone, "photographs")
+        measure([sys.executable, "stages/weights.py"], clone)
+        (fetched,) = (clone / "data" / "weights").glob("*.pth")
+        weights = fetched.rename(Path(temporary) / fetched.name)
+
+        def repro(images: str, image_size: int, seed: int) -> tuple[float, float]:
+            use_photographs(clone, images, image_size)
+            set_params(clone, seed=seed)
+            remove_outputs(clone)
+            done = measure(["dvc", "repro", "evaluate"], clone, {"DATASET_MIRROR": temporary})
+            metrics = json.loads((clone / "metrics" / "test.json").read_text())
+            return done.seconds, metrics["accuracy"]
+
+        def plain(images: str, workers: int, seed: int) -> tuple[float, float]:
+            options = ("--seed", str(seed), "--epochs", str(TUTORIAL_EPOCHS))
+            command = [sys.executable, "benchmarks/learners.py", "transfer_plain", *options]
+            environment = {"PHOTOGRAPHS": images, "WEIGHTS": str(weights)}
+            done = measure(command, ROOT, environment | {"LOADER_WORKERS": str(workers)})
+            return done.seconds, json.loads(done.output)["accuracy"]
+
+        if photographs:
+            runs: dict[str, list[tuple[float, float]]] = {
+                name: [] for name in ("ours", "plain", "plain_with_workers")
+            }
+            for seed in tqdm(range(repeats), desc="transfer", unit="seed"):
+                runs["ours"].append(repro(photographs, 224, seed))
+                runs["plain"].append(plain(photographs, 0, seed))
+                runs["plain_with_workers"].append(plain(photographs, 2, seed))
+            seconds = {name: [run[0] for run in of_name] for name, of_name in runs.items()}
+            for name, of_name in runs.items():
+                figures[f"transfer.{name}_seconds"] = statistics.median(seconds[name])
+                figures[f"transfer.{name}_accuracy"] = statistics.mean(run[1] for run in of_name)
+            best = min(("plain", "plain_with_workers"), key=lambda n: statistics.median(seconds[n]))
+            figures["transfer.plain_over_ours"] = median_ratio(seconds[best], seconds["ours"])
+        if cifar10:
+            spent, accuracy = repro(cifar10, 96, 0)
+            figures |= {"cifar10.frozen_seconds": spent, "cifar10.frozen_accuracy": accuracy}
+    return figures
+
+
+def remove_outputs(project: Path) -> None:
+    """Remove what `dvc repro` computed in a clone, and DVC's cache of it."""
+    for name in (".dvc/cache", "data", "models", "checkpoints"):
+        shutil.rmtree(project / name, ignore_errors=True)
 
 
 def measure_machines(rounds: int, epochs: int, images: int) -> Figures:
@@ -387,6 +458,7 @@ PARTS: dict[str, Callable[[bool, list[str]], Figures]] = {
     "decode": lambda quick, _: measure_decode(20_000 if quick else 200_000, 3 if quick else 5),
     "predict": lambda quick, _: measure_predict(20_000 if quick else 70_000, 1 if quick else 5),
     "photographs": lambda quick, _: measure_photographs(1 if quick else 3),
+    "transfer": lambda quick, _: measure_transfer(1 if quick else 3),
     "machines": lambda quick, _: measure_machines(*((1, 2, 512) if quick else (5, 4, 4_608))),
     "cnn": lambda quick, _: measure_cnn(1 if quick else 5, 1 if quick else 3),
 }

@@ -5,8 +5,9 @@
 Every learner trains the 784-120-84-10 MLP (`cnn_*` and `resnet_*` those networks) on the same
 training split and prints one JSON line per epoch: seconds of training so far (without imports,
 reading the data and evaluation) and accuracy on the test split. `--until` ends the run at the first
-epoch that reaches this accuracy. Environment: TENSORS is the folder of the splits (default:
-data/tensors); IMAGES limits the training images, and skips evaluation.
+epoch that reaches this accuracy. `transfer_plain` trains on photographs of its own, and prints the
+last line alone. Environment: TENSORS is the folder of the splits (default: data/tensors); IMAGES
+limits the training images, and skips evaluation.
 """
 
 import argparse
@@ -182,6 +183,72 @@ def plain_resnet(seed: int, epochs: int) -> Run:
         yield spent, 0.0
 
 
+def plain_transfer(seed: int, epochs: int) -> Run:
+    """A frozen EfficientNet-Lite0 by the public tutorial's recipe, in a plain loop.
+
+    The folder PHOTOGRAPHS has train/ and test/ with class folders, the file WEIGHTS the network's
+    weights. As in the tutorial, the network is in training mode, so that batch norm's statistics
+    move. Evaluates once, at the end; the tutorial does after each epoch, and takes the best.
+    Source: Chilamkurthy, "Transfer Learning for Computer Vision Tutorial" (2017).
+    """
+    import torch
+    from torch.nn import functional
+    from torch.utils.data import DataLoader
+    from torchvision.datasets import ImageFolder
+    from torchvision.transforms import v2
+
+    from image_pipeline.models.efficientnet_lite0 import Model, pretrained
+
+    torch.manual_seed(seed)
+    weights = pretrained()
+    to_floats = (
+        v2.ToImage(),
+        v2.ToDtype(torch.float32, scale=True),
+        v2.Normalize(weights.mean, weights.std),
+    )
+    changes = {
+        "train": (v2.RandomResizedCrop(224), v2.RandomHorizontalFlip()),
+        "test": (v2.Resize(256), v2.CenterCrop(224)),
+    }
+    datasets = {
+        split: ImageFolder(
+            f"{os.environ['PHOTOGRAPHS']}/{split}", v2.Compose([*of_split, *to_floats])
+        )
+        for split, of_split in changes.items()
+    }
+    loaders = {
+        split: DataLoader(
+            dataset,
+            batch_size=4,
+            shuffle=split == "train",
+            num_workers=int(os.environ.get("LOADER_WORKERS", "0")),
+        )
+        for split, dataset in datasets.items()
+    }
+    model = Model((3, 224, 224), len(datasets["train"].classes))
+    layers = torch.load(os.environ["WEIGHTS"], weights_only=True)
+    head = {f"_fc.{name}": value for name, value in model._fc.state_dict().items()}
+    model.load_state_dict(layers | head)
+    model.requires_grad_(False)._fc.requires_grad_(True)
+    optimizer = torch.optim.SGD(model._fc.parameters(), lr=0.001, momentum=0.9)
+    schedule = torch.optim.lr_scheduler.StepLR(optimizer, 7, 0.1)
+    start = time.perf_counter()
+    for _ in range(epochs):
+        for batch, targets in loaders["train"]:
+            loss = functional.cross_entropy(model(batch), targets)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        schedule.step()
+    spent = time.perf_counter() - start
+    model.eval()
+    correct = 0
+    with torch.no_grad():
+        for batch, targets in loaders["test"]:
+            correct += int((model(batch).argmax(1) == targets).sum())
+    yield spent, correct / len(datasets["test"])
+
+
 def lightning(seed: int, epochs: int) -> Run:
     """The public recipe with PyTorch Lightning's Trainer."""
     import lightning as pl
@@ -308,6 +375,7 @@ LEARNERS: dict[str, Callable[[int, int], Run]] = {
     "resnet_portable": ours("resnet"),
     "resnet_fast": ours("resnet", numerics="fast"),
     "resnet_plain": plain_resnet,
+    "transfer_plain": plain_transfer,
     "public": public,
     "lightning": lightning,
     "sklearn": sklearn,

@@ -14,6 +14,8 @@ from typing import Any
 from report import ROOT
 from ruamel.yaml import YAML
 
+from image_pipeline.commands.recipe import read_recipe, with_recipe
+
 POLL = 0.004  # seconds
 POLLS_PER_SCAN = 50  # for child processes and shared memory, which takes longer
 
@@ -45,13 +47,19 @@ def set_params(folder: Path, **changes: Any) -> None:
     yaml.dump(params, path)
 
 
-def use_photographs(folder: Path, images: str) -> None:
-    """Set a clone's params to a folder of photographs, as 32x32 pixels in colour."""
+def use_recipe(folder: Path, name: str) -> None:
+    """Set a clone's params to a recipe."""
+    path = folder / "params.yaml"
+    path.write_text(with_recipe(path.read_text(), read_recipe(name)))
+
+
+def use_photographs(folder: Path, images: str, image_size: int) -> None:
+    """Set a clone's params to a folder of photographs, as squares of `image_size` pixels."""
     yaml = YAML()
     path = folder / "params.yaml"
     params = yaml.load(path.read_text())
-    params["download"]["folder"]["path"] = images
-    params["tensorize"]["folder"] |= {"channels": 3, "image_size": 32}
+    params["download"]["folder"]["path"] = str(Path(images).resolve())
+    params["tensorize"]["folder"] |= {"channels": 3, "image_size": image_size}
     yaml.dump(params, path)
 
 
