@@ -20,7 +20,7 @@ def main() -> None:
     from image_pipeline.distributed.settings import CoordinatorSettings
 
     params = read_params()
-    data = [paths.TRAIN_TENSORS, paths.VALIDATION_TENSORS, *sorted(paths.WEIGHTS.glob("*"))]
+    data = paths.training_data()
     if settings := CoordinatorSettings.from_environment(params.train.numerics):
         from image_pipeline.distributed.coordinator import run_coordinator
 

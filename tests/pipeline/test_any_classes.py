@@ -88,7 +88,7 @@ def test_every_stage_works(
     metrics = json.loads(paths.DATA_METRICS.read_text(encoding="utf-8"))
     assert metrics["number_of_classes"] == classes
     assert metrics["shape"] == [channels, side, side]
-    for stage in ("train", "evaluate", "plot", "export"):
+    for stage in ("weights", "train", "evaluate", "plot", "export"):
         done = project.stage(stage, env={"PYTHONWARNINGS": "error"})
         assert "arning" not in done.stderr
 

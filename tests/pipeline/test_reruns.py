@@ -27,7 +27,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
 def stages_changed_by(project: Project, path: str) -> set[str]:
     """Return the stages that `dvc status` says an edit of a file changes."""
     target = project.root / path
-    file = next(target.rglob("[a-z]*.py")) if target.is_dir() else target
+    file = min(target.rglob("[a-z]*.py")) if target.is_dir() else target
     content = file.read_bytes()
     file.write_bytes(content.replace(b'"""', b'"""Edited. ', 1) + b"# edited\n")
     try:

@@ -2,8 +2,9 @@
 
 On the coordinator, `dvc repro` with IMAGE_PIPELINE_MACHINES and IMAGE_PIPELINE_ADDRESS set waits
 for other machines and prints the command to run there, in a clone with the same code, params and
-libraries. If the training and validation tensors are missing, they are pulled from the DVC remote
-or made. No results are written here: the coordinator has them (docs/machines.md).
+libraries. If the training and validation tensors or the pretrained weights are missing, they are
+pulled from the DVC remote or made. No results are written here: the coordinator has them
+(docs/machines.md).
 
 Exit status: 0 when the run is over, 1 if it fails, here or on the coordinator.
 """
@@ -23,7 +24,8 @@ from image_pipeline.distributed.fingerprint import data_fingerprint, environment
 from image_pipeline.distributed.settings import PREFIX, TOKEN, Address, read_token, read_wait
 from image_pipeline.distributed.worker import STAGE
 
-DATA = [paths.TRAIN_TENSORS, paths.VALIDATION_TENSORS]
+DATA = (paths.TRAIN_TENSORS, paths.VALIDATION_TENSORS, paths.WEIGHTS)
+REPRO = ("repro", "tensorize", "weights")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
         coordinator = CoordinatorClient(address, token, wait, _print)
         coordinator.check(fingerprint)
         _fetch_data()
-        outcome = coordinator.train(fingerprint | {"data": data_fingerprint(DATA)})
+        outcome = coordinator.train(fingerprint | {"data": data_fingerprint(paths.training_data())})
     if outcome != DONE:
         raise HostError(f"the run of {address} is over: {outcome}")
     _print(f"the run is over; {address} has the results")
@@ -61,13 +63,14 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _fetch_data() -> None:
-    """Pull the tensors from the DVC remote, or make them, if they are missing."""
+    """Pull tensors and weights from the DVC remote, or make them, if any are missing."""
     if all(path.exists() for path in DATA):
         return
     names = [str(path) for path in DATA]
-    _print(f"{' and '.join(names)} are missing: trying `dvc pull`, then `dvc repro tensorize`")
+    missing, repro = " or ".join(names), f"dvc {' '.join(REPRO)}"
+    _print(f"{missing} is missing: trying `dvc pull`, then `{repro}`")
     dvc = [sys.executable, "-m", "dvc"]
-    for command in ([*dvc, "pull", "--quiet", *names], [*dvc, "repro", "tensorize"]):
+    for command in ([*dvc, "pull", "--quiet", *names], [*dvc, *REPRO]):
         # An incomplete remote, or none, is no error: the data can be made.
         output = subprocess.DEVNULL if "pull" in command else None
         environment = {k: v for k, v in os.environ.items() if not k.startswith(PREFIX)}
@@ -75,8 +78,8 @@ def _fetch_data() -> None:
         if all(path.exists() for path in DATA):
             return
     raise HostError(
-        f"{' and '.join(names)} could be neither pulled nor made; run `dvc pull` or "
-        "`dvc repro tensorize` here, then join again"
+        f"{missing} could be neither pulled nor made; run `dvc pull` or `{repro}` here, then join "
+        "again"
     )
 
 

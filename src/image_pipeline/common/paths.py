@@ -28,3 +28,8 @@ HISTORY = PLOTS / "history.csv"
 PREDICTIONS = PLOTS / "predictions.csv"
 CLASSES = PLOTS / "classes.csv"
 RELIABILITY = PLOTS / "reliability.csv"
+
+
+def training_data() -> list[Path]:
+    """Return the files that training reads."""
+    return [TRAIN_TENSORS, VALIDATION_TENSORS, *sorted(WEIGHTS.glob("*"))]

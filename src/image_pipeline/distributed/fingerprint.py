@@ -70,7 +70,7 @@ def describe_mismatch(coordinator: Fingerprint, host: Fingerprint) -> str | None
         if coordinator["data"][name] != host["data"][name]:
             return (
                 f"{_shown(name)} differs from the coordinator's; run `dvc pull`, or rebuild it "
-                "with `dvc repro --force tensorize`"
+                "with `dvc repro --force tensorize weights`"
             )
     skew = host["clock"] - time.time()
     if abs(skew) > MAX_CLOCK_SKEW:
