@@ -52,6 +52,8 @@ class Queue:
         return self
 
     def __exit__(self, *failure: object) -> None:
+        if not any(self._queue.iter_queued()):
+            self._stop_workers()
         self._repo.__exit__(*failure)
 
     def add(
@@ -163,9 +165,18 @@ class Queue:
         if failed:  # not by name: of several of the same name, DVC would remove one
             self._queue.remove({entry.stash_rev for entry in failed})
 
+    def _stop_workers(self) -> None:
+        """Let workers end after their runs: an idle one sometimes misses its own signal to."""
+        import psutil  # type: ignore[import-untyped]
+
+        for number in self._workers():
+            path = Path(self._queue.wdir) / f"dvc-exp-worker-{number}.pid"
+            with suppress(OSError, ValueError, psutil.Error):
+                psutil.Process(int(path.read_text())).terminate()
+
     def _workers(self) -> set[int]:
         """Return the numbers of the live workers."""
-        import psutil  # type: ignore[import-untyped]
+        import psutil
 
         found = set()
         for path in Path(self._queue.wdir).glob("dvc-exp-worker-*.pid"):
