@@ -8,6 +8,7 @@ from image_pipeline.common.errors import PipelineError
 
 COMMANDS = {
     "app": "image_pipeline.app.command",
+    "audit": "image_pipeline.auditing.command",
     "compare": "image_pipeline.experiments.compare",
     "join": "image_pipeline.commands.join",
     "predict": "image_pipeline.commands.predict",

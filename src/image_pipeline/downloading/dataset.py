@@ -1,6 +1,6 @@
 """A data set by its name: a file of `image_pipeline.datasets` with functions `fetch` and `read`."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -24,11 +24,13 @@ class RawSplit:
         shape: channels, height and width of every image.
         labels: unsigned integers `[N]`, in the images' order.
         chunks: starts reading; yields the N images in order as uint8 `[n, C, H, W]`.
+        files: the names of the images' files, in the same order; empty if there are no files.
     """
 
     shape: tuple[int, int, int]
     labels: "np.ndarray"
     chunks: Callable[[], Iterable["np.ndarray"]]
+    files: Sequence[str] = ()
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import sys
 import tempfile
 from array import array
 from collections.abc import Callable, Iterator
+from itertools import compress
 from pathlib import Path
 
 import numpy as np
@@ -96,8 +97,11 @@ def read_image_folder(
             (seed, TEST_STREAM),
             "tensorize.folder.test_fraction",
         )
+    files = [names[index] for index in candidates[positions]]
     train, test = (
-        _split(pixels, positions[chosen], labels[chosen], class_names)
+        _split(
+            pixels, positions[chosen], labels[chosen], class_names, list(compress(files, chosen))
+        )
         for chosen in (~in_test, in_test)
     )
     skipped, fraction = len(unusable), settings.crop_fraction
@@ -199,7 +203,11 @@ def _check_counts(labels: np.ndarray, class_names: tuple[str, ...], what: str) -
 
 
 def _split(
-    pixels: np.ndarray, positions: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...]
+    pixels: np.ndarray,
+    positions: np.ndarray,
+    labels: np.ndarray,
+    class_names: tuple[str, ...],
+    files: list[str],
 ) -> RawSplit:
     _check_counts(labels, class_names, "training or test files")
     channels, height, width = pixels.shape[1:]
@@ -209,4 +217,4 @@ def _split(
         for start in range(0, len(positions), step):
             yield np.asarray(pixels[positions[start : start + step]])
 
-    return RawSplit((channels, height, width), labels.astype(np.uint32), chunks)
+    return RawSplit((channels, height, width), labels.astype(np.uint32), chunks, files)

@@ -1,0 +1,1 @@
+"""The stage `audit`: near-duplicates, and images that look wrong."""
