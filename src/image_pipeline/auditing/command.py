@@ -66,7 +66,7 @@ def _judge_labels(audit: "Audit", params: "Params", folds: int) -> None:
     import torch
 
     from image_pipeline import numerics
-    from image_pipeline.auditing.confident_learning import find_label_issues
+    from image_pipeline.auditing.confident_learning import judge_labels
     from image_pipeline.auditing.cross_validation import cross_validate
     from image_pipeline.training.checkpoint import result_key
     from image_pipeline.training.initial_weights import InitialWeights
@@ -87,5 +87,4 @@ def _judge_labels(audit: "Audit", params: "Params", folds: int) -> None:
     key = result_key(params.train, numerics.facts(), data=data, scripts=[])
     weights = InitialWeights.read(paths.WEIGHTS)
     learned, tested = cross_validate(learn, test, params, folds, weights, paths.CHECKPOINTS, key)
-    labels = torch.cat([learn.labels, test.labels]).numpy()
-    audit.label_issues = find_label_issues(np.concatenate([learned, tested]), labels)
+    audit.label_issues = judge_labels(learned, tested, learn.labels.numpy(), test.labels.numpy())

@@ -41,8 +41,8 @@ def find_label_issues(probabilities: np.ndarray, labels: np.ndarray) -> LabelIss
         probabilities: float64 `[N, classes]`, of models that did not learn from these images.
         labels: int64 `[N]`.
     """
-    count, classes = probabilities.shape
-    images = np.arange(count)
+    classes = probabilities.shape[1]
+    images = np.arange(len(labels))
     thresholds = np.full(classes, np.inf)
     for label in np.unique(labels).tolist():
         thresholds[label] = probabilities[labels == label, label].sum() / (labels == label).sum()
@@ -53,3 +53,26 @@ def find_label_issues(probabilities: np.ndarray, labels: np.ndarray) -> LabelIss
     others[images, labels] = -1
     suggested = others.argmax(axis=1)
     return LabelIssues(likely_error, suggested, probabilities[images, labels])
+
+
+def judge_labels(
+    learned: np.ndarray, tested: np.ndarray, labels: np.ndarray, test_labels: np.ndarray
+) -> LabelIssues:
+    """Judge the labels of images learnt from by cross-validation, and those of test images.
+
+    A test image is scored by the mean of all models' probabilities. Means are less extreme than one
+    model's, of which the thresholds are made, so its label is likely an error if any model says so.
+
+    Args:
+        learned: float64 `[N, classes]`, each of the model that did not learn from the image.
+        tested: float64 `[models, M, classes]`.
+        labels: int64 `[N]`.
+        test_labels: int64 `[M]`.
+    """
+    both, border = np.concatenate([labels, test_labels]), len(labels)
+    mean = find_label_issues(np.concatenate([learned, tested.sum(axis=0) / len(tested)]), both)
+    mean.likely_error[border:] = False
+    for one in tested:
+        found = find_label_issues(np.concatenate([learned, one]), both).likely_error
+        mean.likely_error[border:] |= found[border:]
+    return mean

@@ -45,7 +45,10 @@ def cross_validate(
     folder: Path,
     key: str,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the probabilities of all images of both splits, float64 `[N, classes]` each.
+    """Return the probabilities of all images of both splits.
+
+    Those of `learn`, float64 `[N, classes]`, are each of one model; those of `test`, float64
+    `[folds, N, classes]`, of all.
 
     Args:
         learn: the training and validation images.
@@ -59,7 +62,7 @@ def cross_validate(
     assigned = assign_folds(learn.labels.numpy(), folds, params.tensorize.seed)
     classes = len(learn.info.class_names)
     learned = np.zeros((len(assigned), classes))
-    tested = np.zeros((len(test.labels), classes))
+    tested = np.zeros((folds, len(test.labels), classes))
     for fold in range(folds):
         held_out = assigned == fold
         digest = hashlib.sha256(f"{key} {fold} of {folds}".encode()).hexdigest()
@@ -82,8 +85,8 @@ def cross_validate(
             checkpoint.remove()
         count = int(held_out.sum())
         learned[held_out] = found[:count]
-        tested += found[count:]
-    return learned, tested / folds
+        tested[fold] = found[count:]
+    return learned, tested
 
 
 def _part(split: Split, chosen: np.ndarray) -> Split:

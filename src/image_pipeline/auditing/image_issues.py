@@ -1,4 +1,5 @@
-"""Images that look wrong by themselves: dark, bright, blank, blurred, of an odd size or shape.
+"""Images that look wrong by themselves: dark, bright, blank, nearly blank,
+blurred, of an odd size or shape.
 
 The kinds are those that data-quality tools look for. What is dark or blurred is told by fixed
 limits and by the other images: X-rays are dark, and handwriting has no grain.
@@ -10,6 +11,7 @@ import numpy as np
 
 DARK, BRIGHT = 25, 235  # of 255: the 99th percentile of a dark image, the 5th of a bright one
 BLANK_RANGE = 8  # of 255, between the 1st and the 99th percentile
+PLAIN_SHARE = 0.02  # of the data set's median number of greys; 3 of CIFAR-10's images have less
 BLUR_SHARE = 0.05  # of the data set's median sharpness
 MAX_USUAL = 0.02  # share of the images that may be dark or bright before this counts as usual
 ODD_SIZE, ODD_SHAPE = 4.0, 2.5  # times the median of the files' side, and of their aspect ratio
@@ -24,9 +26,14 @@ class ImageStatistics:
     def add(self, images: np.ndarray) -> None:
         """Measure images uint8 `[n, C, H, W]`."""
         grey = images.astype(np.int32).sum(axis=1) // images.shape[1]
-        pixels = np.sort(grey.reshape(len(images), -1).astype(np.uint8), axis=1)
-        last = pixels.shape[1] - 1
-        percentiles = pixels[:, [last // 100, last // 20, last - last // 100]].astype(np.int64)
+        pixels = grey[0].size if len(grey) else 0
+        rows = np.arange(len(images))[:, None] * 256 + grey.reshape(len(images), -1)
+        counts = np.bincount(rows.ravel(), minlength=256 * len(images)).reshape(-1, 256)
+        below = np.cumsum(counts, axis=1)
+        ranks = (pixels // 100, pixels // 20, pixels - 1 - pixels // 100)
+        percentiles = [(below > rank).argmax(axis=1) for rank in ranks]
+        # The inverse of Simpson's index, in thousandths: how many greys there are, in effect.
+        greys = 1000 * pixels**2 // (counts * counts).sum(axis=1)
         # The Laplacian's variance, in integers: edges and grain have much, a blurred image little.
         laplacian = (
             4 * grey[:, 1:-1, 1:-1]
@@ -39,19 +46,26 @@ class ImageStatistics:
         first = laplacian.sum(axis=1, dtype=np.int64)
         second = (laplacian.astype(np.int64) ** 2).sum(axis=1)
         variance = (count * second - first**2) // count**2
-        self._rows.append(np.column_stack([percentiles, variance]))
+        self._rows.append(np.column_stack([*percentiles, greys, variance]))
 
     def issues(self) -> list[tuple[int, str, float]]:
         """Return each finding: the image's number, the issue, and what was measured."""
-        rows = np.concatenate(self._rows) if self._rows else np.zeros((0, 4), np.int64)
-        low, dim, high, sharpness = rows.T
+        rows = np.concatenate(self._rows) if self._rows else np.zeros((0, 5), np.int64)
+        low, dim, high, greys, sharpness = rows.T
         blank = high - low < BLANK_RANGE
-        median = float(np.median(sharpness)) if len(sharpness) else 0.0
+        usual_greys, usual_sharpness = (
+            float(np.median(values)) if len(rows) else 0.0 for values in (greys, sharpness)
+        )
+        plain = ~blank & (greys < PLAIN_SHARE * usual_greys)
+        dark, bright = _unusual(~blank & (high < DARK)), _unusual(~blank & (dim > BRIGHT))
+        plain &= ~dark & ~bright
+        blurred = sharpness < BLUR_SHARE * usual_sharpness
         kinds = {
             "blank": (blank, high - low),
-            "dark": (_unusual(~blank & (high < DARK)), high),
-            "bright": (_unusual(~blank & (dim > BRIGHT)), dim),
-            "blurred": (~blank & (sharpness < BLUR_SHARE * median), sharpness),
+            "dark": (dark, high),
+            "bright": (bright, dim),
+            "low information": (plain, greys),
+            "blurred": (blurred & ~(blank | dark | bright | plain), sharpness),
         }
         return [
             (int(number), kind, float(values[number]))
