@@ -38,7 +38,9 @@ def recompressed(image: Image.Image) -> Image.Image:
 CHANGES: dict[str, Callable[[Image.Image], Image.Image]] = {
     "none": lambda image: image,
     "recompressed": recompressed,
-    "shifted": lambda image: image.transform(image.size, 0, (1, 0, 2, 0, 1, -3)),
+    "shifted": lambda image: image.transform(
+        image.size, Image.Transform.AFFINE, (1, 0, 2, 0, 1, -3)
+    ),
     "cropped": lambda image: image.resize(image.size, 3, box=(3, 2, 46, 45)),
     "darker": lambda image: ImageEnhance.Brightness(image).enhance(0.7),
     "flat": lambda image: ImageEnhance.Contrast(image).enhance(0.6),
