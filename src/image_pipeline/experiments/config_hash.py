@@ -16,7 +16,7 @@ from image_pipeline.experiments.revisions import Revision, run_git
 # The code that computes results, as paths for Git, without what only draws or reads them.
 CODE = ("dvc.yaml", "requirements.lock", "stages", "src")
 NO_RESULT_CODE = re.compile(
-    r"stages/plot\.py|src/image_pipeline/(commands|experiments|plotting|__main__\.py)(/|$)"
+    r"stages/plot\.py|src/image_pipeline/(auditing|commands|experiments|plotting|__main__\.py)(/|$)"
 )
 NO_RESULT_PARAMS = ("plot", "machine")  # blocks of params.yaml that change no metric
 DIGITS = 8
