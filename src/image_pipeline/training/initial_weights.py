@@ -64,10 +64,14 @@ class InitialWeights:
         return replace(split, info=info)
 
     def note(self, split: Split) -> str:
-        """Return in one line how a split's images differ from those of the weights; or nothing."""
+        """Return in one line how a split's images differ from those of the weights; or nothing.
+
+        What counts is how large things are, in pixels. Somewhat larger ones than in training are no
+        worse (Touvron et al., "Fixing the train-test resolution discrepancy", 2019).
+        """
         size, fraction = self.info.image_size, self.info.crop_fraction
         found, kept = split.shape[1], split.info.crop_fraction
-        if size is None or (found == size and abs(kept - fraction) < 0.01):
+        if size is None or 0.75 < (found / kept) / (size / fraction) < 1.5:
             return ""
         return (
             f"the weights learnt from images of {size} pixels, {fraction:.3g} of the shorter side; "
