@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import shutil
 import socket
 import subprocess
@@ -18,8 +19,10 @@ PAGE = ROOT / "docs" / "sharing.md"
 BLOCKS = re.findall(
     r"^```sh\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
 )
-CONFIGURE, ADD, PUSH, PULL, PUSH_EXPERIMENT, PULL_EXPERIMENT = BLOCKS
+CONFIGURE, ADD, PUSH, PULL, PUSH_EXPERIMENT, PULL_EXPERIMENT = BLOCKS[:6]
+MERGE, MERGED, REGISTER, GET, VERIFY = BLOCKS[6:]
 HOST, FOLDER = "server.example.org", "/srv/dvc/pipeline"
+REPOSITORY = f"git@{HOST}:pipeline.git"
 SSHD = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
 IDENTITY = {
     f"GIT_{who}_{what}": "test@example.com"
@@ -87,7 +90,8 @@ class Server:
         self, project: Project, script: str, *, check: bool = True
     ) -> subprocess.CompletedProcess[str]:
         """Run commands of the page, with the test's folder in place of the server's."""
-        script = "set -e\n" + script.replace(FOLDER, str(self.storage))
+        origin = shlex.quote(str(self.root.parent / "origin.git"))
+        script = "set -e\n" + script.replace(FOLDER, str(self.storage)).replace(REPOSITORY, origin)
         venv = project.environment()["PATH"].split(os.pathsep)[0]
         env = self.env | {"PATH": f"{self.root}/bin:{venv}:{os.environ['PATH']}"}
         return project.run("bash", "-c", script, env=env, check=check)
@@ -137,6 +141,38 @@ def test_push_and_pull(shared: Project, server: Server, tmp_path: Path) -> None:
     done = server.run(elsewhere, PULL_EXPERIMENT)
     assert "longer" in done.stdout
     assert "train.epochs: 3 -> 4" in done.stdout
+
+
+def test_a_version_of_the_model_is_registered_promoted_fetched_and_verified(
+    shared: Project, server: Server, tmp_path: Path
+) -> None:
+    elsewhere = Project.at(tmp_path / "elsewhere")
+    elsewhere.root.mkdir()
+    server.run(shared, PUSH)
+    done = server.run(elsewhere, GET, check=False)
+    assert "Unable to find artifact 'classifier'" in done.stderr
+    server.run(shared, REGISTER)
+    server.run(elsewhere, GET)
+    first = (shared.root / "models/model.safetensors").read_bytes()
+    for name in ("newest", "model"):
+        assert (elsewhere.root / f"{name}.safetensors").read_bytes() == first
+
+    shared.set_params({"train.epochs": LONGER})
+    shared.run("dvc", "repro")
+    shared.commit("longer")
+    server.run(shared, PUSH)
+    server.run(shared, REGISTER.replace("v1.0.0", "v1.1.0").replace("#prod#1", "#test#1"))
+    server.run(elsewhere, GET.replace("--out", "--force --out"))
+    assert (elsewhere.root / "model.safetensors").read_bytes() == first
+    second = (shared.root / "models/model.safetensors").read_bytes()
+    assert (elsewhere.root / "newest.safetensors").read_bytes() == second != first
+    server.run(shared, REGISTER.replace("v1.0.0", "v1.2.0").replace("#prod#1", "#prod#2"))
+    server.run(elsewhere, GET.replace("--out", "--force --out"))
+    assert (elsewhere.root / "model.safetensors").read_bytes() == second
+
+    clone = clone_of(shared, tmp_path / "clone")
+    done = server.run(clone, VERIFY)
+    assert done.stdout.endswith(" outputs came out the same\n")
 
 
 def test_changed_host_key_is_an_error(shared: Project, server: Server) -> None:
