@@ -17,7 +17,13 @@ from scipy import stats
 from experiments.experiment_projects import SyntheticProject, call, predictions
 from image_pipeline.experiments.config_hash import config_hash
 from image_pipeline.experiments.revisions import resolve
-from image_pipeline.experiments.seed_runs import experiment_name, paired_t_test, summarize
+from image_pipeline.experiments.seed_runs import (
+    experiment_name,
+    paired_t_test,
+    read_seed_runs,
+    summarize,
+)
+from image_pipeline.experiments.seeds_report import format_paired, format_summary
 from project import SMALL, Project
 
 COMMAND = (sys.executable, "-m", "image_pipeline")
@@ -34,6 +40,37 @@ def test_summary_equals_scipy() -> None:
         )
         assert found.deviation == pytest.approx(np.std(values, ddof=1))
         assert (found.least, found.most) == (values.min(), values.max())
+
+
+def test_intervals_stay_within_what_the_metric_can_be(repeated: SyntheticProject) -> None:
+    """From two seeds, Student's t reaches nine standard deviations to each side."""
+    path = repeated.root / "metrics/test.json"
+    runs = {}
+    for seed, errors in enumerate((10, 300)):
+        accuracy = 1 - errors / 360
+        values = {"accuracy": accuracy, "errors": errors, "images": 360, "loss": 0.1, "odd": errors}
+        path.write_text(json.dumps(values))
+        repeated.commit(f"seed {seed}")
+        runs[seed] = resolve(repeated.run("git", "rev-parse", "HEAD").stdout.strip())
+    found = read_seed_runs(runs)
+    text = format_summary(found, "text")
+    rows = {line.split()[0]: line for line in text.splitlines() if line}
+    assert " 0.000% to 100.000% " in rows["accuracy"]
+    assert " 0.0 to 360.0 " in rows["errors"]
+    assert " 0.10000 to 0.10000 " in rows["loss"]
+    assert " -1687.39969 to " in rows["odd"]  # nothing is known of it
+    assert text.splitlines()[-1] == (
+        "note: 2 seeds tell the mean to 9.0 standard deviations only (with 95% confidence); "
+        "it is 0.9 with 7, 0.5 with 21"
+    )
+    assert "\n\n> 2 seeds tell the mean" in format_summary(found, "markdown")
+    assert "seeds tell" not in format_summary(dict.fromkeys(range(7), found[0]), "text")
+
+    paired = json.loads(format_paired("a", "b", found, {0: found[1], 1: found[0]}, "json"))
+    intervals = {name: of["difference"]["interval"] for name, of in paired["metrics"].items()}
+    assert intervals["accuracy"] == [-1, 1]
+    assert intervals["errors"] == [-360, 360]
+    assert format_paired("a", "b", found, found, "text").splitlines()[-1].startswith("note: 2 ")
 
 
 def test_p_value_equals_scipy() -> None:

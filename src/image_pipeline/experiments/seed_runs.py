@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 
 # Values in the metrics files that are settings, not results.
 NO_METRIC = ("epochs", "images", "portable")
+# The most that a metric can be, by the last part of its name; the least is 0. Another one has no
+# known bounds, and errors are at most the images of the test split.
+MOST = {"accuracy": 1.0, "macro_f1": 1.0, "expected_calibration_error": 1.0, "loss": math.inf}
+ANY = (-math.inf, math.inf)
 CURVES = ["epoch", "train_loss", "validation_loss", "train_accuracy", "validation_accuracy"]
 
 
@@ -32,11 +36,13 @@ class SeedRun:
     Attributes:
         revision: the experiment.
         metrics: from metrics/test.json, then metrics/train.json, by dotted name.
+        bounds: the least and the most that each metric can be.
         data: hashes of the training, validation and test tensors.
     """
 
     revision: Revision
     metrics: dict[str, float]
+    bounds: dict[str, tuple[float, float]]
     data: tuple[str | None, ...]
 
 
@@ -47,7 +53,7 @@ class Summary:
     Attributes:
         mean: arithmetic.
         deviation: the sample standard deviation.
-        interval: the 95% interval of the mean, by Student's t.
+        interval: the 95% interval of the mean, by Student's t, without what the metric cannot be.
         least, most: minimum and maximum.
     """
 
@@ -92,25 +98,39 @@ def read_seed_runs(revisions: Mapping[int, Revision]) -> dict[int, SeedRun]:
 
 
 def _read_seed_run(revision: Revision) -> SeedRun:
-    metrics: dict[str, float] = {}
+    values: dict[str, float] = {}
     for path in (paths.TEST_METRICS, paths.TRAIN_METRICS):
         for name, value in flatten(read_mapping(revision, path)).items():
-            if name not in NO_METRIC and isinstance(value, int | float):
-                metrics[name] = float(value)
+            if isinstance(value, int | float):
+                values[name] = float(value)
+    most = MOST | {"errors": values.get("images", math.inf)}
+    metrics = {name: value for name, value in values.items() if name not in NO_METRIC}
+    last = {name: name.rpartition(".")[2] for name in metrics}
+    bounds = {name: (0.0, most[last[name]]) if last[name] in most else ANY for name in metrics}
     hashes = file_hashes(read_lock(revision))
     tensors = (paths.TRAIN_TENSORS, paths.VALIDATION_TENSORS, paths.TEST_TENSORS)
-    return SeedRun(revision, metrics, tuple(hashes.get(path.as_posix()) for path in tensors))
+    return SeedRun(
+        revision, metrics, bounds, tuple(hashes.get(path.as_posix()) for path in tensors)
+    )
 
 
-def summarize(values: Sequence[float]) -> Summary:
-    """Return the summary statistics of a metric's values, one per seed; at least two."""
+def summarize(values: Sequence[float], bounds: tuple[float, float] = ANY) -> Summary:
+    """Return the summary statistics of a metric's values, one per seed; at least two.
+
+    Args:
+        values: of the metric.
+        bounds: the least and the most that it can be.
+    """
     array = np.asarray(values)
     mean, deviation = float(array.mean()), float(array.std(ddof=1))
-    quantile = float(stdtrit(len(array) - 1, 1 - LEVEL / 2))
-    half = quantile * deviation / math.sqrt(len(array))
-    return Summary(
-        mean, deviation, (mean - half, mean + half), float(array.min()), float(array.max())
-    )
+    half = half_width(len(array)) * deviation
+    interval = max(bounds[0], mean - half), min(bounds[1], mean + half)
+    return Summary(mean, deviation, interval, float(array.min()), float(array.max()))
+
+
+def half_width(count: int) -> float:
+    """Return half the width of a mean's 95% interval from so many values, in their deviations."""
+    return float(stdtrit(count - 1, 1 - LEVEL / 2)) / math.sqrt(count)
 
 
 def common_metrics(runs: Sequence[SeedRun]) -> list[str]:

@@ -1,5 +1,6 @@
 """Runs over several seeds as text for a terminal, as Markdown for a pull request, and as JSON."""
 
+import itertools
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -17,6 +18,7 @@ from image_pipeline.experiments.seed_runs import (
     SeedRun,
     Summary,
     common_metrics,
+    half_width,
     paired_t_test,
     summarize,
 )
@@ -46,8 +48,12 @@ class Paired:
 
 def format_summary(runs: SeedRuns, form: str) -> str:
     """Format the runs of one configuration as "text", "markdown" or "json" (unrounded)."""
+    first, *_ = runs.values()
     names = common_metrics(list(runs.values()))
-    metrics = {name: summarize([run.metrics[name] for run in runs.values()]) for name in names}
+    metrics = {
+        name: summarize([run.metrics[name] for run in runs.values()], first.bounds[name])
+        for name in names
+    }
     if form == "json":
         values = {
             "seeds": list(runs),
@@ -61,9 +67,10 @@ def format_summary(runs: SeedRuns, form: str) -> str:
         f"standard deviation {_points(accuracy.deviation)} points"
     )
     rows = [SUMMARY_HEADER, *(_summary_row(name, metrics[name]) for name in names)]
+    note = _few_seeds(len(runs))
     if form == "markdown":
-        return f"**{sentence}**\n\n{markdown_table(rows)}"
-    return f"{sentence}\n\n{text_table(rows)}"
+        return f"**{sentence}**\n\n{markdown_table(rows)}" + (f"\n\n> {note}" if note else "")
+    return f"{sentence}\n\n{text_table(rows)}" + (f"\n\nnote: {note}" if note else "")
 
 
 def format_paired(name_a: str, name_b: str, a: SeedRuns, b: SeedRuns, form: str) -> str:
@@ -83,10 +90,13 @@ def format_paired(name_a: str, name_b: str, a: SeedRuns, b: SeedRuns, form: str)
         }
         return json.dumps(values, indent=2)
     rows: Table = [PAIRED_HEADER, *(_paired_row(name, metrics[name]) for name in metrics)]
+    note = _few_seeds(len(a))
     if form == "markdown":
         title = f"### {escaped(name_b)} (B) against {escaped(name_a)} (A)"
-        return f"{title}\n\n**{verdict}.**\n\n{markdown_table(rows)}"
-    return f"A  {name_a}\nB  {name_b}\n\n{text_table(rows)}\n\n{verdict}."
+        text = f"{title}\n\n**{verdict}.**\n\n{markdown_table(rows)}"
+        return text + (f"\n\n> {note}" if note else "")
+    text = f"A  {name_a}\nB  {name_b}\n\n{text_table(rows)}\n\n{verdict}."
+    return text + (f"\n\nnote: {note}" if note else "")
 
 
 def _pair(a: SeedRuns, b: SeedRuns) -> dict[str, Paired]:
@@ -95,7 +105,9 @@ def _pair(a: SeedRuns, b: SeedRuns) -> dict[str, Paired]:
         first, second = ([runs[seed].metrics[name] for seed in a] for runs in (a, b))
         differences = [y - x for x, y in zip(first, second, strict=True)]
         means = summarize(first).mean, summarize(second).mean
-        found[name] = Paired(*means, summarize(differences), paired_t_test(differences))
+        least, most = next(iter(a.values())).bounds[name]
+        difference = summarize(differences, (least - most, most - least))
+        found[name] = Paired(*means, difference, paired_t_test(differences))
     return found
 
 
@@ -108,6 +120,22 @@ def _verdict(accuracy: Paired, seeds: int) -> str:
     if not significant(accuracy.p):
         return f"No significant difference: {found}"
     return f"{'B' if accuracy.difference.mean > 0 else 'A'} is significantly better: {found}"
+
+
+def _few_seeds(count: int) -> str:
+    """Return how well the mean is known from few seeds, and from more; empty if there are enough.
+
+    Enough are those that tell it to one standard deviation. Fewer tell next to nothing, since they
+    do not tell the deviation either.
+    """
+    enough = next(number for number in itertools.count(2) if half_width(number) <= 1)
+    if count >= enough:
+        return ""
+    more = ", ".join(f"{half_width(number):.1f} with {number}" for number in (enough, 3 * enough))
+    return (
+        f"{count} seeds tell the mean to {half_width(count):.1f} standard deviations only (with "
+        f"95% confidence); it is {more}"
+    )
 
 
 def _points(share: float, sign: str = "") -> str:
