@@ -58,10 +58,10 @@ soak-machines: setup ## kill and disconnect three hosts 20 times, train on up to
 	PYTHONPATH=tests python tests/distributed/hosts_harness.py
 
 bench: .venv-bench/complete repro ## benchmark against other libraries, in .venv-bench (an hour)
-	PATH=$(CURDIR)/.venv-bench/bin:$$PATH python benchmarks/bench.py
+	PATH="$(CURDIR)/.venv-bench/bin:$$PATH" python benchmarks/bench.py
 
 bench-scale: .venv-bench/complete repro ## benchmark with 60 thousand to 6 million images (20 minutes, 15 GB of disk)
-	PATH=$(CURDIR)/.venv-bench/bin:$$PATH python benchmarks/scale.py
+	PATH="$(CURDIR)/.venv-bench/bin:$$PATH" python benchmarks/scale.py
 
 .venv-bench/complete: .venv/complete benchmarks/requirements.lock
 	test -x .venv-bench/bin/python || $(PYTHON) -m venv .venv-bench

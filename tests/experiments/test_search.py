@@ -251,8 +251,9 @@ def test_idle_workers_may_exit_so_that_lost_runs_are_queued_again(
     waiting, started, orphaned = ["one", "two"], list[int](), list[bool]()
     dvc = dvc_queue.Queue(2)
     dvc._pending = {"one": ([], None), "two": ([], None)}
-    fake = SimpleNamespace(iter_queued=lambda: iter(waiting), _spawn_worker=started.append)
+    fake = SimpleNamespace(iter_queued=lambda: iter(waiting), wdir="queue")
     monkeypatch.setattr(dvc, "_queue", fake, False)
+    monkeypatch.setattr(dvc_queue, "spawn_worker", lambda _, number: started.append(number))
     monkeypatch.setattr(dvc_queue, "WORKER_TIMEOUT", 0)
     monkeypatch.setattr(dvc, "_remove_orphaned", lambda: orphaned.append(True))
     monkeypatch.setattr(dvc, "_enqueue", waiting.extend)

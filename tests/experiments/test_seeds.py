@@ -209,7 +209,7 @@ def seeds(project: Project, *arguments: str, check: bool = True) -> dict[str, ob
 
 @pytest.mark.slow
 def test_killed_runs_are_resumed_and_none_is_run_twice(finished: Project, tmp_path: Path) -> None:
-    project = finished.copy_to(tmp_path / "project")
+    project = finished.copy_to(tmp_path / "a b ü")  # of which DVC's own workers would die
     before = project.git_status()
     command = [*COMMAND, "seeds", "3"]
     process = subprocess.Popen(

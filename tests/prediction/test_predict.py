@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -201,7 +202,8 @@ def test_one_image_on_standard_input(model: Path) -> None:
 
 
 def test_a_closed_output_pipe_is_not_an_error(model: Path, digits: tuple[Path, np.ndarray]) -> None:
-    command = f"{sys.executable} -m image_pipeline predict --model {model} --csv {digits[0]}"
+    arguments = (sys.executable, "-m", "image_pipeline", "predict", "--model", model, "--csv")
+    command = shlex.join(map(str, (*arguments, digits[0])))
     done = subprocess.run(
         ["sh", "-c", f"{command} | head -1"],
         cwd=ROOT,

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from image_pipeline.common import paths
 from image_pipeline.common.cores import available_cores
 from image_pipeline.common.errors import PipelineError, one_line
+from image_pipeline.experiments.queue_worker import WORKER, spawn_worker
 from image_pipeline.experiments.revisions import experiments
 
 POLL_SECONDS = 0.5
@@ -141,7 +142,7 @@ class Queue:
         with _run_environment(self._jobs):
             for number in missing:
                 # start_workers pings the workers and restarts those that do not answer yet.
-                self._queue._spawn_worker(number)
+                spawn_worker(Path(self._queue.wdir), number)
         deadline = time.monotonic() + WORKER_TIMEOUT
         while missing - self._workers() and time.monotonic() < deadline:
             time.sleep(POLL_SECONDS / 10)
@@ -181,7 +182,7 @@ class Queue:
         found = set()
         for path in Path(self._queue.wdir).glob("dvc-exp-worker-*.pid"):
             with suppress(OSError, ValueError, psutil.Error):
-                if "queue-worker" in psutil.Process(int(path.read_text())).cmdline():
+                if WORKER in psutil.Process(int(path.read_text())).cmdline():
                     found.add(int(path.stem.rpartition("-")[2]))
         return found
 
