@@ -1,15 +1,18 @@
 import json
+import math
 import os
 import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from image_pipeline.common.locks import lock
 from project import LONGER, SHARED_MNIST, SMALL, Project, require
 
 if TYPE_CHECKING:
@@ -77,16 +80,14 @@ def _made_once(
 
     pytest-xdist's processes share it: the first to ask makes it.
     """
-    from fcntl import LOCK_EX, flock
-
     folder = factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         folder = folder.parent
     folder /= name
     folder.mkdir(exist_ok=True)
     returned = folder / "returned.json"
-    with (folder / "lock").open("w") as lock:
-        flock(lock, LOCK_EX)
+    (folder / "lock").touch()
+    with lock(folder / "lock", timeout=math.inf) or nullcontext():
         if not returned.exists():
             returned.write_text(json.dumps(make(folder)))
     return folder, json.loads(returned.read_text())

@@ -1,6 +1,5 @@
 """Which run a model file comes from, with its test accuracy and commit."""
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,8 +7,9 @@ from pathlib import Path
 from ruamel.yaml.error import YAMLError
 
 from image_pipeline.common import paths
+from image_pipeline.common.git import git
+from image_pipeline.common.hashes import dvc_md5
 from image_pipeline.experiments.results import LOCK, file_hashes, read_stages
-from image_pipeline.experiments.revisions import git
 from image_pipeline.modeling.model_card import ModelCard
 
 SHORT_HASH = 8  # digits of the model file's hash
@@ -49,7 +49,7 @@ def read_run_info(path: Path, card: ModelCard) -> RunInfo:
     metrics/test.json gives the accuracy only if dvc.lock says that it was measured with this very
     file: the file may be the model of another run, or a run may be in progress.
     """
-    digest = hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
+    digest = dvc_md5(path)
     evaluated = _is_evaluated(digest)
     return RunInfo(
         dataset=card.data.dataset,
@@ -65,7 +65,7 @@ def _is_evaluated(model_hash: str) -> bool:
     """Tell whether dvc.lock says that metrics/test.json was measured with this model."""
     try:
         stages = {"evaluate": read_stages(LOCK).get("evaluate", {})}
-        metrics = hashlib.md5(paths.TEST_METRICS.read_bytes(), usedforsecurity=False).hexdigest()
+        metrics = dvc_md5(paths.TEST_METRICS)
     except (OSError, YAMLError):
         return False
     return (

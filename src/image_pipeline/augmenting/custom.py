@@ -1,6 +1,6 @@
 """The custom augmentation: `augment` in the file that `train.augmentation.custom` names."""
 
-import traceback
+import sys
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from image_pipeline import augmentations
-from image_pipeline.common.errors import ParamsError, one_line
+from image_pipeline.common.errors import ParamsError, innermost_line, one_line
 from image_pipeline.common.paths import PARAMS
 
 AugmentFunction = Callable[[Any, Any], Any]  # (images, generator) -> images
@@ -55,9 +55,8 @@ def apply(function: AugmentFunction, images: np.ndarray, seed: tuple[int, ...]) 
     except USER_ERRORS as error:
         if NO_MEMORY in str(error):
             raise
-        frames = traceback.extract_tb(error.__traceback__)
-        lines = [frame.lineno for frame in frames if Path(frame.filename).stem == name]
-        where = f" (line {lines[-1]})" if lines else ""
+        line = innermost_line(error, Path(str(sys.modules[function.__module__].__file__)))
+        where = f" (line {line})" if line else ""
         raise _error(name, f"fails: {one_line(error)}{where}") from error
     dtype, shape = getattr(augmented, "dtype", None), tuple(getattr(augmented, "shape", ()))
     if not isinstance(augmented, torch.Tensor) or dtype != torch.float32 or shape != images.shape:

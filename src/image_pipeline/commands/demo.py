@@ -13,7 +13,7 @@ from pathlib import Path
 from dvc.utils.serialize import modify_yaml  # type: ignore[import-untyped]
 
 from image_pipeline.common import paths
-from image_pipeline.experiments.revisions import run_git
+from image_pipeline.common.git import run_git
 
 FOLDER = Path("demo")
 # A small data set needs a small batch size. This one was chosen on the validation split: 99.3%
@@ -46,12 +46,10 @@ def main() -> int:
     """Make the copy, run it and print the result; return the exit status of `dvc repro`."""
     copy_project(FOLDER)
     set_params(FOLDER / paths.PARAMS)
-    for command in (
-        ["git", "init", "--quiet"],
-        ["git", "add", "--all"],
-        ["git", *IDENTITY, "commit", "--quiet", "--no-verify", "--message", "The demo's settings"],
-    ):
-        subprocess.run(command, cwd=FOLDER, check=True)
+    run_git("init", "--quiet", root=FOLDER)
+    run_git("add", "--all", root=FOLDER)
+    commit = ("commit", "--quiet", "--no-verify", "--message", "The demo's settings")
+    run_git(*IDENTITY, *commit, root=FOLDER)
     if status := subprocess.run(["dvc", "repro"], cwd=FOLDER, check=False).returncode:
         return status
     subprocess.run(

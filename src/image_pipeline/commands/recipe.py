@@ -19,9 +19,9 @@ from ruamel.yaml import YAML
 from image_pipeline.common import paths
 from image_pipeline.common.errors import ParamsError, one_line
 from image_pipeline.common.files import write_bytes
+from image_pipeline.common.git import git
 from image_pipeline.common.params import check_params, read_params
 from image_pipeline.experiments.named_yaml import NamedYaml
-from image_pipeline.experiments.revisions import git
 from image_pipeline.training.params import TrainParams
 
 RECIPES = NamedYaml("recipe", Path("recipes"))

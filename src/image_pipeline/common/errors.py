@@ -4,6 +4,8 @@ Every message is one line that names the file, key or address, what is wrong wit
 about it. `image_pipeline.common.stage.run_stage` prints it without a traceback.
 """
 
+from pathlib import Path
+
 
 class PipelineError(Exception):
     """A run that cannot continue, for a reason other than a bug."""
@@ -59,3 +61,12 @@ def one_line(text: object, limit: int = 200) -> str:
     words = " ".join(str(text)[: 10 * limit].split())
     shown = words if len(words) <= limit else f"{words[: limit - 3]}..."
     return "".join(character if character.isprintable() else "?" for character in shown)
+
+
+def innermost_line(error: BaseException, path: Path) -> int | None:
+    """Return the innermost line of a file in an error's traceback; None if it is not in there."""
+    import traceback  # takes a while
+
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == str(path)]
+    return lines[-1] if lines else None

@@ -1,4 +1,4 @@
-"""A pool of forked processes that runs a function on many tasks.
+"""Forked processes: one that runs a function, and a pool that runs one on many tasks.
 
 Processes, because Python's own work on a small image takes longer than decoding it, and threads do
 that one at a time. Results come in the order of the tasks, whatever the number of processes.
@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import traceback
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -22,6 +23,30 @@ from image_pipeline.common.errors import PipelineError
 TASKS_AHEAD = 2  # for each process
 Result = TypeVar("Result")
 SIGNALS = {signal.SIGINT, signal.SIGTERM}
+
+
+def fork(main: Callable[[], int]) -> int:
+    """Return the number of a new process that runs a function and ends with its status.
+
+    It has what this process has, and leaves Ctrl-C, which goes to all, to this one. No exit handler
+    runs in it, and nothing that is still to be written is: these are this process's.
+
+    Raises:
+        OSError: the system refuses another process.
+    """
+    with _forking():
+        if process := os.fork():
+            return process
+        status = 1
+        try:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+            status = main()
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(status)
 
 
 class Processes:
@@ -79,16 +104,16 @@ class Processes:
         if self._pool:
             return self._pool.submit(function, *task)
         self._pool = ProcessPoolExecutor(self.number, multiprocessing.get_context("fork"), _prepare)
-        with _forking():
+        with _forking():  # which the pool does at its first task
             return self._pool.submit(function, *task)
 
 
 @contextmanager
 def _forking() -> Iterator[None]:
-    """Block signals while the pool forks, which it does at its first task.
+    """Block signals while a process forks: the new one would handle them as if it were this one.
 
-    A new process that got a signal before `_prepare` would run this process's handler. Python warns
-    about forking beside threads; there are only those of tqdm and OpenBLAS, which no child uses.
+    Python warns about forking beside threads; there are only those of tqdm and OpenBLAS, which no
+    child uses.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:

@@ -1,9 +1,7 @@
 """What must be equal on all hosts for the same bits, and a description of what differs."""
 
-import hashlib
 import json
 import platform
-import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
@@ -12,6 +10,8 @@ from typing import Any
 
 from image_pipeline import numerics
 from image_pipeline.common.errors import one_line
+from image_pipeline.common.git import git
+from image_pipeline.common.hashes import sha256
 from image_pipeline.training.params import TrainParams
 
 PACKAGE = Path(__file__).parents[1]
@@ -33,8 +33,8 @@ def environment_fingerprint(params: TrainParams, script: Path) -> Fingerprint:
     chosen = {"models": params.model.name, "augmentations": params.augmentation.custom}
     processor = f"{platform.machine()}{'' if numerics.has_avx2() else ' without AVX2'}"
     fingerprint: Fingerprint = {
-        "commit": _commit(),
-        "code": {name: _hash(path) for name, path in _code(chosen, script)},
+        "commit": git("rev-parse", "--short", "HEAD") or "",  # for messages
+        "code": {name: sha256(path) for name, path in _code(chosen, script)},
         "settings": dict(_flatten({"train": params.effective()}))
         | {name: version(name) for name in LIBRARIES}
         | {"the processor": processor},
@@ -44,7 +44,7 @@ def environment_fingerprint(params: TrainParams, script: Path) -> Fingerprint:
 
 def data_fingerprint(paths: Sequence[Path]) -> Fingerprint:
     """Return the hashes of the files that a run reads."""
-    return {path.as_posix(): _hash(path) for path in paths}
+    return {path.as_posix(): sha256(path) for path in paths}
 
 
 def describe_mismatch(coordinator: Fingerprint, host: Fingerprint) -> str | None:
@@ -97,21 +97,6 @@ def _flatten(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[st
             yield from _flatten(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
-
-
-def _hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _commit() -> str:
-    """Return the commit's short hash, for messages; empty without Git."""
-    command = ["git", "rev-parse", "--short", "HEAD"]
-    try:
-        done = subprocess.run(command, capture_output=True, check=False, encoding="utf-8")
-    except OSError:
-        return ""
-    return done.stdout.strip() if not done.returncode else ""
 
 
 def _shown(value: object) -> str:

@@ -13,6 +13,8 @@ import pandas as pd
 from scipy.stats import binomtest
 from sklearn.metrics import log_loss, precision_recall_fscore_support
 
+from image_pipeline.evaluation.calibration import calibration_error, confidence_bin
+
 CONFIDENCE_LEVEL = 0.95
 
 
@@ -101,10 +103,8 @@ class Evaluation:
 class Calibration:
     """Confidence (the probability of the predicted class) against accuracy, by confidence bin.
 
-    Source: Guo et al., "On Calibration of Modern Neural Networks" (2017), equation 3.
-
     Args:
-        bins: number of equally wide bins of [0, 1]; a bin includes its upper edge.
+        bins: their number.
     """
 
     def __init__(self, bins: int) -> None:
@@ -115,7 +115,7 @@ class Calibration:
     def update(self, confidence: np.ndarray, correct: np.ndarray) -> None:
         """Add confidences float64 `[B]`, and whether each prediction is correct, bool `[B]`."""
         bins = len(self._images)
-        index = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
+        index = confidence_bin(confidence, bins)
         self._images += np.bincount(index, minlength=bins)
         self._correct += np.bincount(index[correct], minlength=bins)
         self._confidence += np.bincount(index, confidence, bins)
@@ -135,5 +135,5 @@ class Calibration:
         )
 
     def error(self) -> float:
-        """Return the expected calibration error: the gap of each bin, weighted by its images."""
-        return float(np.abs(self._correct - self._confidence).sum() / self._images.sum())
+        """Return the expected calibration error."""
+        return float(calibration_error(self._correct - self._confidence, self._images.sum()))

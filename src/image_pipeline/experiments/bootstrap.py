@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from image_pipeline.evaluation.calibration import calibration_error, confidence_bin
 from image_pipeline.experiments.significance import LEVEL, Metric
 
 RESAMPLES = 10_000
@@ -70,8 +71,7 @@ def bootstrap(
     parts = [sums(actual, classes, each) for each in correct]
     parts += [support + sums(model.predicted, classes) for model in models]
     for model, each in zip(models, correct, strict=True):
-        # Bins include their upper edge.
-        bin_ = np.clip(np.ceil(model.confidence * bins).astype(np.int64) - 1, 0, bins - 1)
+        bin_ = confidence_bin(model.confidence, bins)
         parts.append(sums(bin_, bins, each - model.confidence))
     zeros = np.zeros(len(actual), np.int64)
     if len(losses) == 2:  # only the difference is resampled
@@ -90,7 +90,7 @@ def bootstrap(
                 (2 * hits / np.maximum(counts, 1)).mean(axis=1)
                 for hits, counts in zip(sides[:2], sides[2:4], strict=True)
             ],
-            [np.abs(gaps).sum(axis=1) / images[:, 0] for gaps in sides[4:6]],
+            [calibration_error(gaps, images[:, 0]) for gaps in sides[4:6]],
         ]
         found += [[0 * images[:, 0], loss[:, 0] / images[:, 0]] for loss in sides[6:]]
         return np.asarray(found)

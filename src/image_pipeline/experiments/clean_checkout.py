@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from image_pipeline.common.errors import PipelineError, one_line
-from image_pipeline.experiments.revisions import run_git
+from image_pipeline.common.git import run_git
 
 CLONE = "clone"
 MIRROR = "DATASET_MIRROR"

@@ -1,7 +1,5 @@
 """A hash of all that results depend on except the seed: runs that share it are repetitions."""
 
-import hashlib
-import json
 import os
 import re
 import tempfile
@@ -10,13 +8,15 @@ from pathlib import Path
 
 from image_pipeline.common import paths
 from image_pipeline.common.errors import DataError
+from image_pipeline.common.git import run_git
+from image_pipeline.common.hashes import WITHOUT_INFLUENCE, fingerprint
 from image_pipeline.experiments.results import read_mapping
-from image_pipeline.experiments.revisions import Revision, run_git
+from image_pipeline.experiments.revisions import Revision
 
 # The code that computes results, as paths for Git, without what only draws or reads them.
 CODE = ("dvc.yaml", "requirements.lock", "stages", "src")
 NO_RESULT_CODE = re.compile(
-    r"stages/plot\.py|src/image_pipeline/(auditing|commands|experiments|plotting|__main__\.py)(/|$)"
+    rf"stages/(plot|export)\.py|src/image_pipeline/({'|'.join(sorted(WITHOUT_INFLUENCE))})(\.py|/|$)"
 )
 NO_RESULT_PARAMS = ("plot", "machine")  # blocks of params.yaml that change no metric
 DIGITS = 8
@@ -28,11 +28,9 @@ def config_hash(revision: Revision) -> str:
     Raises:
         DataError: its params.yaml is missing or not valid.
     """
-    digest = hashlib.sha256(json.dumps(_params(revision), sort_keys=True).encode())
-    for path, blob in sorted(_files(revision)):
-        if not NO_RESULT_CODE.match(path):
-            digest.update(f"\n{blob} {path}".encode())
-    return digest.hexdigest()[:DIGITS]
+    files = sorted(_files(revision))
+    code = (f"{blob} {path}" for path, blob in files if not NO_RESULT_CODE.match(path))
+    return fingerprint(_params(revision), code)[:DIGITS]
 
 
 def _params(revision: Revision) -> dict[str, object]:

@@ -1,12 +1,12 @@
 """A figure of the images that one run classifies correctly and the other does not."""
 
-import hashlib
 from pathlib import Path
 
 import numpy as np
 
 from image_pipeline.common import paths
 from image_pipeline.common.errors import DataError
+from image_pipeline.common.hashes import dvc_md5
 from image_pipeline.experiments.comparison import Comparison
 from image_pipeline.experiments.results import Results
 from image_pipeline.experiments.revisions import WORKSPACE
@@ -61,9 +61,7 @@ def _check_images(results: Results) -> None:
     path = paths.TEST_TENSORS
     if not path.is_file():
         raise DataError(f"{path}: not found, so no picture is drawn; run `dvc pull {path}`")
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False))
-    if digest.hexdigest() != results.hash_of(path):
+    if dvc_md5(path) != results.hash_of(path):
         here = "" if results.revision.name == WORKSPACE else f"check out {results.revision}, then "
         raise DataError(
             f"{path}: not the test images of {results.revision}, so no picture is drawn; "

@@ -1,12 +1,11 @@
 """Git revisions, and the workspace, read through one interface."""
 
-import subprocess
-from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 from image_pipeline.common.errors import PipelineError, one_line
+from image_pipeline.common.git import git, read_blob
 
 WORKSPACE = "workspace"  # DVC's name for it
 PROJECT_FILE = Path("dvc.yaml")
@@ -43,10 +42,7 @@ class Revision:
                 return path.read_bytes()
             except (FileNotFoundError, NotADirectoryError):
                 return None
-        # Not by DVC's GitFileSystem: pygit2 (1.21) deadlocks in a file of 20 MB.
-        show = ["git", "cat-file", "blob", f"{self.commit}:./{path.as_posix()}"]
-        done = subprocess.run(show, capture_output=True, check=False)
-        return None if done.returncode else done.stdout
+        return read_blob(self.commit, path)
 
 
 def repository_root() -> Path:
@@ -91,22 +87,6 @@ def experiments() -> dict[str, Revision]:
     refs = [(commit, ref.split("/")) for commit, ref in found]
     # refs/exps/<two digits>/<the other 38>/<name>; DVC's other refs have other forms.
     return {ref[4]: Revision(ref[4], commit) for commit, ref in refs if len(ref) == 5 and ref[3]}
-
-
-def run_git(*arguments: str, root: Path | None = None, env: Mapping[str, str] | None = None) -> str:
-    """Return Git's output; raise an OSError or a CalledProcessError if it fails."""
-    command = ["git", *arguments]
-    return subprocess.run(
-        command, cwd=root, env=env, capture_output=True, check=True, encoding="utf-8"
-    ).stdout
-
-
-def git(*arguments: str) -> str | None:
-    """Return Git's output, stripped; None if it fails or is not installed."""
-    try:
-        return run_git(*arguments).strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
 
 
 def _resolve_by_dvc(name: str) -> str:

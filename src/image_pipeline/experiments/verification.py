@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from image_pipeline.common.git import run_git
 from image_pipeline.experiments.changes import diff, flatten, locked_params
 from image_pipeline.experiments.results import file_hashes
-from image_pipeline.experiments.revisions import SHORT, run_git
+from image_pipeline.experiments.revisions import SHORT
 
 
 @dataclass(frozen=True)

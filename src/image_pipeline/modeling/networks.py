@@ -11,7 +11,6 @@ A network that can start from published weights has a function `pretrained` besi
 
 import hashlib
 import inspect
-import traceback
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
@@ -22,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from image_pipeline import models
-from image_pipeline.common.errors import NetworkError, ParamsError, one_line
+from image_pipeline.common.errors import NetworkError, ParamsError, innermost_line, one_line
 from image_pipeline.modeling.options import check_options
 
 FOLDER = Path(models.__file__).parent
@@ -168,9 +167,7 @@ def _file(name: str) -> Path:
 
 def error_line(name: str, error: BaseException) -> str:
     """Return the file of a network, with the innermost of its lines in the traceback."""
-    frames = traceback.extract_tb(error.__traceback__)
-    lines = [frame.lineno for frame in frames if frame.filename == str(FOLDER / f"{name}.py")]
-    return shown(name, lines[-1] if lines else None)
+    return shown(name, innermost_line(error, FOLDER / f"{name}.py"))
 
 
 def shown(name: str, line: int | None = None) -> str:

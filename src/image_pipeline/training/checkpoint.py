@@ -8,7 +8,6 @@ tensors and plain values and nothing else.
 
 import hashlib
 import io
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,11 +16,11 @@ from typing import Any
 import torch
 
 from image_pipeline.common.files import PARTIAL_SUFFIX, write_bytes
+from image_pipeline.common.hashes import WITHOUT_INFLUENCE, fingerprint, sha256
 from image_pipeline.training.params import TrainParams
 
 DIGEST_BYTES = 32
 PACKAGE = __name__.split(".")[0]
-WITHOUT_INFLUENCE = ("common", "distributed", "plotting")  # rooms that cannot change the model
 KEPT = 3  # checkpoints, with this run's own: room to go back to a setting tried a moment ago
 
 
@@ -40,11 +39,7 @@ def result_key(
         64 hexadecimal digits.
     """
     settings = {"train": params.effective(), "facts": dict(facts)}
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    for path in (*loaded_code(), *scripts, *data):
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
+    return fingerprint(settings, map(sha256, (*loaded_code(), *scripts, *data)))
 
 
 def loaded_code() -> list[Path]:
@@ -53,7 +48,7 @@ def loaded_code() -> list[Path]:
         Path(module.__file__)
         for name, module in sorted(sys.modules.items())
         if name.split(".")[0] == PACKAGE and module.__file__
-        if not {*name.split(".")[1:2]} & {*WITHOUT_INFLUENCE}
+        if not {*name.split(".")[1:2]} & WITHOUT_INFLUENCE
     ]
 
 

@@ -12,7 +12,6 @@ import os
 import signal
 import socket
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NoReturn
@@ -22,6 +21,7 @@ import torch
 from numpy.typing import DTypeLike
 
 from image_pipeline.common.errors import PipelineError
+from image_pipeline.common.processes import fork
 from image_pipeline.training.process_group import ProcessGroup
 
 OUT_OF_MEMORY = 12  # exit status of a process
@@ -110,29 +110,22 @@ class LocalGroup(ProcessGroup):
 
     def _start(self, rank: int, main: Callable[[], object]) -> None:
         ours, theirs = socket.socketpair()
-        # A signal that reached the new process before it sets its own handlers would have it clean
-        # up what belongs to rank 0.
-        signals = {signal.SIGINT, signal.SIGTERM}
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+
+        def run() -> int:
+            for connection in (ours, *self._children.values()):
+                connection.close()
+            self.rank, self._children, self._to_rank_0 = rank, {}, theirs
+            return _run(main)
+
         try:
-            process = os.fork()
+            process = fork(run)
         except OSError as error:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
             ours.close()
             theirs.close()
             raise PipelineError(
                 f"the system refuses process {rank + 1} of {self.world_size} ({error.strerror}): "
                 "close other programs, or lower machine.cores, then run `dvc repro` again"
             ) from None
-        if not process:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all; rank 0 decides
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-            for connection in (ours, *self._children.values()):
-                connection.close()
-            self.rank, self._children, self._to_rank_0 = rank, {}, theirs
-            _run_and_exit(main)
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()
         self._children[process] = ours
 
@@ -150,21 +143,16 @@ class LocalGroup(ProcessGroup):
         raise PipelineError(f"a worker process ended (exit status {code}); run `dvc repro` again")
 
 
-def _run_and_exit(main: Callable[[], object]) -> NoReturn:
-    """Call `main` and end the process, without exit handlers or buffers, which are rank 0's."""
-    status = 0
+def _run(main: Callable[[], object]) -> int:
+    """Call `main` in a new process; return its exit status."""
     try:
         torch.set_num_threads(1)  # where there were more, they did not survive the fork
         main()
     except (_GroupClosedError, OSError):
         pass  # rank 0 has ended
     except MemoryError:
-        status = OUT_OF_MEMORY
-    except BaseException:
-        traceback.print_exc()
-        status = 1
-    finally:
-        os._exit(status)
+        return OUT_OF_MEMORY
+    return 0
 
 
 def _receive(connection: socket.socket) -> bytes:
