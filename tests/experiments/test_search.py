@@ -20,11 +20,11 @@ import optuna
 import pandas as pd
 import pytest
 from dvc.lock import LockError  # type: ignore[import-untyped]
-from dvc.repo.experiments.executor.base import ExecutorInfo  # type: ignore[import-untyped]
 from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.trial import TrialState
 
 from image_pipeline.common.errors import ParamsError, PipelineError
+from image_pipeline.common.locks import lock
 from image_pipeline.experiments import dvc_queue, trials
 from image_pipeline.experiments.dvc_runner import DvcRunner
 from image_pipeline.experiments.search_spaces import SPACES, current_values, read_space
@@ -179,14 +179,10 @@ def test_invalid_spaces(line: str, said: str, in_project: Project) -> None:
 
 def test_a_second_search_of_a_space_is_an_error(in_project: Project) -> None:
     path = in_project.root / "recipes/spaces/mlp.yaml"
-    hold = "import fcntl, sys; file = open(sys.argv[1]); fcntl.flock(file, 2); print(); input()"
-    with subprocess.Popen(
-        [sys.executable, "-c", hold, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as other:
-        assert other.stdout
-        other.stdout.readline()
+    other = lock(path)
+    assert other
+    with other:
         done = in_project.run(*COMMAND, "search", "mlp", check=False)
-        other.communicate(b"\n")
     assert done.returncode == 1
     assert done.stderr == (
         "search: error: recipes/spaces/mlp.yaml: another search of this space is running; wait "
@@ -318,7 +314,7 @@ def test_no_curves_while_dvc_rewrites_a_runs_info(tmp_path: Path) -> None:
     dvc = dvc_queue.Queue(1)
     dvc._queue = SimpleNamespace(
         iter_active=lambda: iter([SimpleNamespace(name="mine", stash_rev="")]),
-        _load_info=lambda _: ExecutorInfo.load_json(str(info)),
+        get_infofile_path=lambda _: str(info),
     )
     assert dvc.history("mine") is None
     info.write_text(

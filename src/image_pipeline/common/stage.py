@@ -13,6 +13,7 @@ import sys
 from contextlib import suppress
 
 from image_pipeline.common.locks import lock
+from image_pipeline.common.tqdm_private import open_bars
 
 TYPE_CHECKING = False  # not typing's, whose import takes as long as all of the above
 if TYPE_CHECKING:
@@ -164,8 +165,6 @@ def _say(line: str) -> None:
 
     By the system call, as a signal may have interrupted another write through `sys.stderr`.
     """
-    # Bars that are open. Most errors occur before the first one is.
-    bars = getattr(getattr(sys.modules.get("tqdm"), "tqdm", None), "_instances", ())
-    start = "" if not bars else "\r\x1b[K" if os.isatty(2) else "\n"
+    start = "" if not open_bars() else "\r\x1b[K" if os.isatty(2) else "\n"
     with suppress(OSError):
         os.write(2, f"{start}{line}\n".encode(errors="replace"))

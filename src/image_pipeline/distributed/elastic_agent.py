@@ -14,8 +14,7 @@ from datetime import timedelta
 from typing import Any
 
 from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
-from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, WorkerSpec
-from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
+from torch.distributed.elastic.agent.server.api import WorkerSpec
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
 from torch.distributed.elastic.rendezvous.api import (
     RendezvousError,
@@ -23,13 +22,11 @@ from torch.distributed.elastic.rendezvous.api import (
     RendezvousTimeoutError,
 )
 from torch.distributed.elastic.rendezvous.c10d_rendezvous_backend import C10dRendezvousBackend
-from torch.distributed.elastic.rendezvous.dynamic_rendezvous import (
-    DynamicRendezvousHandler,
-    RendezvousTimeout,
-)
+from torch.distributed.elastic.rendezvous.dynamic_rendezvous import RendezvousTimeout
 
 from image_pipeline.distributed import worker
 from image_pipeline.distributed.agent_process import TOO_FEW_HOSTS, AgentSettings
+from image_pipeline.distributed.elastic_private import Agent, Rendezvous
 from image_pipeline.distributed.settings import CHECKPOINT_COUNT, WORKER
 
 KEEP_ALIVE_SECONDS, MAX_MISSED_KEEP_ALIVES = 2, 3  # after so many, a host counts as lost
@@ -43,7 +40,7 @@ MAX_FAILED_CONNECTIONS = 3  # rendezvous in a row after which the hosts cannot c
 FOREVER = timedelta(days=365)
 
 
-class CheckpointRendezvous(DynamicRendezvousHandler):
+class CheckpointRendezvous(Rendezvous):
     """A rendezvous that is repeated at better times than PyTorch's own.
 
     At once when a host is lost: PyTorch leaves that to the collective that then fails, or waits in
@@ -56,43 +53,38 @@ class CheckpointRendezvous(DynamicRendezvousHandler):
     def next_rendezvous(self) -> RendezvousInfo:
         """Hold a rendezvous; pass the worker its settings for this round."""
         info = super().next_rendezvous()
-        state = self._state_holder.state
-        self._participants = set(state.participants)
+        self._participants = self.hosts
         self._checkpoints: int | None = None  # how many there were when a host began to wait
-        self.worker_settings["round"] = f"round {state.round}"
+        self.worker_settings["round"] = f"round {self.round}"
         os.environ[WORKER] = json.dumps(self.worker_settings)
         return info
 
     def num_nodes_waiting(self) -> int:
         """Return the number of hosts, lost or waiting, that call for another rendezvous."""
         waiting = super().num_nodes_waiting()
-        if lost := len(self._participants - set(self._state_holder.state.participants)):
+        if lost := len(self._participants - self.hosts):
             return lost
         if not waiting or not self.worker_settings["is_coordinator"]:  # the others follow it
             self._checkpoints = None
             return 0
-        round_store = PrefixStore(self.worker_settings["round"], self._store)
+        round_store = PrefixStore(self.worker_settings["round"], self.store)
         checkpoints = round_store.add(CHECKPOINT_COUNT, 0)
         if self._checkpoints is None:
             self._checkpoints = checkpoints
         return waiting if checkpoints > self._checkpoints else 0
 
 
-class RestartingAgent(LocalElasticAgent):
+class RestartingAgent(Agent):
     """An agent that restarts only a worker that lost another host, or was killed."""
 
     _failed_connections = 0  # in a row
 
-    def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
-        result: RunResult = super()._monitor_workers(worker_group)
-        if result.is_failed():
-            status = next(iter(result.failures.values())).exitcode
-            unconnected = status == worker.HOSTS_UNCONNECTED
-            self._failed_connections = self._failed_connections + 1 if unconnected else 0
-            restart = status < 0 or status == worker.HOST_LOST or unconnected
-            if not restart or self._failed_connections == MAX_FAILED_CONNECTIONS:
-                self._remaining_restarts = 0
-        return result
+    def restarts_after(self, status: int) -> bool:
+        """Return whether a worker that ended with this exit status is started again."""
+        unconnected = status == worker.HOSTS_UNCONNECTED
+        self._failed_connections = self._failed_connections + 1 if unconnected else 0
+        restart = status < 0 or status == worker.HOST_LOST or unconnected
+        return restart and self._failed_connections < MAX_FAILED_CONNECTIONS
 
 
 def build_agent(settings: AgentSettings) -> RestartingAgent:

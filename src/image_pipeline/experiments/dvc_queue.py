@@ -16,6 +16,8 @@ from tqdm import tqdm
 from image_pipeline.common import paths
 from image_pipeline.common.cores import available_cores
 from image_pipeline.common.errors import PipelineError, one_line
+from image_pipeline.common.processes import fork
+from image_pipeline.experiments.dvc_private import drop_orphaned
 from image_pipeline.experiments.queue_worker import WORKER, spawn_worker
 from image_pipeline.experiments.revisions import experiments
 
@@ -92,13 +94,16 @@ class Queue:
     def history(self, name: str) -> Path | None:
         """Return the path of a running experiment's learning curves; None if it is not known."""
         from dvc.exceptions import DvcException  # type: ignore[import-untyped]
+        from dvc.repo.experiments.executor.base import (  # type: ignore[import-untyped]
+            ExecutorInfo,
+        )
 
         for entry in self._queue.iter_active():
             if entry.name == name:
                 # DVC truncates the run's info file, then rewrites it: a read may come in between.
                 with suppress(OSError, ValueError, DvcException):
-                    root = self._queue._load_info(entry.stash_rev).root_dir
-                    return Path(root) / paths.HISTORY
+                    info = ExecutorInfo.load_json(self._queue.get_infofile_path(entry.stash_rev))
+                    return Path(info.root_dir) / paths.HISTORY
         return None
 
     def kill(self, name: str) -> None:
@@ -148,16 +153,9 @@ class Queue:
             time.sleep(POLL_SECONDS / 10)
 
     def _remove_orphaned(self) -> None:
-        """Remove the runs whose workers were killed from the queue, which has no workers now.
-
-        `dvc queue kill` is not enough: it lists a run as active until its process is reaped, which
-        never happens in a container without an init.
-        """
-        lost = {e: e.name for e in self._queue.iter_active() if e.name in self._pending}
-        if lost:
-            with redirect_stdout(io.StringIO()):
-                self._queue._try_to_kill_tasks(lost, force=True)
-            self._queue._mark_inactive_tasks_failure(lost)
+        """Remove the runs whose workers were killed from the queue, which has no workers now."""
+        if lost := [each for each in self._queue.iter_active() if each.name in self._pending]:
+            drop_orphaned(self._queue, lost)
         self._remove_failed(self._pending)
 
     def _remove_failed(self, wanted: Collection[str]) -> None:
@@ -248,20 +246,20 @@ def _run_uninterrupted(enqueue: Callable[[], object]) -> bool:
             return False
         return True
     reader, writer = os.pipe()
-    if not (process := os.fork()):
-        status = 1
+
+    def run() -> int:
+        os.setsid()  # so that Ctrl-C reaches only the waiting process
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         try:
-            os.setsid()  # so that Ctrl-C reaches only the waiting process
-            for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, signal.SIG_IGN)
             enqueue()
-            status = 0
         except LockError:
-            status = EXIT_LOCKED
+            return EXIT_LOCKED
         except BaseException as error:
             os.write(writer, one_line(error).encode())
-        finally:
-            os._exit(status)
+            return 1
+        return 0
+
+    process = fork(run)
     os.close(writer)
     with os.fdopen(reader, encoding="utf-8") as pipe:
         reason = pipe.read()

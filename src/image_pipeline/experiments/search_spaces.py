@@ -12,6 +12,7 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
 )
+from optuna.trial import create_trial
 from ruamel.yaml import YAML
 
 from image_pipeline.common import paths
@@ -71,13 +72,11 @@ def current_values(space: SearchSpace) -> dict[str, Any] | None:
     """Return the values in params.yaml, for a study; None if one is outside the space."""
     params = flatten(YAML(typ="safe").load(paths.PARAMS))
     found = {key: to_study(params[key]) for key in space.distributions}
-    inside = all(
-        distribution._contains(distribution.to_internal_repr(found[key]))
-        if not isinstance(distribution, CategoricalDistribution)
-        else found[key] in distribution.choices
-        for key, distribution in space.distributions.items()
-    )
-    return found if inside else None
+    try:
+        create_trial(params=found, distributions=space.distributions, value=0)
+    except ValueError:
+        return None
+    return found
 
 
 def _distribution(path: Path, key: str, value: object) -> BaseDistribution:

@@ -13,8 +13,7 @@ import io
 import json
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 
@@ -22,13 +21,13 @@ import numpy as np
 import onnx
 import torch
 from torch import Tensor, nn
-from torch.jit._trace import TracerWarning
-from torch.onnx._internal.torchscript_exporter import utils as exporter
+from torch.jit import TracerWarning  # type: ignore[attr-defined]
 
 from image_pipeline.common.errors import ExportError, one_line
 from image_pipeline.exporting.provenance import DatasetProvenance, describe_pixels
 from image_pipeline.modeling import networks
 from image_pipeline.modeling.model_card import ModelCard
+from image_pipeline.numerics.torch_private import quiet_onnx_exporter
 from image_pipeline.tensors.tensor_files import DatasetInfo
 
 INPUT, OUTPUT, BATCH = "images", "probabilities", "batch"
@@ -109,7 +108,7 @@ def to_onnx(model: nn.Module, card: ModelCard, metadata: Mapping[str, str]) -> b
     example = torch.zeros(TRACE_BATCH, *card.input_shape, dtype=torch.uint8)
     file = io.BytesIO()
     try:
-        with torch.no_grad(), _quiet_exporter(), warnings.catch_warnings(record=True) as caught:
+        with torch.no_grad(), quiet_onnx_exporter(), warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             torch.onnx.export(
                 deployed,
@@ -134,17 +133,6 @@ def to_onnx(model: nn.Module, card: ModelCard, metadata: Mapping[str, str]) -> b
         raise ExportError(
             explain_refusal(model, card, f"is invalid ({one_line(error)})")
         ) from error
-
-
-@contextmanager
-def _quiet_exporter() -> Iterator[None]:
-    """Keep the exporter from printing the whole graph when it fails."""
-    verbose = exporter.setup_onnx_logging
-    exporter.setup_onnx_logging = nullcontext  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        exporter.setup_onnx_logging = verbose
 
 
 def _may_depend_on_values(caught: Sequence[warnings.WarningMessage]) -> bool:

@@ -3,7 +3,6 @@
 import dataclasses
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save
@@ -14,6 +13,7 @@ from image_pipeline.common.files import write_bytes
 from image_pipeline.modeling import networks
 from image_pipeline.modeling.model_card import REMEDY, ModelCard
 from image_pipeline.modeling.ood import TrainingStatistics
+from image_pipeline.numerics.torch_private import layer_versions, set_layer_versions
 from image_pipeline.tensors.tensor_files import open_tensors
 
 STATISTICS = "training_statistics/"  # prefix of its tensors' names; a network's have no slash
@@ -38,8 +38,9 @@ def write_model(
         tensors |= {f"{STATISTICS}{name}": torch.from_numpy(values) for name, values in named}
     # Cloned: safetensors rejects tensors that share memory or are not contiguous.
     tensors = {name: tensor.contiguous().clone() for name, tensor in tensors.items()}
-    recorded: dict[str, dict[str, Any]] = state._metadata  # type: ignore[attr-defined]
-    versions = {layer: each for layer, each in recorded.items() if each != FIRST_VERSION}
+    versions = {
+        layer: each for layer, each in layer_versions(state).items() if each != FIRST_VERSION
+    }
     write_bytes(path, save(tensors, dataclasses.replace(card, versions=versions).to_metadata()))
 
 
@@ -65,8 +66,7 @@ def read_model(path: Path) -> tuple[nn.Module, ModelCard]:
             raise DataError(f"{path}: `{name}` must be {kind} and finite; {REMEDY}")
     # Layers compare the version that they were saved in with their own.
     layers = [layer for layer, _ in model.named_modules(remove_duplicate=False)]
-    versions = {**dict.fromkeys(layers, FIRST_VERSION), **card.versions}
-    state._metadata = versions  # type: ignore[attr-defined]
+    set_layer_versions(state, {name: card.versions.get(name, FIRST_VERSION) for name in layers})
     state.update(tensors)
     try:
         model.load_state_dict(state)

@@ -32,9 +32,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from image_pipeline.numerics.torch_private import CPU
+
 Kernel = Callable[..., Tensor]
 
-_CPU = torch._C.DispatchKeySet(torch._C.DispatchKey.CPU)
 _FLOAT, _DOUBLE = torch.float32, torch.float64
 _COMPLEX = (torch.complex64, torch.complex128)
 _HALVES = (torch.float16, torch.bfloat16)  # computed in float32: NumPy multiplies them slowly
@@ -59,7 +60,7 @@ def install(*, products_only: bool = False) -> None:
 
 def _fall_back(name: str, *arguments: Any, **named: Any) -> Tensor:
     """Call PyTorch's own kernel, which was replaced."""
-    result: Tensor = _replaced[name](_CPU, *arguments, **named)
+    result: Tensor = _replaced[name](CPU, *arguments, **named)
     return result
 
 

@@ -16,9 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-import torch
 from torch import Tensor, nn
-from torch._ops import OpOverload
 from torch.nn.modules.module import (
     register_module_forward_hook,
     register_module_forward_pre_hook,
@@ -27,8 +25,15 @@ from torch.optim.optimizer import (
     register_optimizer_step_post_hook,
     register_optimizer_step_pre_hook,
 )
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+
+from image_pipeline.numerics.torch_private import (
+    OpOverload,
+    TorchDispatchMode,
+    has_kernel,
+    next_autograd_node,
+    running_autograd_node,
+    tree_leaves,
+)
 
 OPERATIONS = Path(__file__).with_name("operations.csv")
 OPERATIONS_SHOWN = "src/image_pipeline/numerics/operations.csv"
@@ -104,10 +109,7 @@ class OpObserver(TorchDispatchMode):  # type: ignore[misc,unused-ignore]
 
 @functools.cache
 def _is_composite(func: OpOverload) -> bool:
-    def has(key: str) -> bool:
-        return torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), key)
-
-    return has("CompositeImplicitAutograd") and not has("CPU")
+    return has_kernel(func, "CompositeImplicitAutograd") and not has_kernel(func, "CPU")
 
 
 class _Scope(NamedTuple):
@@ -183,10 +185,9 @@ class PortabilityCheck:
         """Return the scope of the operation that has just run."""
         if self._scopes:
             return self._scopes[-1].layer
-        node: Any = torch._C._current_autograd_node()  # None outside the backward pass
-        if node is None:
+        number = running_autograd_node()
+        if number is None:
             return self._scope_outside
-        number = node._sequence_nr()
         # Inner layers end before the layers they are part of, so the first match is the innermost.
         return next(
             (layer for first, end, layer in self._node_ranges if first <= number < end), LOSS_SCOPE
@@ -197,11 +198,11 @@ class PortabilityCheck:
         if module not in names:  # the network itself, or one created during the pass
             names = {layer: name for name, layer in module.named_modules()}
         layer = names[module] or type(module).__name__
-        self._scopes.append(_Scope(layer, names, torch._C._autograd._get_sequence_nr()))
+        self._scopes.append(_Scope(layer, names, next_autograd_node()))
 
     def _exit_layer(self, _module: nn.Module, _inputs: Any, _outputs: Any) -> None:
         layer, _, first = self._scopes.pop()
-        self._node_ranges.append((first, torch._C._autograd._get_sequence_nr(), layer))
+        self._node_ranges.append((first, next_autograd_node(), layer))
         self._scope_outside = LOSS_SCOPE
 
     def _enter_optimizer(self, *_: Any) -> None:
