@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext, suppress
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,7 @@ import pandas as pd
 import pytest
 from dvc.lock import LockError  # type: ignore[import-untyped]
 from optuna.distributions import BaseDistribution, FloatDistribution
+from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
 from image_pipeline.common.errors import ParamsError, PipelineError
@@ -94,10 +95,21 @@ def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
-def open_study(path: Path) -> optuna.Study:
-    return optuna.create_study(
-        study_name="s", direction="maximize", storage=f"sqlite:///{path}", load_if_exists=True
-    )
+@pytest.fixture
+def open_study() -> Iterator[Callable[[Path], optuna.Study]]:
+    """Return a function that opens a study; from 3.13 on Python warns of those left open."""
+    storages = []
+
+    def open_(path: Path) -> optuna.Study:
+        storages.append(RDBStorage(f"sqlite:///{path}"))
+        return optuna.create_study(
+            study_name="s", direction="maximize", storage=storages[-1], load_if_exists=True
+        )
+
+    yield open_
+    for storage in storages:
+        storage.remove_session()
+        storage.engine.dispose()
 
 
 def results(study: optuna.Study) -> dict[int, tuple[Any, ...]]:
@@ -108,7 +120,9 @@ def results(study: optuna.Study) -> dict[int, tuple[Any, ...]]:
 
 
 @pytest.mark.parametrize("jobs", [1, 2, 3])
-def test_trials_are_the_same_if_the_search_is_killed(jobs: int, tmp_path: Path) -> None:
+def test_trials_are_the_same_if_the_search_is_killed(
+    jobs: int, open_study: Callable[[Path], optuna.Study], tmp_path: Path
+) -> None:
     whole = open_study(tmp_path / "whole.sqlite")
     runner = FakeRunner(0, {})
     list(search(whole, SPACE, CURRENT, 30, jobs, 0, runner))
@@ -129,7 +143,9 @@ def test_trials_are_the_same_if_the_search_is_killed(jobs: int, tmp_path: Path) 
     assert results(study) == results(whole)
 
 
-def test_proposals_beat_random_search(tmp_path: Path) -> None:
+def test_proposals_beat_random_search(
+    open_study: Callable[[Path], optuna.Study], tmp_path: Path
+) -> None:
     study = open_study(tmp_path / "s.sqlite")
     list(search(study, SPACE, None, 40, 2, 0, FakeRunner(0, {})))
     done = [t for t in study.trials if t.state == TrialState.COMPLETE]
