@@ -3,17 +3,17 @@
 DVC's own page loads the Vega scripts from a content delivery network.
 `python -m image_pipeline.commands.plots_page`, a part of `make setup`, writes an HTML template that
 contains those scripts, taken from the installed package vl-convert-python, and sets its path in
-.dvc/config.local, which Git does not track.
+.dvc/config.local. Git tracks neither.
 """
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 from image_pipeline.common.files import write_bytes
 
-TEMPLATE = Path(sys.prefix) / "plots_page.html"
+# Beside the settings, which DVC (3.67) writes in ASCII: a path to elsewhere may have other letters.
+TEMPLATE = Path(".dvc") / "plots_page.html"
 VEGA_LITE = "5"  # the major version of the charts that DVC writes
 
 # DVC replaces {plot_divs} and {refresh_tag}. It adds links to the network only for {scripts}.
@@ -75,8 +75,7 @@ def main() -> None:
         )
         return
     write_bytes(TEMPLATE, (PAGE % scripts).encode())
-    template = os.path.relpath(TEMPLATE, ".dvc")  # relative to DVC's folder
-    command = ["dvc", "config", "--quiet", "--local", "plots.html_template", template]
+    command = ["dvc", "config", "--quiet", "--local", "plots.html_template", TEMPLATE.name]
     subprocess.run(command, check=True)
 
 
