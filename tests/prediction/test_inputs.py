@@ -1,6 +1,7 @@
 """Which images the names on the command line stand for."""
 
 import os
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,9 @@ def test_files_folders_and_patterns(here: Path) -> None:
         f"{here}/{name}" for name in ("[1].png", "a.PNG", "b.png", "in/c.jpg", "in/deep/d.gif")
     ]
     assert found("*.png") == ["[1].png", "b.png"]
+    skipped: Counter[str] = Counter()
+    assert len(list(find_inputs([str(here)], skipped))) == 5
+    assert skipped == {".txt": 1}
     assert found("[1].png") == ["[1].png"]  # a file with exactly this name exists
     assert found("i?") == ["in/c.jpg", "in/deep/d.gif"]
     assert found("in/**/*.gif") == ["in/deep/d.gif"]

@@ -11,11 +11,13 @@ from PIL import Image
 from image_pipeline.common.errors import DataError
 from image_pipeline.modeling.inference import normalise
 from image_pipeline.modeling.model_file import read_model
+from image_pipeline.prediction import mnist_format
 from image_pipeline.prediction.inputs import ImageInput
-from image_pipeline.prediction.mnist_format import is_mnist_format, to_mnist_format
+from image_pipeline.prediction.mnist_format import is_mnist_format
 from image_pipeline.prediction.preprocessing import Mode, Preprocessor
 from image_pipeline.prediction.streaming import Prediction, predict_files
 from image_pipeline.reading.idx import iterate_idx
+from prediction.digit_scenes import Scene, beside_another, cropped, in_a_shadow, on_a_desk
 from project import SHARED_MNIST, Project, require
 
 # Photographs and scans by others, listed in SOURCES.md; the conversion was developed on different
@@ -54,14 +56,18 @@ SEVEN = np.zeros((28, 28), np.uint8)
 SEVEN[5:8, 7:21] = SEVEN[8:24, 14:17] = 255
 
 
+def to_mnist_format(image: np.ndarray, *, deskew: bool = False) -> np.ndarray:
+    return mnist_format.to_mnist_format(image, deskew=deskew).pixels
+
+
 def strokes(image: np.ndarray) -> np.ndarray:
     return image > 127
 
 
-def similar(one: np.ndarray, other: np.ndarray) -> bool:
-    """Tell whether the strokes' intersection over union is at least 0.9."""
+def similar(one: np.ndarray, other: np.ndarray, at_least: float = 0.9) -> bool:
+    """Tell whether the strokes' intersection over union is large."""
     both, either = strokes(one) & strokes(other), strokes(one) | strokes(other)
-    return bool(10 * both.sum() >= 9 * either.sum())
+    return bool(both.sum() >= at_least * either.sum())
 
 
 def reference(size: int = 140) -> np.ndarray:
@@ -156,6 +162,40 @@ def test_blank_images_are_refused(image: np.ndarray) -> None:
         to_mnist_format(image)
 
 
+FIVE = np.zeros((28, 28), np.uint8)
+FIVE[4:7, 8:20] = FIVE[4:14, 8:11] = FIVE[11:14, 8:18] = 255
+FIVE[13:24, 16:19] = FIVE[21:24, 7:18] = 255
+
+
+def box(digit: np.ndarray, size: int) -> np.ndarray:
+    """Return a digit's ink, cropped to its box, 0 to 1."""
+    ink = enlarged(digit, size)
+    rows, columns = (np.flatnonzero(ink.max(axis)) for axis in (1, 0))
+    return ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+
+
+@pytest.mark.parametrize("digit", [SEVEN, FIVE])
+@pytest.mark.parametrize("scene", [on_a_desk, in_a_shadow, cropped])
+def test_desks_shadows_and_tight_crops_change_nothing(scene: Scene, digit: np.ndarray) -> None:
+    plain = to_mnist_format(photograph(paper(300, 400, enlarged(digit, 180), 80, 150)))
+    for seed in range(2):
+        found = mnist_format.to_mnist_format(scene(box(digit, 180), np.random.default_rng(seed)))
+        assert similar(found.pixels, plain, 0.6)  # the sheet on the desk is turned
+        assert not found.doubts
+
+
+def test_strokes_of_one_digit_are_joined_and_two_digits_are_doubted() -> None:
+    apart = FIVE.copy()
+    apart[7:9] = 0  # its bar
+    sheet = photograph(paper(300, 400, enlarged(apart, 180), 80, 150))
+    found = mnist_format.to_mnist_format(sheet)
+    assert not found.doubts
+    assert np.flatnonzero(found.pixels.max(1))[[0, -1]].tolist() == [4, 23]
+    for seed in range(4):
+        two = beside_another(box(FIVE, 150), np.random.default_rng(seed))
+        assert mnist_format.to_mnist_format(two).doubts == ("several marks of like size",)
+
+
 def mnist(name: str, rank: int, rows: int) -> np.ndarray:
     require(SHARED_MNIST.is_dir(), "a copy of MNIST in ../shared")
     chunks = iterate_idx(SHARED_MNIST / f"{name}-ubyte.gz", rank, rows=rows)
@@ -232,3 +272,19 @@ def test_mnists_digits_on_shaded_ruled_paper_are_classified_right(
     resized = classify([np.asarray(Image.fromarray(s).resize((28, 28))) for s in sheets]) == digits
     assert converted.mean() >= 0.9
     assert resized.mean() < 0.5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scene", [on_a_desk, in_a_shadow, cropped])
+def test_mnists_digits_in_photographs_are_classified_right(
+    scene: Scene, classify: Callable[[list[np.ndarray]], np.ndarray]
+) -> None:
+    count, rng = 100, np.random.default_rng(1)
+    digits = mnist("t10k-labels-idx1", 1, count).astype(int)
+    images = mnist("t10k-images-idx3", 3, count)
+    scenes = [scene(box(image, int(rng.integers(130, 240))), rng) for image in images]
+    found = [mnist_format.to_mnist_format(each) for each in scenes]
+    right = classify([each.pixels for each in found]) == digits
+    sure = np.array([not each.doubts for each in found])
+    assert right.mean() >= 0.9
+    assert (~right & sure).mean() <= 0.06

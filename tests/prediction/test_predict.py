@@ -187,9 +187,29 @@ def test_table_csv_and_figure(model: Path, tmp_path: Path) -> None:
     header, *lines = table.stdout.splitlines()
     assert header.split() == ["class", "probability", "runner-up", "probability", "image"]
     for line, row in zip(lines, rows, strict=True):
-        name, first, p1, second, p2, doubtful, prepared = row.values()
+        name, first, p1, second, p2, *others = row.values()
         assert line.split() == [first, f"{float(p1):.2%}", second, f"{float(p2):.2%}", name]
-        assert (doubtful, prepared) == ("false", "as-trained")
+        assert others == ["false", "as-trained", "", ""]
+
+
+def test_what_was_doubted_and_left_out_is_said(model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    two = np.pad(255 - np.kron(np.hstack([DIGIT, DIGIT]), np.ones((5, 5), np.uint8)), 40, "edge")
+    (folder / "two.png").write_bytes(image_file(two))
+    for name in ("scan.pdf", "a.TXT", "b.txt", "IMG0001"):
+        (folder / name).write_bytes(b"")
+    done = predict("--model", model, "--json", folder)
+    row = json.loads(done.stdout)
+    assert (row["doubtful"], row["doubts"]) == (True, "several marks of like size")
+    assert row["left_out"] == "1 mark"
+    assert done.stderr == (
+        "predict: note: 4 files left out, whose names are not those of images: .txt (2), "
+        "no suffix (1), .pdf (1); a file that you name is read whatever its suffix\n"
+        f"predict: 1 images by {model} (mlp, digits), 1 doubtful\n"
+    )
+    table = predict("--model", model, folder / "two.png").stdout
+    assert table.endswith("two.png  (several marks of like size; left out: 1 mark)\n")
 
 
 def test_one_image_on_standard_input(model: Path) -> None:

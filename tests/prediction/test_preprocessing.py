@@ -9,7 +9,7 @@ import pytest
 from image_pipeline.common.errors import ParamsError
 from image_pipeline.common.schema import Fit
 from image_pipeline.modeling.model_card import ModelCard
-from image_pipeline.prediction.preprocessing import Preprocessor
+from image_pipeline.prediction.preprocessing import Preprocessed, Preprocessor
 from image_pipeline.reading.pixels import PixelSettings, decode, decode_whole
 from prediction.prediction_files import image_file, make_card
 
@@ -24,10 +24,9 @@ def test_as_trained_processes_images_as_tensorize_does(
     fit: Fit, fraction: float, channels: int
 ) -> None:
     card = make_card("folder", (channels, 32, 32), CLOTHES, fit=fit, crop_fraction=fraction)
-    pixels, mode = Preprocessor.for_model(card)(PHOTOGRAPH)
+    prepared = Preprocessor.for_model(card)(PHOTOGRAPH)
     settings = PixelSettings(channels, 32, fit, crop_fraction=fraction)
-    assert pixels == decode(PHOTOGRAPH, settings)[0]
-    assert mode == "as-trained"
+    assert prepared == Preprocessed(decode(PHOTOGRAPH, settings)[0], "as-trained")
 
 
 def test_16_bits_are_scaled_as_in_the_training_set() -> None:
@@ -36,8 +35,10 @@ def test_16_bits_are_scaled_as_in_the_training_set() -> None:
     card = make_card("folder", (1, 32, 32), CLOTHES)
     card = replace(card, data=replace(card.data, bits=12))
     read = ModelCard.from_metadata(Path("model"), card.to_metadata())
-    pixels, _ = Preprocessor.for_model(read)(image_file(wide))
-    assert set(pixels) == {0, round(900 * 255 / 4095)}
+    assert set(Preprocessor.for_model(read)(image_file(wide)).pixels) == {
+        0,
+        round(900 * 255 / 4095),
+    }
     with pytest.raises(ValueError, match=r"^its values reach 4500, those of the training images o"):
         Preprocessor.for_model(read)(image_file(wide * 5))
 
@@ -68,13 +69,13 @@ def test_auto_keeps_images_in_mnists_format() -> None:
     digit[20:24, 8:20] = 250
     auto = Preprocessor.for_model(make_card())
     for content in (image_file(digit), image_file(np.stack([digit] * 3, axis=-1))):
-        assert auto(content) == (digit.tobytes(), "as-trained")
+        assert auto(content) == Preprocessed(digit.tobytes(), "as-trained")
     dark_on_light = image_file(np.kron(255 - digit, np.ones((9, 9), np.uint8)))
-    pixels, mode = auto(dark_on_light)
-    assert mode == "mnist"
-    converted = np.frombuffer(pixels, np.uint8).reshape(28, 28)
+    prepared = auto(dark_on_light)
+    assert (prepared.mode, prepared.doubts) == ("mnist", ())
+    converted = np.frombuffer(prepared.pixels, np.uint8).reshape(28, 28)
     assert converted[0].max() < 50 < 200 < converted.max()  # light on dark
-    assert Preprocessor.for_model(make_card(), "as-trained")(dark_on_light)[1] == "as-trained"
+    assert Preprocessor.for_model(make_card(), "as-trained")(dark_on_light).mode == "as-trained"
 
 
 def test_decode_whole_keeps_proportions_and_colour() -> None:
@@ -87,3 +88,12 @@ def test_decode_whole_keeps_proportions_and_colour() -> None:
     reduced = decode_whole(image_file(large, "JPEG"), 500)
     assert reduced.shape == (500, 250, 3)
     assert reduced[250, 125].tolist() == pytest.approx([255, 0, 0], abs=3)
+
+
+@pytest.mark.parametrize(("ink", "ground"), [(255, 0), (230, 0), (0, 255), (120, 255)])
+def test_decode_whole_puts_transparent_pixels_on_what_shows_the_others(
+    ink: int, ground: int
+) -> None:
+    pixels = np.full((20, 20, 4), ink, np.uint8)
+    pixels[..., 3] = np.repeat([0, 255], 10)
+    assert decode_whole(image_file(pixels), 20)[0].tolist() == [ground] * 10 + [ink] * 10

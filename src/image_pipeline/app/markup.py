@@ -67,11 +67,12 @@ def prediction(result: ImagePrediction, *, detects_ood: bool, label: str | None)
     if label is not None:
         verdict = "Right" if label == best else "Wrong"
         lines.append(f"{verdict}: its class is <b>{escape(label)}</b>.")
-    if result.doubtful:
-        lines.append('<span class="doubtful">Doubtful: unlike the training images.</span>')
+    if result.doubts:
+        lines.append(f'<span class="doubtful">Doubtful: {escape(", ".join(result.doubts))}.</span>')
     elif detects_ood:
         lines.append("Not doubtful: like the training images.")
-    lines.append(f'<span class="note">{PREPARED[result.prepared]}</span>')
+    left_out = f" Left out: {', '.join(result.left_out)}." if result.left_out else ""
+    lines.append(f'<span class="note">{PREPARED[result.prepared]}{escape(left_out)}</span>')
     text = "".join(f"<p>{line}</p>" for line in lines)
     image = _image(result.pixels, "Network input")
     return f'<div class="prediction">{image}<div role="status">{text}</div></div>'
@@ -101,7 +102,8 @@ def results_table(results: Sequence[Prediction | ProcessedImage], names: Sequenc
 def _row(result: Prediction | ProcessedImage, name: str) -> str:
     if isinstance(result, ProcessedImage):
         return f'<tr><td>{escape(name)}</td><td colspan="3">{escape(result.error)}</td></tr>'
-    mark = '<br><span class="doubtful">doubtful</span>' if result.doubtful else ""
+    why = escape(", ".join(result.doubts))
+    mark = f'<br><span class="doubtful" title="{why}">doubtful</span>' if why else ""
     return (
         f"<tr><td>{escape(name)}</td><td>{escape(result.class_name)}{mark}</td>"
         f"<td>{result.probability:.2%}</td>"

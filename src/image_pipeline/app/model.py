@@ -10,8 +10,13 @@ from image_pipeline.common import paths
 from image_pipeline.common.errors import DataError, one_line
 from image_pipeline.prediction.inputs import ImageInput
 from image_pipeline.prediction.predictor import load_predictor
-from image_pipeline.prediction.preprocessing import AppliedMode, Preprocessor
-from image_pipeline.prediction.streaming import Prediction, ProcessedImage, predict_files
+from image_pipeline.prediction.preprocessing import AppliedMode, Preprocessed, Preprocessor
+from image_pipeline.prediction.streaming import (
+    UNLIKE_TRAINING,
+    Prediction,
+    ProcessedImage,
+    predict_files,
+)
 from image_pipeline.reading.pixels import error_cause, strict_warnings
 from image_pipeline.tensors.tensor_files import Split, read_split
 
@@ -23,14 +28,16 @@ class ImagePrediction:
     Attributes:
         pixels: the network's input, uint8 `[C, H, W]`.
         probabilities: by class name.
-        doubtful: whether the image is out-of-distribution.
+        doubts: why the class may mean nothing, in words.
         prepared: the preprocessing mode that was applied; None for an image of the data set.
+        left_out: what else the image shows, in words.
     """
 
     pixels: np.ndarray
     probabilities: dict[str, float]
-    doubtful: bool
+    doubts: tuple[str, ...]
     prepared: AppliedMode | None
+    left_out: tuple[str, ...] = ()
 
     @property
     def class_name(self) -> str:
@@ -78,11 +85,11 @@ class AppModel:
         """
         with strict_warnings():
             try:
-                processed, mode = self._preprocessor(content)
+                image = self._preprocessor(content)
             except Exception as error:  # Pillow's decoders raise whatever they trip over
                 raise DataError(one_line(error_cause(error))) from None
-        pixels = np.frombuffer(processed, np.uint8).reshape(self.card.input_shape)
-        return self._predict(pixels, mode)
+        pixels = np.frombuffer(image.pixels, np.uint8).reshape(self.card.input_shape)
+        return self._predict(pixels, image)
 
     def predict_test_image(self, index: int) -> tuple[ImagePrediction, str]:
         """Predict a test image; return the prediction and the image's true class.
@@ -98,11 +105,14 @@ class AppModel:
         label = self.card.data.class_names[int(self.test.labels[index])]
         return self._predict(self.test.images[index].numpy(), None), label
 
-    def _predict(self, pixels: np.ndarray, prepared: AppliedMode | None) -> ImagePrediction:
+    def _predict(self, pixels: np.ndarray, image: Preprocessed | None) -> ImagePrediction:
         predictions = self._predictor.predict(pixels[None])
         names, probabilities = self.card.data.class_names, predictions.probabilities[0].tolist()
         by_name = dict(zip(names, probabilities, strict=True))
-        return ImagePrediction(pixels, by_name, bool(predictions.doubtful[0]), prepared)
+        doubts = (UNLIKE_TRAINING,) if predictions.doubtful[0] else ()
+        if image is None:
+            return ImagePrediction(pixels, by_name, doubts, None)
+        return ImagePrediction(pixels, by_name, image.doubts + doubts, image.mode, image.left_out)
 
     def predict_files(self, files: Sequence[str]) -> list[Prediction | ProcessedImage]:
         """Predict image files as the command `predict` does."""

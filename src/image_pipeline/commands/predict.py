@@ -7,7 +7,7 @@ The EXIF orientation is applied; of several frames the first is used.
 
 Images are preprocessed as the model file says. Models of MNIST-like digits also accept photographs
 and scans of digits. An image is called doubtful if it is out-of-distribution, that is, unlike the
-training images.
+training images, or if it is not plain which of its marks are the digit; the line says why.
 
 Exit status: 0; or 1 if an image could not be read, with a line on standard error that says why.
 """
@@ -16,6 +16,7 @@ import argparse
 import gc
 import os
 import sys
+from collections import Counter
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -111,6 +112,7 @@ def _predict(arguments: argparse.Namespace) -> int:
 
     from image_pipeline.common.cores import available_cores
     from image_pipeline.prediction.formatters import OutputFormat, make_formatter
+    from image_pipeline.prediction.inputs import describe_skipped
     from image_pipeline.prediction.predictor import load_predictor
     from image_pipeline.prediction.preprocessing import Preprocessor
     from image_pipeline.prediction.streaming import Prediction, predict_files
@@ -118,7 +120,8 @@ def _predict(arguments: argparse.Namespace) -> int:
     predictor = load_predictor(arguments.model)
     card = predictor.card
     preprocessor = Preprocessor.for_model(card, arguments.prepare, deskew=arguments.deskew)
-    inputs, count = _find_inputs(arguments)
+    skipped: Counter[str] = Counter()
+    inputs, count = _find_inputs(arguments, skipped)
     form: OutputFormat = "json" if arguments.json else "csv" if arguments.csv else "table"
     header, format_line = make_formatter(form, card.data.class_names)
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
@@ -149,6 +152,8 @@ def _predict(arguments: argparse.Namespace) -> int:
             if arguments.show and len(examples) < MAX_EXAMPLES:
                 examples.append(result)
     sys.stdout.flush()
+    if skipped:
+        print(f"predict: note: {describe_skipped(skipped)}", file=sys.stderr)
     summary = f"{predicted} images by {arguments.model} ({card.network}, {card.data.dataset})"
     if doubtful:
         summary += f", {doubtful} doubtful"
@@ -162,16 +167,18 @@ def _predict(arguments: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def _find_inputs(arguments: argparse.Namespace) -> "tuple[Iterator[ImageInput], int | None]":
-    """Return the inputs, and their number if it can be known in advance."""
+def _find_inputs(
+    arguments: argparse.Namespace, skipped: Counter[str]
+) -> "tuple[Iterator[ImageInput], int | None]":
+    """Return the inputs, and their number if it can be known in advance; count other files."""
     from image_pipeline.prediction.inputs import STANDARD_INPUT, find_inputs, read_file_list
 
     names = arguments.images
     if arguments.files_from is not None:
-        return find_inputs(chain(names, read_file_list(arguments.files_from))), None
+        return find_inputs(chain(names, read_file_list(arguments.files_from)), skipped), None
     if STANDARD_INPUT in names:
-        return find_inputs(names), None
-    return find_inputs(names), sum(1 for _ in find_inputs(names))
+        return find_inputs(names, skipped), None
+    return find_inputs(names, skipped), sum(1 for _ in find_inputs(names))
 
 
 def _error_line(image: "ProcessedImage") -> str:
@@ -193,7 +200,7 @@ def _draw(
     with strict_warnings():
         for prediction in predictions:
             content = prediction.image.input.read()
-            pixels = np.frombuffer(prepare(content)[0], np.uint8)
+            pixels = np.frombuffer(prepare(content).pixels, np.uint8)
             original = decode_whole(content, MAX_EXAMPLE_SIDE)
             network_input = pixels.reshape(predictor.card.input_shape)
             examples.append((prediction, original, network_input))

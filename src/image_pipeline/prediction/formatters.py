@@ -20,6 +20,8 @@ COLUMNS = (
     "runner_up_probability",
     "doubtful",
     "prepared",
+    "doubts",
+    "left_out",
 )
 MAX_CLASS_WIDTH = 30  # characters of a class name in the table
 PROBABILITY_WIDTH = len("probability")
@@ -48,10 +50,17 @@ def make_formatter(
             _truncate(prediction.runner_up),
             f"{prediction.runner_up_probability:.2%}",
             DOUBTFUL if prediction.doubtful else "",
-            prediction.image.input.display_name,
+            prediction.image.input.display_name + _notes(prediction),
         )
 
     return line("class", "probability", "runner-up", "probability", "", "image"), row
+
+
+def _notes(prediction: Prediction) -> str:
+    notes = ", ".join(prediction.doubts)
+    if prediction.image.left_out:
+        notes += f"{'; ' if notes else ''}left out: {', '.join(prediction.image.left_out)}"
+    return f"  ({notes})" if notes else ""
 
 
 def _truncate(name: str) -> str:
@@ -67,6 +76,8 @@ def _values(prediction: Prediction) -> tuple[str | float | bool, ...]:
         round(prediction.runner_up_probability, DECIMALS),
         prediction.doubtful,
         prediction.image.prepared,
+        ", ".join(prediction.doubts),
+        ", ".join(prediction.image.left_out),
     )
 
 
@@ -76,8 +87,8 @@ def _format_json(prediction: Prediction) -> str:
 
 def _format_csv(prediction: Prediction) -> str:
     text = io.StringIO()
-    name, class_name, first, runner_up, second, doubtful, prepared = _values(prediction)
+    name, class_name, first, runner_up, second, doubtful, *words = _values(prediction)
     p1, p2 = (f"{value:.{DECIMALS}f}" for value in (first, second))
-    row = (name, class_name, p1, runner_up, p2, str(doubtful).lower(), prepared)
+    row = (name, class_name, p1, runner_up, p2, str(doubtful).lower(), *words)
     csv.writer(text, lineterminator="").writerow(row)
     return text.getvalue()

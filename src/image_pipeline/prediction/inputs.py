@@ -4,6 +4,7 @@ import glob
 import os
 import stat
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -15,6 +16,8 @@ from image_pipeline.reading.pixels import error_cause
 STANDARD_INPUT = "-"
 MAX_BYTES = 1 << 28  # of an image file
 MAX_NAME_LENGTH = 1 << 12  # characters of a file name in a line of text
+MAX_SUFFIXES = 8  # in the line about files left out
+MAX_SUFFIX_LENGTH = 12  # characters
 
 
 @dataclass(frozen=True)
@@ -71,26 +74,44 @@ TOO_LARGE = f"larger than {MAX_BYTES >> 20} MiB, the limit for an image file"
 NO_IMAGES = f"no images in this folder; their names end in {' '.join(SUFFIXES)}"
 
 
-def find_inputs(names: Iterable[str]) -> Iterator[ImageInput]:
+def find_inputs(names: Iterable[str], skipped: Counter[str] | None = None) -> Iterator[ImageInput]:
     """Yield the images that the names stand for, in order; a name without any yields an error.
 
     Args:
         names: each a file; a folder, which stands for all image files in it and its subfolders,
             sorted; a pattern with `*`, `?`, `[...]` or `**`; or `-`, an image on standard input.
+        skipped: counts, by suffix, the files in folders whose names are not those of images.
     """
+    skipped = Counter() if skipped is None else skipped
     for name in names:
         if name == STANDARD_INPUT:
             yield _read_standard_input()
         elif os.path.lexists(name):
-            yield from _expand_path(name)
+            yield from _expand_path(name, skipped)
         elif glob.has_magic(name):
             paths = sorted(glob.iglob(name, recursive=True))  # noqa: PTH207 - Path.glob wants a root
             if not paths:
                 yield ImageInput(name, error="no file matches this pattern")
             for path in paths:
-                yield from _expand_path(path)
+                yield from _expand_path(path, skipped)
         else:
             yield ImageInput(name, error="no such file or folder")
+
+
+def describe_skipped(skipped: Counter[str]) -> str:
+    """Return in a line how many files were left out, and their suffixes by frequency."""
+    ranked = sorted(skipped.items(), key=lambda item: (-item[1], item[0]))
+    shown = [
+        f"{one_line(suffix, MAX_SUFFIX_LENGTH) or 'no suffix'} ({count})"
+        for suffix, count in ranked[:MAX_SUFFIXES]
+    ]
+    if len(ranked) > MAX_SUFFIXES:
+        shown.append(f"and {len(ranked) - MAX_SUFFIXES} more suffixes")
+    total = sum(skipped.values())
+    return (
+        f"{total} file{'s' if total > 1 else ''} left out, whose names are not those of images: "
+        f"{', '.join(shown)}; a file that you name is read whatever its suffix"
+    )
 
 
 def read_file_list(path: str) -> Iterator[str]:
@@ -134,25 +155,29 @@ def _join_limited(chunks: Iterable[bytes]) -> bytes:
     return bytes(content)
 
 
-def _expand_path(path: str) -> Iterator[ImageInput]:
+def _expand_path(path: str, skipped: Counter[str]) -> Iterator[ImageInput]:
     if not os.path.isdir(path):  # noqa: PTH112
         yield ImageInput(path)
         return
     empty = True
-    for image_input in _walk_folder(path):
+    for image_input in _walk_folder(path, skipped):
         empty = False
         yield image_input
     if empty:
         yield ImageInput(path, error=NO_IMAGES)
 
 
-def _walk_folder(path: str) -> Iterator[ImageInput]:
+def _walk_folder(path: str, skipped: Counter[str]) -> Iterator[ImageInput]:
     """Yield the image files below a folder; memory holds the names of one folder at a time."""
     unreadable: list[OSError] = []
     for folder, folders, files in os.walk(path, onerror=unreadable.append):
         folders[:] = sorted(name for name in folders if not is_clutter(name))
         for file in sorted(files):
-            if file.lower().endswith(SUFFIXES) and not is_clutter(file):
+            if is_clutter(file):
+                continue
+            if file.lower().endswith(SUFFIXES):
                 yield ImageInput(os.path.join(folder, file))  # noqa: PTH118
+            else:
+                skipped[os.path.splitext(file)[1].lower()] += 1  # noqa: PTH122
     for error in unreadable:
         yield ImageInput(str(error.filename), error=error.strerror or error_cause(error))

@@ -8,8 +8,6 @@ import string
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-
 from image_pipeline.common.errors import ParamsError
 from image_pipeline.modeling.model_card import ModelCard
 from image_pipeline.prediction.mnist_format import is_mnist_format, to_mnist_format
@@ -22,6 +20,23 @@ DIGIT_DATA_SETS = frozenset({"mnist", "qmnist", "emnist", "digits"})  # all in M
 DIGITS = tuple(string.digits)
 MNIST_SHAPE = (1, 28, 28)
 MAX_SIDE = 1024  # pixels; larger photographs are reduced first
+
+
+@dataclass(frozen=True)
+class Preprocessed:
+    """An image as a model takes it.
+
+    Attributes:
+        pixels: uint8 `[C, H, W]`, as bytes.
+        mode: that was applied.
+        doubts: why its class may mean nothing, in words.
+        left_out: what else the image shows, in words.
+    """
+
+    pixels: bytes
+    mode: AppliedMode
+    doubts: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -68,8 +83,8 @@ class Preprocessor:
         pixels = PixelSettings(channels, height, data.fit, data.bits, data.crop_fraction)
         return cls(pixels, mode, deskew)
 
-    def __call__(self, content: bytes) -> tuple[bytes, AppliedMode]:
-        """Return an image file's pixels, uint8 `[C, H, W]` as bytes, and the mode that was applied.
+    def __call__(self, content: bytes) -> Preprocessed:
+        """Return an image file's pixels, and how they were made.
 
         To be called in a `strict_warnings` block.
 
@@ -77,9 +92,9 @@ class Preprocessor:
             Exception: as `decode` does.
         """
         if self.mode == "as-trained":
-            return decode(content, self.pixels)[0], "as-trained"
+            return Preprocessed(decode(content, self.pixels)[0], "as-trained")
         image = decode_whole(content, MAX_SIDE)
         if self.mode == "auto" and is_mnist_format(image):
-            return image.tobytes(), "as-trained"
+            return Preprocessed(image.tobytes(), "as-trained")
         digit = to_mnist_format(image, deskew=self.deskew)
-        return np.ascontiguousarray(digit).tobytes(), "mnist"
+        return Preprocessed(digit.pixels.tobytes(), "mnist", digit.doubts, digit.left_out)

@@ -24,7 +24,9 @@ from image_pipeline.reading.pixels import error_cause, has_more_frames, strict_w
 CHUNK_IMAGES = 250  # preprocessed as one task
 CHUNK_BYTES = 1 << 22  # of image files
 
-Outcome = tuple[AppliedMode, bool, str]  # the attributes of a `ProcessedImage`, without its input
+UNLIKE_TRAINING = "unlike the training images"
+# The attributes of a `ProcessedImage`, without its input.
+Outcome = tuple[AppliedMode, bool, str, tuple[str, ...], tuple[str, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +38,16 @@ class ProcessedImage:
         prepared: the preprocessing mode that was applied.
         more_frames: whether the file has more frames than the first, which is used.
         error: why the file could not be read; empty on success.
+        doubts: why its class may mean nothing, in words.
+        left_out: what else the image shows, in words.
     """
 
     input: ImageInput
     prepared: AppliedMode = "as-trained"
     more_frames: bool = False
     error: str = ""
+    doubts: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +60,8 @@ class Prediction:
         probability: of that class, 0 to 1.
         runner_up: the second most probable class.
         runner_up_probability: of that class.
-        doubtful: whether the image is out-of-distribution.
+        doubts: why the class may mean nothing, in words: what the preprocessing found, and whether
+            the image is out-of-distribution.
     """
 
     image: ProcessedImage
@@ -62,7 +69,12 @@ class Prediction:
     probability: float
     runner_up: str
     runner_up_probability: float
-    doubtful: bool
+    doubts: tuple[str, ...]
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether there is a doubt."""
+        return bool(self.doubts)
 
 
 def predict_files(
@@ -134,11 +146,12 @@ def _preprocess_chunk(
         for row, each in zip(pixels, inputs, strict=True):
             try:
                 content = each.read()
-                processed, mode = preprocessor(content)
-                row[:] = np.frombuffer(processed, np.uint8)
-                outcomes.append((mode, has_more_frames(content), ""))
+                processed = preprocessor(content)
+                row[:] = np.frombuffer(processed.pixels, np.uint8)
+                more = has_more_frames(content)
+                outcomes.append((processed.mode, more, "", processed.doubts, processed.left_out))
             except Exception as error:  # Pillow's decoders raise whatever they trip over
-                outcomes.append(("as-trained", False, error_cause(error)))
+                outcomes.append(("as-trained", False, error_cause(error), (), ()))
     return outcomes, pixels.reshape(-1, *preprocessor.pixels.shape)
 
 
@@ -178,4 +191,5 @@ def _label(
         if image.error:
             yield image
         else:
-            yield Prediction(image, class_names[first], p1, class_names[second], p2, doubtful)
+            doubts = image.doubts + ((UNLIKE_TRAINING,) if doubtful else ())
+            yield Prediction(image, class_names[first], p1, class_names[second], p2, doubts)

@@ -24,6 +24,7 @@ from image_pipeline.reading.orientation import upright
 from image_pipeline.reading.sixteen_bits import to_8_bits
 
 BACKGROUND = 255  # white, behind transparent pixels
+MIN_CONTRAST = 48  # of 255, with which something can be seen on it
 REDUCING_GAP = 3.0  # block averages down to this multiple of the target size, then resampling
 GREY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N")
 
@@ -86,7 +87,8 @@ def decode(content: bytes, settings: PixelSettings) -> tuple[bytes, int | None]:
 def decode_whole(content: bytes, max_side: int) -> np.ndarray:
     """Decode an image file like `decode`, but keep its proportions.
 
-    Values of 16-bit images have the fewest bits that hold them.
+    Values of 16-bit images have the fewest bits that hold them. Transparent pixels are put on black
+    if nothing could be seen on white.
 
     Returns:
         uint8 `[H, W]` if every pixel is grey, else `[H, W, 3]`; downscaled if its longer side has
@@ -97,7 +99,7 @@ def decode_whole(content: bytes, max_side: int) -> np.ndarray:
         width, height = (-(-side * max_side // max(size)) for side in size)
         return width, height
 
-    image, _ = _open_upright(content, None, None, min_size)
+    image, _ = _open_upright(content, None, None, min_size, contrast=True)
     image.thumbnail((max_side, max_side), Image.Resampling.BICUBIC, REDUCING_GAP)
     pixels = np.asarray(image)
     grey = pixels.ndim == 2 or bool((pixels == pixels[..., :1]).all())
@@ -120,6 +122,8 @@ def _open_upright(
     channels: int | None,
     bits: Bits | None,
     min_size: Callable[[tuple[int, int]], tuple[int, int]],
+    *,
+    contrast: bool = False,
 ) -> tuple[Image.Image, int | None]:
     """Decode the first frame, upright, to 8-bit grey or RGB.
 
@@ -129,6 +133,7 @@ def _open_upright(
         bits: as `to_8_bits` takes them.
         min_size: maps an image's (width, height) to the smallest size that is enough, as JPEG
             decoders can downscale.
+        contrast: put transparent pixels on black if the others are all but white.
 
     Returns:
         The image, and its highest value as `decode` returns it.
@@ -141,7 +146,7 @@ def _open_upright(
         grey = opened.mode in GREY_MODES
         if opened.format != "TIFF":  # which Pillow itself turns
             image = upright(image, opened.info)
-        return _on_white(image, channels or (1 if grey else 3)), highest
+        return _opaque(image, channels or (1 if grey else 3), contrast=contrast), highest
 
 
 @contextmanager
@@ -164,15 +169,22 @@ def error_cause(error: BaseException) -> str:
     return words[:160] or type(error).__name__
 
 
-def _on_white(image: Image.Image, channels: int) -> Image.Image:
+def _opaque(image: Image.Image, channels: int, *, contrast: bool) -> Image.Image:
     """Convert an 8-bit image of any mode to grey or RGB, without transparency."""
     mode = "L" if channels == 1 else "RGB"
     if image.has_transparency_data:
-        white = Image.new("RGBA", image.size, (BACKGROUND, BACKGROUND, BACKGROUND, 255))
-        image = Image.alpha_composite(white, image.convert("RGBA"))
+        image = image.convert("RGBA")
+        on_white = _on(BACKGROUND, image)
+        faint = contrast and int(np.asarray(on_white).min()) > BACKGROUND - MIN_CONTRAST
+        image = _on(0, image) if faint else on_white
     if image.mode == "LAB":  # which Pillow converts to nothing else
         image = image.convert("RGB")
     return image if image.mode == mode else image.convert(mode)
+
+
+def _on(grey: int, image: Image.Image) -> Image.Image:
+    background = Image.new("RGBA", image.size, (grey, grey, grey, 255))
+    return Image.alpha_composite(background, image)
 
 
 def _scaled(size: tuple[int, int], settings: PixelSettings) -> tuple[int, int]:
