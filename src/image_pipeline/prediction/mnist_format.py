@@ -54,6 +54,8 @@ MIN_WIDTH, WIDENED, MAX_WIDTH = 20, 26, 47
 
 _POSITIONS = np.arange(SIDE)
 
+Found = tuple[np.ndarray, Digit]  # the ink, uint8 `[H, W]`, and the digit in it
+
 
 def is_mnist_format(image: np.ndarray) -> bool:
     """Tell whether an image already has MNIST's format, so that nothing needs to be done.
@@ -118,23 +120,55 @@ def to_mnist_format(image: np.ndarray, *, deskew: bool = False) -> ConvertedDigi
     return ConvertedDigit(pixels, found.doubts, found.left_out)
 
 
-def _find_ink(image: np.ndarray) -> tuple[np.ndarray, Digit]:
+def _find_ink(image: np.ndarray) -> Found:
     """Return the ink, uint8 `[H, W]`, and the digit in it: on a sheet if there is one."""
     polarity = fills_image(image)
     if polarity is not None:
         levels = extract_level(image, light_on_dark=polarity)
         ink = extract_ink(levels, max(image.shape[:2]) // 2, fills=True)
         return ink, find_digit(ink, levels, fills=True)
-    light_on_dark = is_light_on_dark(image)
+    sheets = find_sheets(image)
+    if not sheets:
+        return _find_on_page(image)
     whole = None
-    for sheet, dark in find_sheets(image):
+    with suppress(DataError):
+        whole = _find_on_page(image)
+    for sheet, dark in sheets:
         with suppress(DataError):
             # Ink on a sheet differs from it in the same direction as the desk.
             ink, digit = _find_on_ground(image, dark, sheet)
             if _is_plain(digit):
-                whole = whole or _find_on_ground(image, light_on_dark, None)
-                return whole if _is_lit_part(sheet, digit, whole[1], dark) else (ink, digit)
-    return whole or _find_on_ground(image, light_on_dark, None)
+                if whole and _is_lit_part(sheet, digit, whole[1], dark):
+                    return whole
+                return ink, digit
+    if whole is None:
+        raise DataError(NO_STROKES)
+    return whole
+
+
+def _find_on_page(image: np.ndarray) -> Found:
+    """Return the ink and the digit if there is no sheet to be seen."""
+    if is_light_on_dark(image):
+        dark = light = None
+        with suppress(DataError):
+            light = _find_on_ground(image, True)
+        with suppress(DataError):
+            dark = _find_on_ground(image, False)
+        # What is light may be a gap between dark strokes, or a lit corner of a page in shadow.
+        if light and not (dark and _is_plain(dark[1]) and _surrounds(dark, light)):
+            return light
+        if dark:
+            return dark
+    return _find_on_ground(image, False)
+
+
+def _surrounds(one: Found, other: Found) -> bool:
+    """Tell whether the box of one digit contains that of another, and it stands out as much."""
+    strengths = [int(np.median(ink[digit.mask])) for ink, digit in (one, other)]
+    return 5 * strengths[0] >= 3 * strengths[1] and all(
+        inner.min() >= outer.min() and inner.max() <= outer.max()
+        for outer, inner in zip(np.nonzero(one[1].mask), np.nonzero(other[1].mask), strict=True)
+    )
 
 
 def _is_lit_part(sheet: np.ndarray, digit: Digit, whole: Digit, dark: bool) -> bool:
@@ -151,8 +185,8 @@ def _is_lit_part(sheet: np.ndarray, digit: Digit, whole: Digit, dark: bool) -> b
 
 
 def _find_on_ground(
-    image: np.ndarray, light_on_dark: bool, sheet: np.ndarray | None
-) -> tuple[np.ndarray, Digit]:
+    image: np.ndarray, light_on_dark: bool, sheet: np.ndarray | None = None
+) -> Found:
     """Return the ink and the digit: with a narrower window if shadows are taken for ink."""
     levels = extract_level(image, light_on_dark=light_on_dark)
     first = None
@@ -180,7 +214,7 @@ def _find_on_ground(
 
 def _find_in_window(
     levels: np.ndarray, window: int, sheet: np.ndarray | None, darkest: bool
-) -> tuple[np.ndarray, Digit]:
+) -> Found:
     ink = extract_ink(levels, window, fills=False)
     return ink, find_digit(ink, levels, sheet=sheet, darkest=darkest)
 

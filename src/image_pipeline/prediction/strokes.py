@@ -24,6 +24,7 @@ SEVERAL = "several marks of like size"
 SIDE_BY_SIDE = "two marks side by side were joined"
 AT_EDGE = "its strokes touch an edge"
 UNEVEN = "no plain ground"
+BUSY = "there is more ink beside it than in it"
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,9 @@ def find_digit(
     strokes = _join(main, whole)
     others = [mark for mark in whole if mark not in strokes]
     doubts += _doubts(strokes, [m for m in others if 2 * _inner_area(m, ink.shape) >= m.area])
+    rest = sum(_inner_area(mark, ink.shape) for mark in marks if mark not in strokes)
+    if sheet is None and rest > sum(mark.area for mark in strokes):
+        doubts.append(BUSY)
     left_out = ["lines"] if lined else []
     for what, count in (("cut-off mark", len(marks) - len(whole)), ("mark", len(others))):
         if count:
@@ -243,7 +247,4 @@ def _doubts(strokes: Sequence[_Mark], others: Sequence[_Mark]) -> list[str]:
         if apart and 4 * shortest >= 3 * height:
             doubts.append(SIDE_BY_SIDE)
             break
-    area = sum(mark.area for mark in strokes)
-    if len(others) > 12 and sum(mark.area for mark in others) > area:
-        doubts.append(UNEVEN)
     return doubts
