@@ -20,8 +20,7 @@ from image_pipeline.reading.idx import iterate_idx
 from prediction.digit_scenes import Scene, beside_another, cropped, in_a_shadow, on_a_desk
 from project import SHARED_MNIST, Project, require
 
-# Photographs and scans by others, listed in SOURCES.md; the conversion was developed on different
-# images.
+# Photographs and scans by others, listed in SOURCES.md.
 PHOTOGRAPHS = Path(__file__).with_name("photographs")
 FILES = sorted(PHOTOGRAPHS.glob("*/[0-9]/*"))
 

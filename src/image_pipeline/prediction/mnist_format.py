@@ -5,16 +5,15 @@ scaled each black-and-white digit, proportions kept, to a box of 20 x 20 pixels,
 its grey levels come, and placed its centre of mass at the centre of 28 x 28 pixels: white strokes
 on black.
 
-The steps before that are for paper and cameras: estimate and divide out the background, tell dark
-on light from light on dark, remove frames and ruled lines, select the digit's strokes among specks
-and shadows, and normalise their width.
+The steps before that are for paper and cameras, each in a module of its own: `finding` tries what
+there may be (a sheet, a shadow, a crop), `ink` tells ink from its ground, `lines` removes frames
+and ruled lines, `strokes` selects those of the digit, and `stroke_width` normalises their width.
 
 The bits are the same on every x86-64 machine: integers throughout, except for single sums,
 products, quotients and square roots of doubles, which every processor rounds alike; no sum of
 doubles depends on its order.
 """
 
-from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,39 +21,18 @@ from PIL import Image
 from scipy import ndimage
 
 from image_pipeline.common.errors import DataError
-from image_pipeline.prediction.ink import (
-    extract_ink,
-    extract_level,
-    fills_image,
-    find_sheets,
-    is_light_on_dark,
-)
+from image_pipeline.prediction.finding import find_digit_and_ink
 from image_pipeline.prediction.lines import WITH_DIAGONALS
-from image_pipeline.prediction.strokes import (
-    AT_EDGE,
-    NO_STROKES,
-    UNEVEN,
-    Digit,
-    find_digit,
-)
+from image_pipeline.prediction.stroke_width import crop, normalise_stroke_width
+from image_pipeline.prediction.strokes import NO_STROKES
 
 SIDE = 28  # pixels of an MNIST image
 BOX = 20  # pixels of the box that holds the digit
 MIN_SIDE = 8  # pixels of a photograph's shorter side
 MAX_SIDE = 512  # pixels of a photograph's longer side; larger ones are reduced
-
-WINDOWS = (3, 6, 12)  # parts of the shorter side that the ground is closed over, one after another
-
 WORKING_SIDE = 80  # pixels, at least, of a digit's longer side while its stroke width is changed
-DISTANCE_UNIT = 256  # fixed-point unit of distances in pixels
-# Stroke widths, in 256ths of the digit's longer side. Of MNIST's digits, 5% are thinner than
-# `MIN_WIDTH` and 5% are thicker than `MAX_WIDTH`. Strokes thinner than that are widened to
-# `WIDENED`, MNIST's lower quartile; thicker ones are narrowed to `MAX_WIDTH`.
-MIN_WIDTH, WIDENED, MAX_WIDTH = 20, 26, 47
 
 _POSITIONS = np.arange(SIDE)
-
-Found = tuple[np.ndarray, Digit]  # the ink, uint8 `[H, W]`, and the digit in it
 
 
 def is_mnist_format(image: np.ndarray) -> bool:
@@ -112,116 +90,12 @@ def to_mnist_format(image: np.ndarray, *, deskew: bool = False) -> ConvertedDigi
     """
     if min(image.shape[:2]) < MIN_SIDE:
         raise DataError(NO_STROKES)
-    ink, found = _find_ink(_reduce(image))
+    ink, found = find_digit_and_ink(_reduce(image))
     digit = _crop_digit(ink, found.mask)
     if deskew:
         digit = _deskew(digit)
-    pixels = _centre(_scale_to_box(_normalise_stroke_width(digit)))
+    pixels = _centre(_scale_to_box(normalise_stroke_width(digit)))
     return ConvertedDigit(pixels, found.doubts, found.left_out)
-
-
-def _find_ink(image: np.ndarray) -> Found:
-    """Return the ink, uint8 `[H, W]`, and the digit in it: on a sheet if there is one."""
-    polarity = fills_image(image)
-    if polarity is not None:
-        levels = extract_level(image, light_on_dark=polarity)
-        ink = extract_ink(levels, max(image.shape[:2]) // 2, fills=True)
-        return ink, find_digit(ink, levels, fills=True)
-    sheets = find_sheets(image)
-    if not sheets:
-        return _find_on_page(image)
-    whole = None
-    with suppress(DataError):
-        whole = _find_on_page(image)
-    for sheet, dark in sheets:
-        with suppress(DataError):
-            # Ink on a sheet differs from it in the same direction as the desk.
-            ink, digit = _find_on_ground(image, dark, sheet)
-            if _is_plain(digit):
-                if whole and _is_lit_part(sheet, digit, whole[1], dark):
-                    return whole
-                return ink, digit
-    if whole is None:
-        raise DataError(NO_STROKES)
-    return whole
-
-
-def _find_on_page(image: np.ndarray) -> Found:
-    """Return the ink and the digit if there is no sheet to be seen."""
-    if is_light_on_dark(image):
-        dark = light = None
-        with suppress(DataError):
-            light = _find_on_ground(image, True)
-        with suppress(DataError):
-            dark = _find_on_ground(image, False)
-        # What is light may be a gap between dark strokes, or a lit corner of a page in shadow.
-        if light and not (dark and _is_plain(dark[1]) and _surrounds(dark, light)):
-            return light
-        if dark:
-            return dark
-    return _find_on_ground(image, False)
-
-
-def _surrounds(one: Found, other: Found) -> bool:
-    """Tell whether the box of one digit contains that of another, and it stands out as much."""
-    strengths = [int(np.median(ink[digit.mask])) for ink, digit in (one, other)]
-    return 5 * strengths[0] >= 3 * strengths[1] and all(
-        inner.min() >= outer.min() and inner.max() <= outer.max()
-        for outer, inner in zip(np.nonzero(one[1].mask), np.nonzero(other[1].mask), strict=True)
-    )
-
-
-def _is_lit_part(sheet: np.ndarray, digit: Digit, whole: Digit, dark: bool) -> bool:
-    """Tell whether what was taken for a sheet is only the lit part of one, or its shadow.
-
-    Then the digit that was found without it goes on beyond it.
-    """
-    if whole.doubts:
-        return False
-    if dark:
-        return 2 * int((whole.mask & sheet).sum()) < int(sheet.sum())
-    shared = int((digit.mask & whole.mask).sum())
-    return 2 * shared >= int(digit.mask.sum()) and 50 * int((whole.mask & ~sheet).sum()) >= shared
-
-
-def _find_on_ground(
-    image: np.ndarray, light_on_dark: bool, sheet: np.ndarray | None = None
-) -> Found:
-    """Return the ink and the digit: with a narrower window if shadows are taken for ink."""
-    levels = extract_level(image, light_on_dark=light_on_dark)
-    first = None
-    for darkest in (False,) if sheet is None else (False, True):
-        for parts in WINDOWS:
-            window = max(5, min(image.shape[:2]) // parts)
-            try:
-                ink, digit = _find_in_window(levels, window, sheet, darkest)
-            except DataError:
-                if first is None:
-                    raise
-                continue
-            if _is_plain(digit):
-                # Less of a shadow is narrower than a narrower window.
-                narrow = max(5, 3 * _stroke_width(digit.mask) // DISTANCE_UNIT)
-                if 4 * narrow < 3 * window:
-                    finer, again = _find_in_window(levels, narrow, sheet, darkest)
-                    return (finer, again) if _is_plain(again) else (ink, digit)
-                return ink, digit
-            first = first or (ink, digit)
-    if first is None:
-        raise DataError(NO_STROKES)
-    return first
-
-
-def _find_in_window(
-    levels: np.ndarray, window: int, sheet: np.ndarray | None, darkest: bool
-) -> Found:
-    ink = extract_ink(levels, window, fills=False)
-    return ink, find_digit(ink, levels, sheet=sheet, darkest=darkest)
-
-
-def _is_plain(digit: Digit) -> bool:
-    """Tell whether the digit stands by itself on its ground."""
-    return not {AT_EDGE, UNEVEN} & set(digit.doubts)
 
 
 def _reduce(image: np.ndarray) -> np.ndarray:
@@ -238,7 +112,7 @@ def _crop_digit(ink: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
     A small digit is enlarged with its grey levels, which locate an edge within a pixel.
     """
-    cropped = _crop(mask)
+    cropped = crop(mask)
     longest = max(cropped.shape)
     if longest >= WORKING_SIDE:
         return cropped
@@ -247,12 +121,7 @@ def _crop_digit(ink: np.ndarray, mask: np.ndarray) -> np.ndarray:
     grey = np.pad(np.minimum(grey * 255 // median, 255).astype(np.uint8), 1)
     height, width = ((2 * side * WORKING_SIDE + longest) // (2 * longest) for side in grey.shape)
     enlarged = Image.fromarray(grey).resize((width, height), Image.Resampling.BICUBIC)
-    return _crop(np.asarray(enlarged) > 127)
-
-
-def _crop(mask: np.ndarray) -> np.ndarray:
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    return mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    return crop(np.asarray(enlarged) > 127)
 
 
 def _deskew(digit: np.ndarray) -> np.ndarray:
@@ -270,33 +139,7 @@ def _deskew(digit: np.ndarray) -> np.ndarray:
     for row, shift in enumerate(shifts):
         start = shift - min(shifts)
         sheared[row, start : start + width] = digit[row]
-    return _crop(sheared)
-
-
-def _normalise_stroke_width(digit: np.ndarray) -> np.ndarray:
-    """Widen strokes that are thinner than most of MNIST's, narrow those that are thicker."""
-    longest = max(digit.shape)
-    margin = longest * WIDENED // 256 + 1
-    padded = np.pad(digit, margin)
-    width = _stroke_width(digit)
-    if width < MIN_WIDTH * longest:
-        padded = _edge_distances(~padded) <= (WIDENED * longest - width) // 2
-    elif width > MAX_WIDTH * longest:
-        padded = _edge_distances(padded) > (width - MAX_WIDTH * longest) // 2
-    return _crop(padded)
-
-
-def _stroke_width(digit: np.ndarray) -> int:
-    """Return the mean width of a digit's strokes in `DISTANCE_UNIT`s."""
-    # On average, a stroke's pixels are a quarter of its width away from its edge.
-    inside = _edge_distances(np.pad(_crop(digit), 1))
-    return 4 * int(inside.sum()) // int(np.count_nonzero(digit)) - 2 * DISTANCE_UNIT
-
-
-def _edge_distances(mask: np.ndarray) -> np.ndarray:
-    """Return each pixel's distance to the nearest one outside a mask, int64 `DISTANCE_UNIT`s."""
-    distances: np.ndarray = ndimage.distance_transform_edt(mask) * DISTANCE_UNIT
-    return distances.astype(np.int64)
+    return crop(sheared)
 
 
 def _scale_to_box(digit: np.ndarray) -> np.ndarray:

@@ -24,6 +24,7 @@ SEVERAL = "several marks of like size"
 SIDE_BY_SIDE = "two marks side by side were joined"
 AT_EDGE = "its strokes touch an edge"
 UNEVEN = "no plain ground"
+BLOB = "a blot, not strokes"
 BUSY = "there is more ink beside it than in it"
 
 
@@ -111,6 +112,9 @@ def find_digit(
     digit = np.zeros(ink.shape, bool)
     for mark in strokes:
         digit[mark.box] |= mark.mask
+    radius = float(ndimage.distance_transform_edt(np.pad(main.mask, 1)).max())
+    if 100 * radius > 28 * max(side.stop - side.start for side in _box(strokes)):
+        doubts.append(BLOB)
     return Digit(digit, tuple(doubts), tuple(left_out))
 
 
