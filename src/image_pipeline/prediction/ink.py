@@ -198,7 +198,7 @@ def _convex_part(level: np.ndarray, threshold: int) -> tuple[int, np.ndarray | N
         and 100 * int(ndimage.binary_fill_holes(part).sum()) >= 95 * area
         and 8 * int(rim.sum()) >= len(rim)
         and 100 * int((level[outside] <= threshold).sum()) >= 92 * int(outside.sum())
-        and (_touches_rim(filled) or 100 * area >= 86 * _rectangle_area(filled))
+        and (_touches_rim(filled) or 100 * area >= 86 * rectangle_area(filled))
     ):
         return 0, None
     contrast = int(np.median(level[part])) - int(np.median(level[outside]))
@@ -213,7 +213,7 @@ def _touches_rim(mask: np.ndarray) -> bool:
     return bool(mask[[0, -1]].any() or mask[:, [0, -1]].any())
 
 
-def _rectangle_area(mask: np.ndarray) -> int:
+def rectangle_area(mask: np.ndarray) -> int:
     """Return the area of the smallest rectangle around a mask, at one of 18 angles."""
     rows, columns = (positions.astype(np.int64) for positions in np.nonzero(mask))
     areas = []

@@ -11,7 +11,7 @@ import numpy as np
 from scipy import ndimage
 
 from image_pipeline.common.errors import DataError
-from image_pipeline.prediction.ink import DARK, otsu_threshold
+from image_pipeline.prediction.ink import DARK, otsu_threshold, rectangle_area
 from image_pipeline.prediction.lines import WITH_DIAGONALS, remove_lines
 
 MIN_CONTRAST = 24  # how much of 255 the ink must differ from the ground
@@ -112,8 +112,7 @@ def find_digit(
     digit = np.zeros(ink.shape, bool)
     for mark in strokes:
         digit[mark.box] |= mark.mask
-    radius = float(ndimage.distance_transform_edt(np.pad(main.mask, 1)).max())
-    if 100 * radius > 28 * max(side.stop - side.start for side in _box(strokes)):
+    if _is_blot(main.mask):
         doubts.append(BLOB)
     return Digit(digit, tuple(doubts), tuple(left_out))
 
@@ -172,6 +171,17 @@ def _is_cut_off(mark: _Mark, sheet: np.ndarray | None, shape: tuple[int, ...]) -
     grown = tuple(slice(side.start - 1, side.stop + 1) for side in mark.box)
     touching = ndimage.binary_dilation(np.pad(mark.mask, 1), WITH_DIAGONALS) & ~sheet[grown]
     return bool(touching.any())
+
+
+def _is_blot(mask: np.ndarray) -> bool:
+    """Tell whether a mark is too thick for strokes, or a rectangle: perhaps the sheet itself."""
+    radius = float(ndimage.distance_transform_edt(np.pad(mask, 1)).max())
+    filled = ndimage.binary_fill_holes(mask)
+    return 100 * radius > 28 * max(mask.shape) or bool(
+        max(mask.shape) < 2 * min(mask.shape)
+        and 100 * mask.sum() >= 55 * filled.sum()
+        and 100 * filled.sum() >= 84 * rectangle_area(filled)
+    )
 
 
 def _inner_area(mark: _Mark, shape: tuple[int, ...]) -> int:
