@@ -1,6 +1,7 @@
 """Conversion to MNIST's format: MNIST's digits drawn on synthetic paper, and real photographs."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -281,9 +282,13 @@ def test_mnists_digits_in_photographs_are_classified_right(
     count, rng = 100, np.random.default_rng(1)
     digits = mnist("t10k-labels-idx1", 1, count).astype(int)
     images = mnist("t10k-images-idx3", 3, count)
-    scenes = [scene(box(image, int(rng.integers(130, 240))), rng) for image in images]
-    found = [mnist_format.to_mnist_format(each) for each in scenes]
-    right = classify([each.pixels for each in found]) == digits
-    sure = np.array([not each.doubts for each in found])
+    pixels, sure = np.zeros((count, 28, 28), np.uint8), np.zeros(count, bool)
+    for row, image in enumerate(images):
+        with suppress(DataError):  # a 1 that fills its box is refused
+            found = mnist_format.to_mnist_format(
+                scene(box(image, int(rng.integers(130, 240))), rng)
+            )
+            pixels[row], sure[row] = found.pixels, not found.doubts
+    right = classify(list(pixels)) == digits
     assert right.mean() >= 0.9
-    assert (~right & sure).mean() <= 0.06
+    assert (~right & sure).mean() <= 0.05
