@@ -50,7 +50,8 @@ def test_a_copy_under_unlike_settings_on_one_core(
         "HOME": str(home),
         "LC_ALL": "C",  # with the two lines below, ASCII: Python would make it UTF-8 by itself
         "PYTHONCOERCECLOCALE": "0",
-        "PYTHONUTF8": "0",
+        # Python itself cannot start in ASCII from a folder with other letters.
+        "PYTHONUTF8": "0" if sys.prefix.isascii() else "1",
         "TZ": "Pacific/Kiritimati",
         "PYTHONHASHSEED": "4242",
         "PYTHONWARNINGS": "default",
