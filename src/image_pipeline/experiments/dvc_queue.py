@@ -85,6 +85,8 @@ class Queue:
         if self._pending:
             self._ensure_workers()
         failed = self._pending.keys() & {done.entry.name for done in self._queue.iter_failed()}
+        if failed:  # after kills, another run of the same name may still be in the queue
+            failed -= self._waiting()
         succeeded = self._pending.keys() & experiments().keys()
         for name in failed | succeeded:
             self._pending.pop(name, None)
@@ -112,8 +114,12 @@ class Queue:
         with redirect_stdout(io.StringIO()), suppress(Exception):  # it may have just ended
             self._queue.kill([name], force=True)
 
+    def _waiting(self) -> set[str]:
+        """Return the names of the experiments that are queued or running."""
+        return {entry.name for entry in (*self._queue.iter_queued(), *self._queue.iter_active())}
+
     def _enqueue(self, wanted: Collection[str]) -> None:
-        waiting = {entry.name for entry in (*self._queue.iter_queued(), *self._queue.iter_active())}
+        waiting = self._waiting()
         for name in wanted:
             if name not in waiting:
                 params, targets = self._pending[name]
