@@ -48,10 +48,11 @@ def test_a_copy_under_unlike_settings_on_one_core(
     (home / "matplotlibrc").write_text(MATPLOTLIBRC)
     settings = {
         "HOME": str(home),
-        "LC_ALL": "C",  # with the two lines below, ASCII: Python would make it UTF-8 by itself
+        # With the two lines below, ASCII. From a folder with other letters Python cannot start in it:
+        # it reads the environment's .pth files, which hold its path, in the locale's encoding.
+        "LC_ALL": "C" if sys.prefix.isascii() else "C.UTF-8",
         "PYTHONCOERCECLOCALE": "0",
-        # Python itself cannot start in ASCII from a folder with other letters.
-        "PYTHONUTF8": "0" if sys.prefix.isascii() else "1",
+        "PYTHONUTF8": "0",
         "TZ": "Pacific/Kiritimati",
         "PYTHONHASHSEED": "4242",
         "PYTHONWARNINGS": "default",
