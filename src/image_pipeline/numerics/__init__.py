@@ -32,21 +32,24 @@ import os
 import platform
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Literal
+
+from image_pipeline.numerics.processor import CPU_INFO, ON_ARM, ON_X86
 
 Numerics = Literal["portable", "fast"]
 
 AVX2_KERNELS = {"OPENBLAS_CORETYPE": "Haswell", "ATEN_CPU_CAPABILITY": "avx2"}
-PINNED_ENVIRONMENT = {
-    **AVX2_KERNELS,
-    "ONEDNN_MAX_CPU_ISA": "AVX2",
-    "MKL_CBWR": "COMPATIBLE",  # for what torch takes from MKL, such as Fourier transforms
-}
+PINNED_ENVIRONMENT = (
+    {"OPENBLAS_CORETYPE": "ARMV8", "ATEN_CPU_CAPABILITY": "default"}
+    if ON_ARM
+    else {
+        **AVX2_KERNELS,
+        "ONEDNN_MAX_CPU_ISA": "AVX2",
+        "MKL_CBWR": "COMPATIBLE",  # for what torch takes from MKL, such as Fourier transforms
+    }
+)
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # from <malloc.h>
-
-CPU_INFO = Path("/proc/cpuinfo")
 
 
 def pin(numerics: Numerics) -> None:
@@ -84,6 +87,8 @@ def pin(numerics: Numerics) -> None:
         return
     kernels.install()
     torch.backends.mha.set_fastpath_enabled(False)
+    torch.backends.cuda.enable_flash_sdp(False)  # of processors, too: attention by its products
+    torch.backends.mkldnn.set_flags(False)
     # Same as use_deterministic_algorithms(True), which imports the compiler, a second per stage.
     torch.set_deterministic_debug_mode("error")
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
