@@ -9,8 +9,8 @@ Elastic displacement: Simard, Steinkraus and Platt, "Best Practices for Convolut
 Networks Applied to Visual Document Analysis" (2003), with a random B-spline for smoothed noise.
 
 Why not `torch.nn.functional.grid_sample`: it recomputes the four weights for every image and takes
-several times as long. SciPy's product is compiled for the x86-64 baseline and adds in a fixed
-order.
+several times as long. The weights are rounded so that SciPy's sums are exact: whether it rounds
+between a product and a sum depends on the processor it was compiled for.
 """
 
 import math
@@ -22,6 +22,7 @@ from scipy.sparse import csr_array
 from torch.nn import functional
 
 from image_pipeline.augmenting.params import WARPS, AugmentationParams
+from image_pipeline.numerics.products import multiply
 
 CONTROL_POINTS = 7  # of the elastic field, per axis: about one bend per quarter of the image
 MAX_LOG_RATIO = math.log(4 / 3)  # of a crop's width to its height, relative to the image's
@@ -31,6 +32,7 @@ QUARTER_TURN = np.outer([0.621, -0.647, 1.703], [0.596, -0.274, -0.322]) - np.ou
     [0.956, -0.272, -1.106], [0.211, -0.523, 0.312]
 )
 CACHED_BYTES = 1 << 20  # of images whose colours are changed at once, which stay in the cache
+WEIGHT_STEPS = 1 << 16  # so that a sum of four weighted bytes is exact: it has 24 bits
 TAPS = ((0, 0), (0, 1), (1, 0), (1, 1))  # row and column offsets of the four neighbours
 
 
@@ -142,7 +144,7 @@ def sampling_taps(
         inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
         pixels[:, :, tap] = np.where(inside, y * width + x, 0)
         weight = (below if down else 1 - below) * (beside if right else 1 - beside)
-        weights[:, :, tap] = np.where(inside, weight, 0)
+        weights[:, :, tap] = np.where(inside, np.rint(weight * WEIGHT_STEPS) / WEIGHT_STEPS, 0)
     return pixels, weights
 
 
@@ -265,7 +267,8 @@ def _transform_colours(images: np.ndarray, matrices: np.ndarray, offsets: np.nda
     at_once = max(1, CACHED_BYTES // images[:1].nbytes)
     for start in range(0, len(images), at_once):
         part = slice(start, start + at_once)
-        changed = matrices[part] @ pixels[part]
+        changed = np.empty_like(pixels[part])
+        multiply(matrices[part], pixels[part], changed)
         changed += offsets[part]
         np.clip(changed, 0, 255, out=pixels[part])
 

@@ -1,4 +1,4 @@
-"""Bit-identical results on every x86-64 machine: which CPU kernels compute.
+"""Bit-identical results on every x86-64 and ARM machine: which CPU kernels compute.
 
 The result of a floating-point sum depends on the order of its terms, and the order on the number of
 threads and on the kernel that a library picks for the processor. `pin` takes that choice away from
@@ -7,13 +7,12 @@ and import the rest after.
 
 What `portable` sets, and why:
 
-- Matrix products are NumPy's (see `kernels`), on OpenBLAS with its Haswell (AVX2) kernels, which
-  run on Intel's and AMD's processors since 2013. Torch's own library (MKL) has no such setting:
-  `MKL_CBWR=AVX2` is ignored on AMD, and `COMPATIBLE` takes two to three times as long.
-- Torch's own kernels are held to their AVX2 build, and so are oneDNN's, which compute convolutions
-  and LSTMs. MKL's, which compute Fourier transforms, are held to those for any processor.
-- The fast path of attention layers in evaluation is disabled: it is one fused operation, whose
-  inner kernels cannot be replaced.
+- Operations with sums inside, and functions that are rounded differently from one processor to the
+  next, are replaced by kernels that are the same everywhere (see `kernels`).
+- What stays PyTorch's own is held to one build: on x86-64 that for AVX2, on ARM that for NEON, which
+  every ARMv8 processor has. So is NumPy's OpenBLAS. MKL's Fourier transforms are held to those
+  for any x86-64 processor; ARM has others, so they are portable among x86-64 machines only.
+- oneDNN, whose kernels depend on the processor, and fused kernels for attention are disabled.
 - Every library gets one thread. More cores are used by more processes, each with its own images
   (see `training`): threads that share a product wait for each other after each one, which on a busy
   machine is ten times slower.
@@ -21,10 +20,10 @@ What `portable` sets, and why:
 `portability` finds the operations of a step that are not verified to give the same bits.
 
 `fast` lets the libraries choose their kernels: the bits are then specific to the machine. Two
-choices are corrected. On AMD's processors, which MKL neglects, matrix products are NumPy's, too.
-And Zen 4 executes an AVX-512 instruction as two halves (AMD, "Software Optimization Guide for the
-AMD Zen4 Microarchitecture"): AVX2 kernels are faster there, by an eighth for the product of the
-first layer, by three quarters for the softmax of ten classes.
+choices are corrected. On AMD's processors, which MKL neglects, matrix products are those of
+`portable`. And Zen 4 executes an AVX-512 instruction as two halves (AMD, "Software Optimization
+Guide for the AMD Zen4 Microarchitecture"): AVX2 kernels are faster there, by an eighth for the
+product of the first layer, by three quarters for the softmax of ten classes.
 """
 
 import ctypes
@@ -42,12 +41,10 @@ AVX2_KERNELS = {"OPENBLAS_CORETYPE": "Haswell", "ATEN_CPU_CAPABILITY": "avx2"}
 PINNED_ENVIRONMENT = (
     {"OPENBLAS_CORETYPE": "ARMV8", "ATEN_CPU_CAPABILITY": "default"}
     if ON_ARM
-    else {
-        **AVX2_KERNELS,
-        "ONEDNN_MAX_CPU_ISA": "AVX2",
-        "MKL_CBWR": "COMPATIBLE",  # for what torch takes from MKL, such as Fourier transforms
-    }
+    else {**AVX2_KERNELS, "MKL_CBWR": "COMPATIBLE"}  # of what torch takes from MKL
 )
+# What the libraries say of themselves then.
+CAPABILITY, ARCHITECTURE = ("DEFAULT", "armv8") if ON_ARM else ("AVX2", "Haswell")
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # from <malloc.h>
 
@@ -58,8 +55,8 @@ def pin(numerics: Numerics) -> None:
     Prints one line to standard error if `portable` could not take effect.
 
     Args:
-        numerics: `portable` for the same bits on every x86-64 processor with AVX2, `fast` for
-            what is fastest on this one.
+        numerics: `portable` for the same bits on every x86-64 processor with AVX2 and on every
+            64-bit ARM processor, `fast` for what is fastest on this one.
     """
     # A loaded library has already read its variables; pinning a process twice changes nothing.
     pinned = PINNED_ENVIRONMENT.items() <= os.environ.items()
@@ -87,7 +84,7 @@ def pin(numerics: Numerics) -> None:
         return
     kernels.install()
     torch.backends.mha.set_fastpath_enabled(False)
-    torch.backends.cuda.enable_flash_sdp(False)  # of processors, too: attention by its products
+    torch.backends.cuda.enable_flash_sdp(False)  # on CPUs, too: attention by its products
     torch.backends.mkldnn.set_flags(False)
     # Same as use_deterministic_algorithms(True), which imports the compiler, a second per stage.
     torch.set_deterministic_debug_mode("error")
@@ -146,19 +143,19 @@ def why_not_portable(imported_before_pin: Sequence[str] = ()) -> list[str]:
     import torch
 
     reasons = [f"{name} was imported before the pin" for name in imported_before_pin]
-    if platform.machine().lower() not in ("x86_64", "amd64"):
-        return [*reasons, f"the processor is {platform.machine()}, not x86-64"]
+    if not (ON_ARM or ON_X86):
+        return [*reasons, f"the processor is {platform.machine()}, not x86-64 or ARM"]
     if platform.system() != "Linux":  # the libraries are built with other compilers there
         reasons.append(f"the system is {platform.system()}, not Linux")
     capability = torch.backends.cpu.get_cpu_capability()
-    if capability != "AVX2":
-        reasons.append(f"torch computes with {capability}, not AVX2")
+    if capability != CAPABILITY:
+        reasons.append(f"torch computes with {capability}, not {CAPABILITY}")
     library = _numpy_openblas()
     if library is None:
         reasons.append("NumPy's matrix products do not come from OpenBLAS")
         return reasons
-    if library.get("architecture") != "Haswell":
-        reasons.append(f"OpenBLAS's kernels are {library.get('architecture')}, not Haswell")
+    if library.get("architecture") != ARCHITECTURE:
+        reasons.append(f"OpenBLAS's kernels are {library.get('architecture')}, not {ARCHITECTURE}")
     if library["num_threads"] != 1:
         reasons.append(f"OpenBLAS has {library['num_threads']} threads, not 1")
     return reasons
@@ -179,11 +176,23 @@ def _numpy_openblas() -> dict[str, Any] | None:
 
 
 def facts() -> dict[str, str]:
-    """Return what, besides params and code, determines the bits of a result on this machine."""
+    """Return what, besides params and code, determines the bits of a result in this process.
+
+    Portable kernels are one, wherever they run: a training goes on after a kill on another machine.
+    """
     import numpy as np
     import scipy
     import torch
 
     versions = {"numpy": np.__version__, "scipy": scipy.__version__, "torch": torch.__version__}
+    if kernels_are_portable():
+        return versions | {"kernels": "portable"}
     kernels = {"kernels": torch.backends.cpu.get_cpu_capability()}
     return versions | kernels | {"machine": platform.machine()}
+
+
+def kernels_are_portable() -> bool:
+    """Return whether this process was pinned to `portable`, with effect."""
+    from image_pipeline.numerics.registration import registered
+
+    return "sum.dim_IntList" in registered() and not why_not_portable()

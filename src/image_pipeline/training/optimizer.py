@@ -27,7 +27,10 @@ def optimizer_names() -> list[str]:
 
 
 def build_optimizer(params: TrainParams, groups: Iterable[dict[str, Any]]) -> torch.optim.Optimizer:
-    """Make the optimizer of `train.optimizer`, fused where torch has it so.
+    """Make the optimizer of `train.optimizer`.
+
+    `fast` takes torch's fused one, whose bits depend on the processor, where there is one;
+    `portable` that of list operations (`foreach`).
 
     Args:
         params: of the training.
@@ -50,8 +53,9 @@ def build_optimizer(params: TrainParams, groups: Iterable[dict[str, Any]]) -> to
     given: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value for key, value in options.items()
     }
-    if "fused" in taken and not given.keys() & {"foreach", "differentiable"}:
-        given.setdefault("fused", True)
+    implementation = "fused" if params.numerics == "fast" else "foreach"
+    if implementation in taken and not given.keys() & {"fused", "foreach", "differentiable"}:
+        given[implementation] = True
     if not given.get("differentiable"):
         make = without_compiler(make)
     try:
