@@ -40,6 +40,7 @@ _E_MISSING = 5.317e-17  # (e - _E) / e: relative rounding error of the double ab
 def _filled_up(x: Tensor, like: Tensor) -> Tensor:
     """Return the values of `x`, in the order of `like` in memory, and zeros up to whole vectors."""
     size = like.numel()
+    x = x.expand(like.shape)
     if size % VECTORS == 0 and x.stride() == like.stride():
         return x.detach().as_strided((size,), (1,))
     flat = x.new_empty(size + -size % VECTORS)
@@ -57,10 +58,7 @@ def in_vectors(compute: Callable[..., Tensor], x: Tensor, *others: Any) -> Tenso
         others: tensors that are broadcast to the shape of `x`, and numbers.
     """
     like = torch.empty_like(x)  # without gaps in memory
-    flat = [
-        _filled_up(other.expand(x.shape), like) if isinstance(other, Tensor) else other
-        for other in (x, *others)
-    ]
+    flat = [_filled_up(each, like) if isinstance(each, Tensor) else each for each in (x, *others)]
     return compute(*flat)[: x.numel()].as_strided(like.shape, like.stride())
 
 
@@ -93,8 +91,8 @@ def _sqrt(x: Tensor) -> Tensor:
 
 
 def _exp(x: Tensor) -> Tensor:
-    power = torch.pow(_E, x)
-    return power + power * (x.clamp(-1000, 1000) * _E_MISSING)
+    power: Tensor = fall_back("pow.Tensor_Tensor", torch.tensor(_E, dtype=x.dtype), x)
+    return x.clamp(-1000, 1000).mul_(_E_MISSING).mul_(power).add_(power)
 
 
 def _tanh(x: Tensor) -> Tensor:
@@ -103,7 +101,8 @@ def _tanh(x: Tensor) -> Tensor:
 
 
 def _log(x: Tensor) -> Tensor:
-    return torch.xlogy(1, x)
+    result: Tensor = fall_back("xlogy.Tensor", torch.ones((), dtype=x.dtype), x)
+    return result
 
 
 def _unit_circle(x: Tensor) -> Tensor:
@@ -182,11 +181,10 @@ def _own(name: str, values: Any, *others: Any, **named: Any) -> Tensor | None:
     dtype = tensors[0].dtype
     if dtype not in (FLOAT, DOUBLE) or any(x.dtype is not dtype for x in tensors):
         return None
-    shape = torch.broadcast_shapes(*(x.shape for x in tensors))
-    like = tensors[0] if tensors[0].shape == shape else tensors[0].new_empty(shape)
-    return in_vectors(
-        lambda _, *flat: fall_back(name, *flat, **named), like, values, *others
-    )
+    if isinstance(values, Tensor) and all(x.shape == values.shape for x in tensors):
+        return in_vectors(lambda *flat: fall_back(name, *flat, **named), values, *others)
+    like = tensors[0].new_empty(torch.broadcast_shapes(*(x.shape for x in tensors)))
+    return in_vectors(lambda _, *flat: fall_back(name, *flat, **named), like, values, *others)
 
 
 def _pair(compute: Kernel) -> Kernel:

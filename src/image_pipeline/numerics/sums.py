@@ -359,6 +359,26 @@ def _vector_norm(
     return sqrt((x * x).sum(_all_dims(x, dims), keepdim=keepdim))
 
 
+def weight_norm(x: Tensor, scale: Tensor, dim: int = 0) -> Any:
+    """Return `x` with its slices along `dim` at the given norms, and their norms before."""
+    if dim < 0 or not _fits(x, scale):
+        return fall_back("_weight_norm_interface", x, scale, dim)
+    norms = _vector_norm(x, 2, [each for each in range(x.dim()) if each != dim], keepdim=True)
+    assert norms is not None
+    return x.detach() * (scale.detach() / norms), norms
+
+
+def weight_norm_backward(
+    gradient: Tensor, x: Tensor, scale: Tensor, norms: Tensor, dim: int
+) -> Any:
+    """Return the gradients by `x` and by the norms that were given."""
+    if dim < 0 or not _fits(gradient, x, scale, norms):
+        return fall_back("_weight_norm_interface_backward", gradient, x, scale, norms, dim)
+    others = [each for each in range(x.dim()) if each != dim]
+    along = (gradient * x).sum(others, keepdim=True) / norms
+    return (gradient - x * (along / norms)) * (scale / norms), along
+
+
 def _variance(
     x: Tensor, dims: Any = None, *, correction: Any = None, keepdim: bool = False
 ) -> tuple[Tensor, Tensor] | None:
@@ -412,6 +432,8 @@ KERNELS: dict[str, Kernel] = {
     **variants(_std, "std.correction", "std.correction_out"),
     "var_mean.correction": var_mean,
     "std_mean.correction": std_mean,
+    "_weight_norm_interface": weight_norm,
+    "_weight_norm_interface_backward": weight_norm_backward,
     "native_batch_norm": batch_norm,
     "native_batch_norm_backward": batch_norm_backward,
     "native_layer_norm": layer_norm,
