@@ -267,8 +267,7 @@ def _transform_colours(images: np.ndarray, matrices: np.ndarray, offsets: np.nda
     at_once = max(1, CACHED_BYTES // images[:1].nbytes)
     for start in range(0, len(images), at_once):
         part = slice(start, start + at_once)
-        changed = np.empty_like(pixels[part])
-        multiply(matrices[part], pixels[part], changed)
+        changed = multiply(matrices[part], pixels[part])
         changed += offsets[part]
         np.clip(changed, 0, 255, out=pixels[part])
 

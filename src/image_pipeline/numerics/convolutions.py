@@ -114,11 +114,9 @@ def _convolve(images: Tensor, weight: Tensor, size: Sequence[int], at: Geometry)
     for some in _chunks(images, weight.shape[2:], math.prod(size)):
         patches = _patches(images[some], weight.shape[2:], size, at)
         if at.groups == 1:
-            multiply(patches[0], kernels[0], result[some].flatten(0, -2).numpy())
+            result[some].flatten(0, -2).numpy()[...] = multiply(patches[0], kernels[0])
             continue
-        products = np.empty((*patches.shape[:2], kernels.shape[-1]), patches.dtype)
-        multiply(patches, kernels, products)
-        columns = torch.from_numpy(products).transpose(0, 1)
+        columns = torch.from_numpy(multiply(patches, kernels)).transpose(0, 1)
         result[some] = columns.reshape(-1, *size, len(weight))
     return result
 
@@ -146,9 +144,7 @@ def _spread(values: Tensor, weight: Tensor, size: Sequence[int], at: Geometry) -
     padded_size = [side + 2 * pad for side, pad in zip(size, at.padding, strict=True)]
     result = torch.empty((len(values), *size, channels), dtype=values.dtype)
     for some in _chunks(result, kernel, math.prod(pixels)):
-        rows = _by_group(values[some], at.groups)
-        products = np.empty((*rows.shape[:2], kernels.shape[-1]), rows.dtype)
-        multiply(rows, kernels, products)
+        products = multiply(_by_group(values[some], at.groups), kernels)
         shape = (at.groups, -1, *pixels, *kernel, weight.shape[1])
         parts = torch.from_numpy(products).view(shape).movedim(0, -2)
         padded = torch.zeros((len(parts), *padded_size, channels), dtype=values.dtype)
@@ -170,11 +166,9 @@ def _by_weight(images: Tensor, values: Tensor, shape: Sequence[int], at: Geometr
     """Return the gradient by the weights `[O, C / G, ...]`: the sum over images, in their order."""
     kernel, size = shape[2:], values.shape[1:-1]
     total = np.zeros((at.groups, shape[0] // at.groups, math.prod(shape[1:])), _dtype(images))
-    product = np.empty_like(total)
     for some in _chunks(images, kernel, math.prod(size)):
         patches = _patches(images[some], kernel, size, at)
-        multiply(_by_group(values[some], at.groups).swapaxes(-1, -2), patches, product)
-        total += product
+        total += multiply(_by_group(values[some], at.groups).swapaxes(-1, -2), patches)
     return torch.from_numpy(total).view(shape[0], *kernel, shape[1]).movedim(-1, 1).contiguous()
 
 

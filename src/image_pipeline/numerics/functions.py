@@ -10,7 +10,6 @@
   Here every value is computed in a vector: tensors are copied to memory that is filled up.
 """
 
-import functools
 import math
 from collections.abc import Callable
 from functools import partial
@@ -20,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from image_pipeline.numerics.onnx_operators import OWN_DOMAIN, compute
 from image_pipeline.numerics.registration import (
     DOUBLE,
     FLOAT,
@@ -30,8 +30,6 @@ from image_pipeline.numerics.registration import (
 )
 
 VECTORS = 32  # a multiple of the values that PyTorch computes at once, on every processor
-
-TABLE_LIMIT, TABLE_STEPS = 6, 1 << 14  # of the normal distribution: up to 6, so many steps per unit
 
 _E = math.e
 _E_MISSING = 5.317e-17  # (e - _E) / e: relative rounding error of the double above
@@ -62,15 +60,16 @@ def in_vectors(compute: Callable[..., Tensor], x: Tensor, *others: Any) -> Tenso
     return compute(*flat)[: x.numel()].as_strided(like.shape, like.stride())
 
 
-def _elementwise(compute: Kernel, values: Tensor) -> Tensor | None:
-    """Compute a function of floats, or of integers as default floats."""
+def _elementwise(compute: Kernel, values: Tensor, whole: bool = True) -> Tensor | None:
+    """Compute a function of floats, or of integers as default floats; in whole vectors if asked."""
     dtype = values.dtype
     if not dtype.is_floating_point:
         if dtype.is_complex:
             return None
         dtype = torch.get_default_dtype()
     wide = values.detach().to(FLOAT if dtype in HALVES else dtype)
-    return in_vectors(compute, wide).to(dtype)
+    result: Tensor = in_vectors(compute, wide) if whole else compute(wide)
+    return result.to(dtype)
 
 
 def _function(name: str, compute: Kernel) -> dict[str, Kernel]:
@@ -91,6 +90,9 @@ def _sqrt(x: Tensor) -> Tensor:
 
 
 def _exp(x: Tensor) -> Tensor:
+    if x.dtype is FLOAT:
+        wide: Tensor = fall_back("exp2", x.double().mul_(1 / math.log(2)))
+        return wide.to(FLOAT)
     power: Tensor = fall_back("pow.Tensor_Tensor", torch.tensor(_E, dtype=x.dtype), x)
     return x.clamp(-1000, 1000).mul_(_E_MISSING).mul_(power).add_(power)
 
@@ -121,6 +123,8 @@ def _cofunction(x: Tensor) -> Tensor:
 
 
 def _erf(x: Tensor) -> Tensor:
+    if x.dtype is FLOAT:
+        return torch.from_numpy(compute("Erf", x.numpy()))
     return torch.igamma(torch.full_like(x, 0.5), x * x).copysign_(x)
 
 
@@ -137,10 +141,14 @@ def _erfinv(x: Tensor) -> Tensor:
     return torch.where(x.abs() < 1e-3, near_zero, inverse)
 
 
+def _square_root(values: Tensor) -> Tensor | None:
+    return _elementwise(_sqrt, values, whole=False)
+
+
 # Each composed of functions that PyTorch does not take from MKL.
 FUNCTIONS = {
-    **_function("sqrt", _sqrt),
-    **_function("exp", _in_double(_exp)),
+    **variants(_square_root, "sqrt", "sqrt.out", "sqrt_", fits=torch.can_cast),
+    **_function("exp", _exp),
     **_function("log", _log),
     **_function("log2", _in_double(lambda x: _log(x) / math.log(2))),
     **_function("log10", _in_double(lambda x: _log(x) / math.log(10))),
@@ -151,7 +159,7 @@ FUNCTIONS = {
     **_function("acos", lambda x: torch.atan2(_cofunction(x), x)),
     **_function("atan", lambda x: torch.atan2(x, torch.ones_like(x))),
     **_function("tanh", _tanh),
-    **_function("erf", _in_double(_erf)),
+    **_function("erf", _erf),
     **_function("erfc", _in_double(_erfc)),
     **_function("erfinv", _in_double(_erfinv)),
 }
@@ -159,7 +167,7 @@ FUNCTIONS = {
 
 def exp(x: Tensor) -> Tensor:
     """Return e to the power of each value, of a float32 or float64 tensor."""
-    return in_vectors(_in_double(_exp), x)
+    return in_vectors(_exp, x)
 
 
 def log(x: Tensor) -> Tensor:
@@ -204,7 +212,7 @@ def _pair(compute: Kernel) -> Kernel:
 def _power(values: Tensor, exponent: Any) -> Tensor | None:
     """Return powers; the square root for an exponent of 0.5."""
     if exponent == 0.5:
-        return _elementwise(_sqrt, values)
+        return _square_root(values)
     return _own("pow.Tensor_Scalar", values, exponent)
 
 
@@ -240,44 +248,17 @@ OWN = {
     **_vectorised("mish_backward"),
     **_vectorised("elu_backward", "elu_backward.grad_input"),
 }
-# --- GELU ---
-
-
-@functools.cache
-def _normal_table() -> tuple[Tensor, Tensor]:
-    """Return the normal distribution at the steps from -6 to 6, and its increase to the next step.
-
-    PyTorch's error function is not the same everywhere. This integral, by Simpson's rule, is: it
-    adds one after the other. Linear interpolation between the steps is off by 1e-10 at most.
-    """
-    halves = torch.arange(-2 * TABLE_LIMIT * TABLE_STEPS, 2 * TABLE_LIMIT * TABLE_STEPS + 3)
-    density = _density(halves.double() / (2 * TABLE_STEPS))
-    left, middle, right = density[:-2:2], density[1:-1:2], density[2::2]
-    increase = (left + 4 * middle + right) / (6 * TABLE_STEPS)
-    start = math.erfc(TABLE_LIMIT / math.sqrt(2)) / 2  # 1e-9: its last bit does not matter
-    table = torch.from_numpy(np.cumsum(increase.numpy())) - increase + round(start, 20)
-    return table, increase
-
-
-def _density(x: Tensor) -> Tensor:
-    """Return the density of the normal distribution, of float64 values."""
-    return exp((x * x).mul_(-0.5)).mul_(1 / math.sqrt(2 * math.pi))
-
-
-def _normal(x: Tensor) -> Tensor:
-    """Return the distribution function of the normal distribution, of float64 values."""
-    table, increase = _normal_table()
-    position = x.clamp(-TABLE_LIMIT, TABLE_LIMIT).add_(TABLE_LIMIT).mul_(TABLE_STEPS)
-    step = position.nan_to_num(0).long()
-    share = table[step].add_(increase[step].mul_(position.sub_(step)))
-    return share.mul_(x >= -TABLE_LIMIT)  # as PyTorch's: 0 there, and NaN stays
+# --- Those of ONNX Runtime: one pass, and the same on x86-64 and ARM ---
 
 
 def _gelu(x: Tensor, *, approximate: str = "none") -> Tensor | None:
     """Return `x` times the normal distribution at `x` (Hendrycks and Gimpel, 2016)."""
     if x.dtype is not FLOAT or approximate != "none":
         return _own("gelu", x, approximate=approximate)
-    return in_vectors(lambda x: (wide := x.double()).mul(_normal(wide)).float(), x)
+    like = torch.empty_like(x)
+    flat = _filled_up(x, like).numpy()
+    result = torch.from_numpy(compute("Gelu", flat, domain=OWN_DOMAIN))
+    return result[: x.numel()].as_strided(like.shape, like.stride())
 
 
 def _gelu_backward(gradient: Tensor, x: Tensor, *, approximate: str = "none") -> Tensor | None:
@@ -285,8 +266,10 @@ def _gelu_backward(gradient: Tensor, x: Tensor, *, approximate: str = "none") ->
         return _own("gelu_backward", gradient, x, approximate=approximate)
 
     def slope(x: Tensor, gradient: Tensor) -> Tensor:
-        wide = x.double()
-        return _density(wide).mul_(wide).add_(_normal(wide)).mul_(gradient).float()
+        """Return the gradient times the normal distribution and `x` times its density."""
+        below = torch.from_numpy(compute("Erf", (x * math.sqrt(0.5)).numpy())).add_(1).mul_(0.5)
+        powers = fall_back("exp2", (x * x).mul_(-0.5 / math.log(2)))
+        return powers.mul_(x).mul_(1 / math.sqrt(2 * math.pi)).add_(below).mul_(gradient)
 
     return in_vectors(slope, x, gradient)
 

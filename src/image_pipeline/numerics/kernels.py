@@ -8,7 +8,7 @@ Arguments that these kernels do not support (integers, functions of complex numb
 not match) go to PyTorch's own kernel, which computes them or raises its own error.
 """
 
-from image_pipeline.numerics import convolutions, draws, functions, products, sums
+from image_pipeline.numerics import convolutions, draws, functions, optimizers, products, sums
 from image_pipeline.numerics.registration import Kernel, register
 
 PRODUCTS = products.KERNELS
@@ -18,6 +18,7 @@ ALL: dict[str, Kernel] = {
     **functions.KERNELS,
     **sums.KERNELS,
     **draws.KERNELS,
+    **optimizers.KERNELS,
 }
 
 

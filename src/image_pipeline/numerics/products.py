@@ -20,7 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from image_pipeline.numerics import mlas
+from image_pipeline.numerics.onnx_operators import OWN_DOMAIN, compute
+from image_pipeline.numerics.processor import ON_ARM
 from image_pipeline.numerics.registration import (
     COMPLEX,
     DOUBLE,
@@ -30,63 +31,56 @@ from image_pipeline.numerics.registration import (
     array_of,
     variants,
 )
-from image_pipeline.numerics.processor import ON_ARM
 
 BLOCK = 128
 WIDE = 64  # columns: with fewer MLAS takes longer blocks
 
-Product = Callable[[np.ndarray, np.ndarray, np.ndarray], None]
+Product = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
-def multiply(x: np.ndarray, y: np.ndarray, out: np.ndarray) -> None:
-    """Write the matrix products of `x` and `y` to `out`.
+def multiply(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Return the matrix products of `x` and `y`.
 
     Args:
         x: float32 or float64 `[..., m, k]`.
         y: same dtype `[..., k, n]`; one of the two may have no batch dimensions.
-        out: same dtype, contiguous `[..., m, n]`.
+
+    Returns:
+        Same dtype, contiguous `[..., m, n]`.
     """
-    *_, rows, columns = out.shape
-    if not out.size:
-        return
-    if not x.shape[-1]:
-        out[...] = 0
-    elif min(rows, columns) == 1:
+    (*_, rows, terms), columns = x.shape, y.shape[-1]
+    if not (x.size and y.size):
+        return np.matmul(x, y)
+    if min(rows, columns) == 1:
         x = np.repeat(x, 2, axis=-2) if rows == 1 else x
         y = np.repeat(y, 2, axis=-1) if columns == 1 else y
-        doubled = np.empty((*out.shape[:-2], max(rows, 2), max(columns, 2)), out.dtype)
-        multiply(x, y, doubled)
-        out[...] = doubled[..., :rows, :columns]
-    elif ON_ARM:
-        _in_blocks(_multiply_by_openblas, x, y, out)
-    elif x.shape[-1] <= BLOCK or columns > WIDE:
-        _multiply_by_mlas(x, y, out)
-    elif rows > WIDE:
-        turned = np.empty((*out.shape[:-2], columns, rows), out.dtype)
-        _multiply_by_mlas(y.swapaxes(-1, -2), x.swapaxes(-1, -2), turned)
-        out[...] = turned.swapaxes(-1, -2)
-    else:
-        _in_blocks(_multiply_by_mlas, x, y, out)
+        return np.ascontiguousarray(multiply(x, y)[..., :rows, :columns])
+    if ON_ARM:
+        return _in_blocks(_multiply_by_openblas, x, y)
+    if terms <= BLOCK or columns > WIDE:
+        return _multiply_by_mlas(x, y)
+    if rows > WIDE:
+        turned = _multiply_by_mlas(y.swapaxes(-1, -2), x.swapaxes(-1, -2))
+        return np.ascontiguousarray(turned.swapaxes(-1, -2))
+    return _in_blocks(_multiply_by_mlas, x, y)
 
 
-def _in_blocks(product: Product, x: np.ndarray, y: np.ndarray, out: np.ndarray) -> None:
+def _in_blocks(product: Product, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Multiply blocks of 128 terms, all at once, and add the products in order."""
     whole = x.shape[-1] // BLOCK * BLOCK
-    if whole:
-        columns = x[..., :whole].reshape(*x.shape[:-1], -1, BLOCK)
-        rows = y[..., :whole, :].reshape(*y.shape[:-2], -1, BLOCK, y.shape[-1])
-        blocks = np.empty((*out.shape[:-2], whole // BLOCK, *out.shape[-2:]), out.dtype)
-        product(columns.swapaxes(-2, -3), rows, blocks)
-        np.add.reduce(blocks, axis=-3, out=out)
+    if x.shape[-1] <= BLOCK:
+        return product(x, y)
+    columns = x[..., :whole].reshape(*x.shape[:-1], -1, BLOCK).swapaxes(-2, -3)
+    rows = y[..., :whole, :].reshape(*y.shape[:-2], -1, BLOCK, y.shape[-1])
+    total: np.ndarray = np.add.reduce(product(columns, rows), axis=-3)
     if whole < x.shape[-1]:
-        rest = np.empty_like(out) if whole else out
-        product(x[..., whole:], y[..., whole:, :], rest)
-        if whole:
-            out += rest
+        total += product(x[..., whole:], y[..., whole:, :])
+    return total
 
 
-def _multiply_by_openblas(x: np.ndarray, y: np.ndarray, out: np.ndarray) -> None:
-    np.matmul(_blas_layout(x), _blas_layout(y), out=out)
+def _multiply_by_openblas(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    result: np.ndarray = np.matmul(_blas_layout(x), _blas_layout(y))
+    return result
 
 
 def _blas_layout(array: np.ndarray) -> np.ndarray:
@@ -97,12 +91,11 @@ def _blas_layout(array: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(array)
 
 
-def _multiply_by_mlas(x: np.ndarray, y: np.ndarray, out: np.ndarray) -> None:
+def _multiply_by_mlas(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     x, x_turned = _stored(x)
     y, y_turned = _stored(y)
     turned = {"transA": int(x_turned), "transB": int(y_turned)}
-    double = out.dtype == np.float64
-    mlas.compute(mlas.operator("FusedMatMul", "com.microsoft", double, **turned), x, y, out)
+    return compute("FusedMatMul", x, y, domain=OWN_DOMAIN, **turned)
 
 
 def _stored(array: np.ndarray) -> tuple[np.ndarray, bool]:
@@ -117,15 +110,12 @@ def _stored(array: np.ndarray) -> tuple[np.ndarray, bool]:
 
 def _products(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Return the products of two arrays of matrices, real or complex."""
-    out = np.empty((*x.shape[:-1], y.shape[-1]), x.dtype)
     if not np.iscomplexobj(x):
-        multiply(x, y, out)
-        return out
-    parts = np.empty((4, *out.shape), out.real.dtype)
-    pairs = (x.real, y.real), (x.imag, y.imag), (x.real, y.imag), (x.imag, y.real)
-    for part, pair in zip(parts, pairs, strict=True):
-        multiply(*pair, part)
-    out.real, out.imag = parts[0] - parts[1], parts[2] + parts[3]
+        return multiply(x, y)
+    real = multiply(x.real, y.real) - multiply(x.imag, y.imag)
+    imaginary = multiply(x.real, y.imag) + multiply(x.imag, y.real)
+    out = np.empty(real.shape, x.dtype)
+    out.real, out.imag = real, imaginary
     return out
 
 

@@ -27,10 +27,7 @@ def optimizer_names() -> list[str]:
 
 
 def build_optimizer(params: TrainParams, groups: Iterable[dict[str, Any]]) -> torch.optim.Optimizer:
-    """Make the optimizer of `train.optimizer`.
-
-    `fast` takes torch's fused one, whose bits depend on the processor, where there is one;
-    `portable` that of list operations (`foreach`).
+    """Make the optimizer of `train.optimizer`, fused where torch has it so.
 
     Args:
         params: of the training.
@@ -53,9 +50,8 @@ def build_optimizer(params: TrainParams, groups: Iterable[dict[str, Any]]) -> to
     given: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value for key, value in options.items()
     }
-    implementation = "fused" if params.numerics == "fast" else "foreach"
-    if implementation in taken and not given.keys() & {"fused", "foreach", "differentiable"}:
-        given[implementation] = True
+    if "fused" in taken and not given.keys() & {"foreach", "differentiable"}:
+        given.setdefault("fused", True)
     if not given.get("differentiable"):
         make = without_compiler(make)
     try:
