@@ -3,32 +3,33 @@
     python tests/numerics/cases.py            # prints a line of JSON for each case
     python tests/numerics/cases.py --write    # rewrites operations.csv from the cases
 
-Every case is computed in float32 and, unless it says otherwise, in float64. A line has the case,
-the dtype, and each operation that ran, with the dtypes of its floats and a hash of all that it
-wrote. `pipeline/test_networks.py` requires the same lines from several processors. To verify
-another operation, add a case that uses it, run `--write`, and run that test, which needs
-`qemu-x86_64` of version 10.
-
-`logit` is missing: it takes its logarithm from MKL.
+A case is a layer, an optimizer or the like, written here, or what PyTorch tests one of its own
+operations with (op_samples.py). A line has the case, the dtype, and each operation that ran, with
+the dtypes of its floats and a hash of all that it wrote. `pipeline/test_networks.py` requires the
+same lines from several processors. To verify an operation that is not among them, add a case that
+uses it, run `--write`, and run that test, which needs `qemu-x86_64` of version 10.
 """
 
-# ruff: noqa: E731
 # mypy: disable-error-code="misc, call-overload, func-returns-value, union-attr"
 
 import csv
+import functools
 import hashlib
 import inspect
 import io
 import json
+import logging
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 if __name__ == "__main__":
     from image_pipeline import numerics
 
     numerics.pin("portable")
+    sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import numpy as np
 import torch
@@ -37,8 +38,7 @@ from torch import Tensor, nn, optim
 
 from image_pipeline.augmenting.augmentation import augment
 from image_pipeline.augmenting.params import AUGMENTATION_AMOUNTS, AugmentationParams
-from image_pipeline.numerics.portability import NOTHING, OPERATIONS, OpObserver, floating_types
-from image_pipeline.training.optimizer import without_compiler
+from image_pipeline.numerics.portability import NOTHING, OPERATIONS, OpObserver
 
 FLOAT, DOUBLE = "float32", "float64"
 LISTED_TYPES = (FLOAT, DOUBLE, "complex64", "complex128")
@@ -62,47 +62,79 @@ class Recorder:
     """Records every operation, and hashes what each one writes."""
 
     def __init__(self) -> None:
-        self._types: dict[str, set[str]] = {}
+        self._dtypes: dict[str, set[torch.dtype]] = {}
         self._digests: dict[str, Any] = {}
 
     def record(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
-        self._types.setdefault(str(func), set()).update(floating_types(args, kwargs, result))
-        digest = self._digests.setdefault(str(func), hashlib.sha256())
+        operation = str(func)
+        dtypes = self._dtypes.setdefault(operation, set())
+        dtypes |= {value.dtype for value in flat(args, kwargs, result) if isinstance(value, Tensor)}
+        digest = self._digests.setdefault(operation, hashlib.sha256())
         name = func.__name__.split(".")[0]
         if func.is_view or name in UNINITIALIZED:
             return
-        named = dict(zip((a.name for a in func._schema.arguments), args, strict=False)) | kwargs
-        written = [
-            named[argument.name]
-            for argument in func._schema.arguments
-            if argument.alias_info and argument.alias_info.is_write and argument.name in named
-            if argument.name != "noise"  # of rrelu, which writes it in training only
-        ]
-        update(digest, written, SCRATCH.get(name, lambda results: results)(result))
+        for position, argument in written(func):
+            update(digest, args[position] if position < len(args) else kwargs.get(argument))
+        update(digest, SCRATCH.get(name, lambda results: results)(result))
 
     def seen(self) -> Seen:
         return {
-            name: (sorted(self._types[name]), digest.hexdigest()[:16])
+            name: (
+                sorted(
+                    str(dtype).removeprefix("torch.")
+                    for dtype in self._dtypes[name]
+                    if dtype.is_floating_point or dtype.is_complex
+                ),
+                digest.hexdigest()[:16],
+            )
             for name, digest in sorted(self._digests.items())
         }
 
 
-def update(digest: Any, *values: Any) -> None:
+@functools.cache
+def written(func: Any) -> list[tuple[int, str]]:
+    """Return the position and the name of each argument that an operation writes to."""
+    return [
+        (position, argument.name)
+        for position, argument in enumerate(func._schema.arguments)
+        if argument.alias_info and argument.alias_info.is_write
+        if argument.name != "noise"  # of rrelu, which writes it in training only
+    ]
+
+
+def flat(*values: Any) -> Iterator[Any]:
+    """Yield what is in tuples, lists and dicts, but for None."""
     for value in values:
+        if isinstance(value, (tuple, list)):
+            yield from flat(*value)
+        elif isinstance(value, dict):
+            yield from flat(*value.values())
+        elif value is not None:
+            yield value
+
+
+def update(digest: Any, *values: Any) -> None:
+    """Add values to a hash. All NaNs are alike: IEEE 754 leaves their sign and payload open."""
+    for value in flat(*values):
         if isinstance(value, Tensor):
             digest.update(str((value.dtype, tuple(value.shape))).encode())
-            if value.dtype in (torch.float16, torch.bfloat16):
-                value = value.view(torch.int16)
-            digest.update(np.ascontiguousarray(value.numpy(force=True)))
-        elif isinstance(value, (tuple, list)):
-            update(digest, *value)
-        elif value is not None:
+            if value.is_complex():
+                value = torch.view_as_real(value.resolve_conj())
+            elif value.dtype in (torch.float16, torch.bfloat16):
+                value = value.float()
+            numbers = np.ascontiguousarray(value.numpy(force=True))
+            if numbers.dtype.kind == "f" and (nan := np.isnan(numbers)).any():
+                numbers = np.where(nan, numbers.dtype.type(np.nan), numbers)
+            digest.update(numbers)
+        else:
             digest.update(repr(value).encode())
 
 
 # --- How cases are written ---
 
-CASES: dict[str, tuple[Callable[[], Any], tuple[str, ...]]] = {}
+# Draws the inputs of a case in a dtype; what it yields computes with them, which is recorded.
+Steps = Callable[[torch.dtype], Iterable[Callable[[], Any]]]
+CASES: dict[str, tuple[Steps, tuple[str, ...]]] = {}
 _rng = np.random.default_rng()
 _name: str
 _make: Callable[[], nn.Module]
@@ -111,7 +143,7 @@ _shape: tuple[int, ...]
 
 def case(name: str, compute: Callable[[], Any], types: tuple[str, ...] = (FLOAT, DOUBLE)) -> None:
     assert name not in CASES, name
-    CASES[name] = (compute, types)
+    CASES[name] = (lambda _: [compute], types)
 
 
 def words(text: str) -> list[str]:
@@ -195,15 +227,18 @@ def layer(
 def run(name: str, type_: str) -> dict[str, Any]:
     """Compute a case; return its line."""
     global _rng
-    compute, _ = CASES[name]
+    steps, _ = CASES[name]
+    dtype = getattr(torch, type_)
     _rng = np.random.default_rng(list(name.encode()))
-    torch.manual_seed(0)
-    torch.set_default_dtype(getattr(torch, type_))
+    torch.default_generator.manual_seed(0)
+    torch.set_default_dtype(torch.float64 if type_ in (DOUBLE, "complex128") else torch.float32)
     try:
         recorder = Recorder()
-        with OpObserver(recorder.record), warnings.catch_warnings():
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            compute()
+            for step in steps(dtype):
+                with OpObserver(recorder.record):
+                    step()
     except Exception as error:
         raise RuntimeError(f"the case {name!r} in {type_}: {error}") from error
     finally:
@@ -214,6 +249,10 @@ def run(name: str, type_: str) -> dict[str, Any]:
 
 
 def run_all() -> Iterator[dict[str, Any]]:
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # that it has no CUDA
+    from numerics import op_samples  # takes seconds
+
+    CASES.update(op_samples.cases())
     for name, (_, types) in CASES.items():
         for type_ in types:
             yield run(name, type_)
@@ -233,534 +272,70 @@ def differences(one: list[dict[str, Any]], other: list[dict[str, Any]]) -> list[
     return found
 
 
-# --- One operation each ---
-
-UNARY = words(
-    """
-    abs absolute acos acosh angle asin asinh atan atanh ceil cos cosh deg2rad digamma erf erfc
-    erfinv exp exp2 expm1 floor frac i0 lgamma log log10 log1p log2 nan_to_num neg positive
-    rad2deg reciprocal round rsqrt sigmoid sign signbit sgn sin sinc sinh sqrt square tan tanh
-    trunc isnan isinf isfinite logical_not special.entr special.ndtr special.ndtri
-    special.log_ndtr special.erfcx special.i0e special.i1 special.i1e special.bessel_j0
-    special.bessel_j1
-    """
-)
-OF_ONE_UP = {"acosh"}
-IN_PLACE = words(
-    """
-    abs_ acos_ asin_ atan_ ceil_ cos_ cosh_ digamma_ erf_ erfc_ erfinv_ exp_ exp2_ expm1_ floor_
-    frac_ lgamma_ log_ log10_ log1p_ log2_ neg_ reciprocal_ round_ rsqrt_ sigmoid_ sign_ sin_
-    sinh_ sqrt_ square_ tan_ tanh_ trunc_ zero_
-    """
-)
+# --- More numbers than PyTorch's samples have, and what these leave out ---
 
 
-def unary(name: str) -> None:
-    function: Any = torch
-    for part in name.split("."):
-        function = getattr(function, part)
-    values = 1 + 3 * uniform(1037) if name in OF_ONE_UP else uniform(1037)
-    learn(function, values)
-    with torch.no_grad():
-        for scale in (1e-4, 3.0, 40.0):  # outside the domain of some, where NaN is right
-            function(normal(1037) * scale).isnan()
-        function(uniform(17, 61).t()[3:, ::2])
-        function(torch.tensor([0.5]))
+def reductions() -> None:
+    """Along each dimension, of numbers that are stored one after the other and apart."""
+    for x in (normal(3, 41, 19), normal(17, 35, 3).transpose(0, 2), normal(2, 9, 4)):
+        for name in words("sum mean var norm logsumexp amax softmax log_softmax cumsum"):
+            learn(lambda x, name=name: [getattr(x, name)(dim=d) for d in range(3)], x)
+        learn(lambda x: [x.sort(1).values, x.topk(3, 1).values, x.cumprod(1), x.amin((0, 2))], x)
+        learn(lambda x: [x.std((0, 2)), x.prod(1), x.norm(1), torch.cdist(x, x.flip(1), p=1.0)], x)
+    learn(lambda x: [x.sum(), x.mean(), x.var(), x.norm()], normal(70001))
+    normal(3, 20011).sum(1), normal(20011, 3).sum(0), normal(20011, 3).mean(0)
 
 
-for _name in UNARY:
-    case(_name, lambda name=_name: unary(name))
-case("in-place unary", lambda: [getattr(uniform(1037), name)() for name in IN_PLACE])
-
-ACTIVATIONS = words(
-    """
-    relu relu6 elu selu celu gelu silu mish softplus softsign hardtanh hardswish hardsigmoid
-    leaky_relu logsigmoid tanhshrink softshrink hardshrink threshold softmin tanh sigmoid
-    """
-)
-for _name in ACTIVATIONS:
-    function = getattr(F, _name)
-    if _name == "threshold":
-        function = lambda x: F.threshold(x, 0.1, -0.2)
-    if _name == "softmin":
-        function = lambda x: F.softmin(x, dim=1)
-    case(
-        f"activation {_name}",
-        lambda f=function: (
-            learn(f, 2 * normal(61, 37)),
-            learn(f, normal(2, 5, 3, 7).to(memory_format=torch.channels_last)),
-        ),
-    )
-case("activation gelu tanh", lambda: learn(lambda x: F.gelu(x, approximate="tanh"), normal(61, 37)))
-case("activation prelu", lambda: learn(F.prelu, normal(9, 5, 7), normal(5)))
-case("activation glu", lambda: learn(lambda x: F.glu(x, 1), normal(9, 34)))
-case(
-    "activation rrelu",
-    lambda: (
-        learn(lambda x: F.rrelu(x, training=True), normal(61, 37)),
-        learn(lambda x: F.rrelu(x), normal(61, 37)),
-    ),
-)
-case(
-    "activations in place",
-    lambda: [
-        f(normal(61, 37))
-        for f in (
-            F.relu_,
-            F.elu_,
-            F.selu_,
-            F.celu_,
-            F.leaky_relu_,
-            F.hardtanh_,
-            F.rrelu_,
-            lambda x: F.silu(x, inplace=True),
-            lambda x: F.mish(x, inplace=True),
-            lambda x: F.hardswish(x, inplace=True),
-            lambda x: F.hardsigmoid(x, inplace=True),
-            lambda x: F.relu6(x, inplace=True),
-            lambda x: F.threshold(x, 0.1, 2.0, inplace=True),
+def products() -> None:
+    for draw in (normal, complex_normal):
+        for m, k, n in ((65, 784, 37), (33, 17, 10), (1, 7, 5), (7, 1, 5), (5, 0, 3), (0, 5, 3)):
+            learn(torch.mm, draw(m, k), draw(k, n))
+            learn(torch.addmm, draw(n), draw(m, k), draw(k, n))
+        learn(torch.mm, draw(65, 33).mH, draw(37, 65).mT)
+        learn(torch.bmm, draw(6, 33, 17), draw(6, 17, 25))
+        learn(torch.baddbmm, draw(6, 33, 25), draw(6, 33, 17), draw(6, 17, 25))
+        (
+            learn(torch.mv, draw(67, 33), draw(33)),
+            learn(torch.addmv, draw(67), draw(67, 33), draw(33)),
         )
-    ],
-)
-case(
-    "activations in place, backward",
-    lambda: [
-        learn(lambda x, f=f: f(x * 1.5), normal(61, 37))
-        for f in (
-            F.relu_,
-            F.elu_,
-            F.leaky_relu_,
-            F.hardtanh_,
-            F.rrelu_,
-            lambda x: F.silu(x, inplace=True),
-            lambda x: F.mish(x, inplace=True),
-            lambda x: F.hardswish(x, inplace=True),
-            lambda x: F.hardsigmoid(x, inplace=True),
-            lambda x: F.relu6(x, inplace=True),
+        learn(torch.dot, draw(1037), draw(1037)), learn(torch.vdot, draw(1037), draw(1037))
+        learn(
+            lambda a, b: torch.einsum("bhqd,bhkd->bhqk", a, b), draw(2, 3, 9, 17), draw(2, 3, 7, 17)
         )
-    ],
-)
-
-BINARY = words(
-    """
-    add sub mul div true_divide maximum minimum fmax fmin pow atan2 hypot fmod remainder
-    floor_divide copysign xlogy logaddexp logaddexp2 heaviside nextafter ldexp eq ne lt le gt ge
-    logical_and logical_or logical_xor float_power
-    """
-)
 
 
-def binary(name: str) -> None:
-    function = getattr(torch, name)
-    pairs = [
-        (uniform(31, 37), uniform(31, 37)),
-        (uniform(31, 37), uniform(37)),
-        (uniform(31, 37), uniform(31, 1)),
-        (uniform(37, 31).t(), uniform(31, 37)),
-    ]
-    for a, b in pairs:
-        try:
-            learn(function, a, b)
-        except RuntimeError:  # it has no derivative
-            function(a, b)
-    if name not in words(
-        """
-        maximum minimum fmax fmin atan2 hypot copysign logaddexp logaddexp2 heaviside
-        nextafter logical_and logical_or logical_xor ldexp
-        """
-    ):
-        function(normal(1037), 1.7)
-    if hasattr(torch.Tensor, f"{name}_") and name not in ("true_divide", "ldexp", "float_power"):
-        getattr(uniform(31, 37), f"{name}_")(uniform(31, 37))
-
-
-for _name in BINARY:
-    case(_name, lambda name=_name: binary(name))
-
-
-def scalars() -> None:
-    x = normal(1037)
-    learn(lambda x: ((x + 1.5) * 0.3 - 0.1) / 0.7, x)
-    learn(lambda x: (1.5 - x) * (2.0 / (x.abs() + 1)), x)
-    learn(lambda x: (-x) ** 2 + x**3 + (x.abs() + 0.1) ** -2 + 2**x, x)
-    learn(lambda x: (x.abs() + 0.1) ** 0.5 + (x.abs() + 0.1) ** -0.5 + (x.abs() + 0.1) ** -1, x)
-    learn(lambda x: (x.abs() + 0.1) ** 1.7 + (x.abs() + 0.1) ** torch.tensor(0.5), x)
-    learn(lambda x: x % 0.7 + x.fmod(0.3), x)
-    y = normal(1037)
-    y.add_(0.5).sub_(0.1).mul_(1.1).div_(0.9).pow_(2).pow_(0.5).clamp_(0.1, 1).clamp_min_(0.2)
-    y.add_(x, alpha=0.3).sub_(x, alpha=0.2).mul_(x).div_(x).addcmul_(x, x, value=0.3)
-    y.addcdiv_(x, x.abs() + 1, value=0.4).lerp_(x, 0.3).lerp_(x, x.abs()).copysign_(x)
-    y.abs_().pow_(1.3).fmod_(0.4).remainder_(0.3).clamp_max_(0.9).neg_().exp_().log_()
-    torch.rsub(x, y, alpha=0.3), torch.rsub(x, 2.0)
-    y.add(torch.tensor(2.0)), y.mul(torch.tensor(2.0)), torch.tensor(2.0).div(x)
-
-
-case("arithmetic with numbers", scalars)
-case(
-    "addcmul addcdiv lerp",
-    lambda: [
-        learn(f, normal(31, 37), uniform(31, 37), uniform(31, 37))
-        for f in (
-            lambda a, b, c: torch.addcmul(a, b, c, value=0.3),
-            lambda a, b, c: torch.addcdiv(a, b, c, value=0.3),
-            torch.lerp,
-            lambda a, b, c: torch.lerp(a, b, 0.3) + c,
-            lambda a, b, c: torch.where(a > 0, b, c),
-        )
-    ],
-)
-case(
-    "clamp",
-    lambda: [
-        learn(f, normal(31, 37))
-        for f in (
-            lambda x: x.clamp(-0.5, 0.5),
-            lambda x: x.clamp(min=0.1),
-            lambda x: x.clamp(max=0.2),
-            lambda x: x.clamp_min(0.1),
-            lambda x: x.clamp_max(0.3),
-            lambda x: x.clamp(x.detach() - 0.1, x.detach() * 0 + 0.3),
-        )
-    ],
-)
-
-
-def integers() -> None:
-    x, y = classes(100, 31, 37), 1 + classes(9, 31, 37)
-    for name in words(
-        """
-        add sub mul floor_divide remainder maximum minimum eq ne lt le gt ge bitwise_and
-        bitwise_or bitwise_xor bitwise_left_shift bitwise_right_shift
-        """
-    ):
-        getattr(torch, name)(x, y)
-    x + 1, x * 2, x // 3, x % 7, x == 3, x != 3, x < 3, x <= 3, x > 3, x >= 3, -x, ~x, x.abs()
-    x.sum(), x.sum(0), x.max(), x.min(), x.argmax(1), x.cumsum(0), x.prod(1)
-    (
-        (x > 3).any(),
-        (x > 3).all(),
-        (x > 3).any(1),
-        (x > 3).all(1),
-        (x > 3) & (y > 2),
-        (x > 3) | (y > 2),
-    )
-    (x > 3) ^ (y > 2), ~(x > 3), (x > 3).sum(), (x > 3).nonzero(), torch.bincount(x.reshape(-1))
-    x / y, x.float().mean(), x.sqrt(), x**0.5, x**2, torch.unique(x), x.sort(1), x.topk(3, 1)
-    (
-        F.one_hot(x, 100),
-        torch.count_nonzero(x),
-        x.clone().add_(1).mul_(2).sub_(3),
-    )
-    (
-        torch.isin(x, y),
-        torch.searchsorted(torch.arange(0, 100, 7), x),
-        torch.bucketize(x, torch.arange(0, 100, 7)),
-    )
-    x[0, 0].item(), bool((x > 3)[0, 0]), x[x > 3]
-
-
-case("integers and truth values", integers)
-
-# --- Sums along dimensions, orders ---
-
-REDUCTIONS: dict[str, Callable[[Tensor], Any]] = {
-    "sum": lambda x: [x.sum(), x.sum(0), x.sum(1), x.sum(-1, keepdim=True), x.sum((0, 2))],
-    "mean": lambda x: [x.mean(), x.mean(0), x.mean(1), x.mean((1, 2), keepdim=True)],
-    "std var": lambda x: [x.std(), x.std(0), x.var(1), x.var((0, 2), correction=0)],
-    "std_mean var_mean": lambda x: [*torch.std_mean(x, 1), *torch.var_mean(x, (0, 1))],
-    "prod": lambda x: [(1 + 0.01 * x).prod(), (1 + 0.01 * x).prod(1)],
-    "logsumexp": lambda x: [x.logsumexp(1), x.logsumexp((0, 2))],
-    "max min": lambda x: [
-        x.max(),
-        x.min(),
-        x.max(1).values,
-        x.min(2).values,
-        x.amax((0, 1)),
-        x.amin(1),
-    ],
-    "aminmax": lambda x: [*x.aminmax()],
-    "norms": lambda x: [
-        x.norm(),
-        x.norm(dim=1),
-        x.norm(1),
-        x.norm(3, dim=0),
-        torch.linalg.norm(x, dim=1),
-        torch.linalg.vector_norm(x, 2, (0, 1)),
-        torch.linalg.vector_norm(x, 1, 1),
-        torch.linalg.vector_norm(x, float("inf"), 1),
-        torch.linalg.vector_norm(x, 2.5, 1),
-        torch.linalg.matrix_norm(x),
-    ],
-    "cumsum": lambda x: [x.cumsum(0), x.cumsum(1), x.cumsum(2)],
-    "cumprod": lambda x: [(1 + 0.01 * x).cumprod(1)],
-    "cummax cummin logcumsumexp": lambda x: [
-        x.cummax(1).values,
-        x.cummin(2).values,
-        x.logcumsumexp(1),
-    ],
-    "median quantile kthvalue": lambda x: [
-        x.median(),
-        x.median(1).values,
-        x.kthvalue(3, 2).values,
-        x.quantile(0.3),
-        x.quantile(torch.tensor([0.1, 0.7]), dim=1),
-        x.mode(1).values,
-    ],
-    "sort topk": lambda x: [
-        x.sort(1).values,
-        x.sort(dim=2, descending=True, stable=True).values,
-        x.topk(5, 1).values,
-        x.msort(),
-    ],
-    "normalize": lambda x: [F.normalize(x, dim=1), F.normalize(x, p=1.0, dim=2)],
-    "cosine similarity": lambda x: [
-        F.cosine_similarity(x, x.flip(0), dim=1),
-        F.pairwise_distance(x, x.flip(0)),
-    ],
-    "renorm dist": lambda x: [x.renorm(2, 0, 1.0), torch.dist(x, x.flip(0))],
-    "softmax": lambda x: [x.softmax(0), x.softmax(1), x.softmax(2)],
-    "log_softmax": lambda x: [x.log_softmax(0), x.log_softmax(1), x.log_softmax(2)],
-    "diff trapezoid": lambda x: [x.diff(dim=1), torch.trapezoid(x, dim=1)],
-    "cdist": lambda x: [
-        torch.cdist(x, x.flip(1)),
-        torch.cdist(x, x.flip(1), p=1.0),
-        torch.cdist(x[:, :30], x[:, :29], compute_mode="use_mm_for_euclid_dist"),
-    ],
-}
-for _name, _reduce in REDUCTIONS.items():
-    case(
-        _name,
-        lambda f=_reduce: (
-            learn(f, normal(3, 41, 19)),
-            learn(f, normal(17, 35, 3).transpose(0, 2)),
-            learn(f, normal(2, 9, 4)),
-        ),
-    )
-case(
-    "sums of many",
-    lambda: [
-        learn(lambda x: [x.sum(), x.mean(), x.var(), x.norm()], normal(70001)),
-        normal(3, 20011).sum(1),
-        normal(20011, 3).sum(0),
-        normal(20011, 3).mean(0),
-    ],
-)
-case(
-    "argmax argmin argsort",
-    lambda: [
-        f(normal(31, 37))
-        for f in (
-            torch.argmax,
-            torch.argmin,
-            lambda x: x.argmax(1),
-            lambda x: x.argmin(0),
-            lambda x: x.argsort(1),
-            lambda x: x.argsort(dim=1, stable=True),
-            lambda x: torch.equal(x, x),
-            lambda x: torch.allclose(x, x),
-            lambda x: x.histc(10),
-            lambda x: torch.unique(x.round()),
-            lambda x: (x > 0).nonzero(),
-            lambda x: torch.histogram(x, 7).hist,
-            lambda x: torch.isclose(x, x),
-            lambda x: x.any(),
-            lambda x: x.all(1),
-            lambda x: x.nansum(),
-            lambda x: x.nanmean(1),
-            lambda x: torch.count_nonzero(x, 1),
-        )
-    ],
-)
-
-# --- Views, copies, fills, choices ---
-
-
-def shapes() -> None:
-    def views(x: Tensor) -> list[Tensor]:  # [4, 6, 10]
-        a, b = x.chunk(2, 1)
-        c, d, e = x.split([1, 2, 3], 1)
-        return [
-            x.view(24, 10),
-            x.reshape(4, -1),
-            x.flatten(1),
-            x.transpose(0, 1),
-            x.permute(2, 0, 1),
-            x.unsqueeze(1).squeeze(1),
-            x[1],
-            x[:, 2:5],
-            x[..., ::2],
-            a + b,
-            c.sum() + d.sum() + e.sum(),
-            x.expand(3, 4, 6, 10),
-            x.narrow(2, 1, 3),
-            x.select(1, 2),
-            x.unbind(0)[1],
-            x.t() if x.dim() < 3 else x.mT,
-            x.movedim(0, 2),
-            x.swapaxes(0, 1),
-            x.unflatten(1, (2, 3)),
-            x.diagonal(dim1=1, dim2=2),
-            x.squeeze(),
-            x.as_strided((3, 5), (10, 1)),
-            x.view_as(x),
-            x.unfold(2, 3, 2),
-            x.contiguous(),
-            x.transpose(0, 1).contiguous(),
-            x.repeat(2, 1, 1),
-            x.repeat_interleave(2, 1),
-            torch.cat([x, x], 1),
-            torch.stack([x, x]),
-            x.flip(1),
-            x.roll(1, 2),
-            x.roll((1, 2), (0, 1)),
-            x.rot90(1, (1, 2)),
-            x.tile(2),
-            torch.hstack([x, x]),
-            torch.vstack([x, x]),
-            x.clone(),
-            torch.diag_embed(x),
-            x.tril(),
-            x.triu(1),
-            torch.tensor_split(x, 3, 2)[1],
-            torch.unbind(x, 1)[0],
-            torch.atleast_2d(x),
-            x.ravel(),
-            x.to(torch.float16).to(x.dtype),
-            x.to(torch.bfloat16).to(x.dtype),
-            x.double().to(x.dtype),
-            x.float().to(x.dtype),
-            x.real,
-            x.type_as(x),
-            x.masked_fill(x > 0, 0.3),
-            x,
-            x.index_select(1, torch.tensor([0, 2, 2])),
-            x.gather(1, torch.tensor([[[0] * 10]] * 4)),
-            x[torch.tensor([0, 2])],
-            x[:, torch.tensor([1, 1, 0])],
-            x[torch.tensor([0, 1]), torch.tensor([2, 3])],
-            x[x > 0],
-            x.masked_select(x > 0),
-            x.take(torch.tensor([1, 5])),
-            x.take_along_dim(torch.tensor([[[0] * 10]] * 4), 1),
-            x.scatter(1, torch.tensor([[[0] * 10]] * 4), 0.5),
-            x.scatter(1, torch.tensor([[[0] * 10] * 6] * 4), x),
-            x.scatter_add(1, torch.tensor([[[0] * 10] * 6] * 4), x),
-            x.index_add(0, torch.tensor([0, 0]), x[:2]),
-            x.index_copy(0, torch.tensor([1, 0]), x[:2]),
-            x.index_fill(1, torch.tensor([1]), 0.2),
-            x.index_put((torch.tensor([1]),), x[0]),
-            x.index_put((torch.tensor([1, 1]),), x[:2], accumulate=True),
-            torch.column_stack([x, x]),
-            torch.meshgrid(x[0, 0], x[0, 1], indexing="ij")[0],
-            torch.select_scatter(x, x[:, 0], 1, 1),
-            torch.slice_scatter(x, x[:, :2], 1, 0, 2),
-            torch.block_diag(x[0], x[1]),
-            torch.cartesian_prod(x[0, 0], x[0, 1]),
-            torch.scatter_reduce(x, 1, torch.tensor([[[0] * 10] * 6] * 4), x, "mean"),
-            x.masked_scatter(x > 0, x),
-            x.expand_as(x),
-            x.squeeze((0,)),
-            torch.where(x > 0, x, 0.0),
-            torch.where(x > 0, 1.0, x),
-            torch.broadcast_to(x, (2, 4, 6, 10)),
-            x.sum_to_size(4, 1, 10),
-            torch.einsum("abc->cab", x),
-            x.split(2, 1)[1],
-            x.hsplit(2)[0],
-            torch.dstack([x, x]),
-            x.view(24, 10).diag(),
-            x.view(24, 10).trace(),
-        ]
-
-    learn(views, normal(4, 6, 10))
+def left_out() -> None:
+    x, y, out = normal(31, 37), normal(31, 37), torch.zeros(31, 37)
+    for scalar in (0.7, torch.tensor(0.7)):
+        learn(lambda x, s=scalar: [x % s, x.fmod(s), x * s, torch.xlogy(x.abs(), s)], x)
+    y.fmod_(0.4).remainder_(0.3).clamp_max_(0.2).fill_(torch.tensor(0.5))
+    learn(lambda x: [x.clamp_max(0.3), x.slice_scatter(x[:, :2], 1, 0, 2)], x)
+    learn(torch.lerp, x, normal(31, 37), uniform(31, 37))
+    for activation in (F.hardtanh_, functools.partial(F.hardswish, inplace=True)):
+        learn(lambda x, f=activation: f(x * 1.5), x)
+    torch.clamp(x, 0, 1, out=out), torch.sum(x, 0, out=torch.zeros(37))
+    for draw in (normal, complex_normal):
+        torch.ops.aten.mul_.Scalar(draw(31, 37), 0.5)  # the derivative of an inverse transform
+    learn(lambda x: torch.cdist(x, x.flip(0), compute_mode="use_mm_for_euclid_dist"), x)
     with torch.inference_mode():
-        views(normal(4, 6, 10))
+        torch.tensor([0])  # calls detach_
+    for name in words("bartlett blackman hamming hann kaiser"):
+        getattr(torch, f"{name}_window")(9)
 
 
-def fills() -> None:
-    x = normal(31, 37)
-    for make in (torch.zeros, torch.ones, torch.empty):
-        make(3, 4).fill_(2)
-    for like in (torch.zeros_like, torch.ones_like, torch.empty_like):
-        like(x).fill_(2)
-    (
-        torch.full((3,), 2.5),
-        torch.full_like(x, 0.5),
-        torch.eye(5),
-        torch.eye(2, 3),
-        torch.arange(7),
-        torch.arange(0, 1, 0.1),
-        torch.arange(2, 9),
-    )
-    (
-        torch.linspace(-1, 1, 33),
-        torch.logspace(0, 2, 33),
-        torch.tensor([1.0, 2.0]),
-        torch.tril_indices(4, 4),
-        torch.scalar_tensor(2.0),
-    )
-    (
-        x.new_zeros(3),
-        x.new_ones(3),
-        x.new_full((3,), 2.0),
-        x.new_empty(3).zero_(),
-        x.new_tensor([1.0]),
-        x.new_empty_strided((3,), (1,)).zero_(),
-    )
-    (
-        x.copy_(normal(37)),
-        x.masked_fill_(x > 1, 0.0),
-        x.masked_fill_(x > 1, torch.tensor(0.0)),
-        x[3].zero_(),
-        x[:, 3].fill_(1),
-        x.resize_(5, 5).zero_(),
-    )
-    (
-        x.fill_(torch.tensor(3.0)),
-        x.index_fill_(0, torch.tensor([1]), 2.0),
-        x.scatter_(0, torch.tensor([[0]]), 2.0),
-    )
-    y = normal(31, 37)
-    y[0] = 1.0
-    y[:, 1] = normal(31)
-    y[torch.tensor([1, 2])] = 0.5
-    y[y > 1] = 0.0
-    (
-        y.index_add_(0, torch.tensor([0, 0]), y[:2].clone()),
-        y.scatter_add_(0, torch.tensor([[0]]), y.clone()),
-        y.index_copy_(0, torch.tensor([1]), y[:1].clone()),
-    )
-    (
-        y.set_(y.clone()),
-        y.squeeze_(),
-        y.unsqueeze_(0),
-        y.transpose_(0, 1),
-        y.squeeze_(),
-        y.t_(),
-        y.tril_(),
-        y.fill_diagonal_(0.3),
-    )
-    (
-        y.scatter_reduce_(0, torch.tensor([[0]]), y.clone(), "amax"),
-        F.one_hot(classes(5, 9), 5).to(y.dtype),
-    )
-    (
-        torch.bartlett_window(9),
-        torch.hann_window(9),
-        torch.hamming_window(9),
-        torch.kaiser_window(9),
-        torch.blackman_window(9),
-    )
-    (
-        torch.triu_indices(3, 3),
-        torch.vander(normal(5)),
-        torch.cov(normal(5, 9)),
-        torch.corrcoef(normal(5, 9)),
-    )
+def resize() -> None:
+    for mode in ("bilinear", "bicubic"):
+        for size in ((5, 4), (11, 13)):
+            for x in (normal(2, 3, 9, 8), normal(2, 3, 9, 8).to(memory_format=torch.channels_last)):
+                learn(lambda x, s=size, m=mode: F.interpolate(x, s, mode=m, antialias=True), x)
+    for mode in ("nearest", "nearest-exact"):
+        learn(lambda x, m=mode: F.interpolate(x, (5, 6, 7), mode=m), normal(2, 3, 4, 3, 5))
 
 
-case("views, copies and choices", shapes)
-case("fills", fills)
+case("sums and orders", reductions)
+case("matrix products", products)
+case("left out", left_out)
+case("resize", resize)
 
 # --- Random numbers ---
 
@@ -881,107 +456,6 @@ case(
     ),
 )
 
-# --- Matrix products ---
-
-
-def products() -> None:
-    for m, k, n in ((65, 784, 37), (33, 17, 10), (1, 7, 5), (7, 1, 5), (5, 0, 3), (0, 5, 3)):
-        learn(torch.mm, normal(m, k), normal(k, n))
-        learn(torch.addmm, normal(n), normal(m, k), normal(k, n))
-    learn(
-        lambda c, a, b: torch.addmm(c, a, b, beta=0.3, alpha=0.7),
-        normal(9, 5),
-        normal(9, 17),
-        normal(17, 5),
-    )
-    learn(torch.bmm, normal(6, 33, 17), normal(6, 17, 25))
-    learn(
-        lambda c, a, b: torch.baddbmm(c, a, b, beta=0.3, alpha=0.7),
-        normal(6, 9, 5),
-        normal(6, 9, 17),
-        normal(6, 17, 5),
-    )
-    learn(lambda c, a, b: torch.addbmm(c, a, b), normal(9, 5), normal(6, 9, 17), normal(6, 17, 5))
-    learn(torch.mv, normal(67, 33), normal(33))
-    learn(
-        lambda c, a, b: torch.addmv(c, a, b, beta=0.3, alpha=0.7),
-        normal(67),
-        normal(67, 33),
-        normal(33),
-    )
-    learn(torch.dot, normal(1037), normal(1037)), learn(torch.vdot, normal(1037), normal(1037))
-    (
-        learn(torch.outer, normal(67), normal(33)),
-        learn(torch.addr, normal(67, 33), normal(67), normal(33)),
-        learn(torch.inner, normal(5, 33), normal(7, 33)),
-    )
-    (
-        learn(torch.matmul, normal(3, 9, 17), normal(17, 5)),
-        learn(torch.matmul, normal(3, 1, 9, 17), normal(4, 17, 5)),
-        learn(torch.matmul, normal(17), normal(17, 5)),
-    )
-    learn(
-        lambda a, b: torch.einsum("bhqd,bhkd->bhqk", a, b), normal(2, 3, 9, 17), normal(2, 3, 7, 17)
-    )
-    (
-        learn(lambda a, b: torch.einsum("bi,bj->ij", a, b), normal(9, 17), normal(9, 5)),
-        learn(torch.kron, normal(3, 4), normal(2, 5)),
-    )
-    (
-        learn(lambda a, b: torch.tensordot(a, b, 2), normal(5, 6, 7), normal(6, 7, 8)),
-        learn(lambda a: torch.linalg.multi_dot([a, a.t(), a]), normal(9, 5)),
-    )
-    (
-        learn(lambda a, b, c: F.bilinear(a, b, c), normal(9, 5), normal(9, 7), normal(3, 5, 7)),
-        learn(torch.chain_matmul, normal(5, 6), normal(6, 7)),
-    )
-    a, b = normal(9, 17), normal(17, 5)
-    out = torch.empty(9, 5)
-    (
-        torch.mm(a, b, out=out),
-        torch.addmm(normal(5), a, b, out=out),
-        out.addmm_(a, b),
-        torch.mv(a, b[:, 0], out=torch.empty(9)),
-        normal(9).addmv_(a, b[:, 0]),
-    )
-    (
-        torch.addmv(normal(9), a, b[:, 0], out=torch.empty(9)),
-        torch.dot(b[:, 0], b[:, 1], out=torch.empty(())),
-        torch.matrix_power(normal(5, 5), 3),
-    )
-    (
-        torch.bmm(a[None], b[None], out=torch.empty(1, 9, 5)),
-        torch.baddbmm(out[None], a[None], b[None], out=torch.empty(1, 9, 5)),
-        out[None].baddbmm_(a[None], b[None]),
-    )
-    (
-        torch.sqrt(uniform(9), out=torch.empty(9)),
-        torch.pow(uniform(9), 0.5, out=torch.empty(9)),
-        uniform(9).pow_(0.5),
-        torch.pow(0.5, normal(9)),
-    )
-    (
-        torch.add(a, a, out=torch.empty(9, 17)),
-        torch.mul(a, a, out=torch.empty(9, 17)),
-        torch.matmul(a, b, out=out),
-        torch.sub(a, a, out=torch.empty(9, 17)),
-    )
-    (
-        torch.div(a, a, out=torch.empty(9, 17)),
-        torch.cat([a, a], out=torch.empty(18, 17)),
-        torch.stack([a, a], out=torch.empty(2, 9, 17)),
-        torch.sum(a, 0, out=torch.empty(17)),
-    )
-    (
-        torch.exp(a, out=torch.empty(9, 17)),
-        torch.clamp(a, 0, 1, out=torch.empty(9, 17)),
-        torch.mean(a, 0, out=torch.empty(17)),
-        torch.index_select(a, 0, torch.tensor([1]), out=torch.empty(1, 17)),
-    )
-
-
-case("matrix products", products)
-
 # --- Convolutions ---
 
 for _name, _make, _shape in (
@@ -1018,14 +492,6 @@ for _name, _make, _shape in (
     ("conv transpose 2d groups", lambda: nn.ConvTranspose2d(8, 12, 4, 2, groups=4), (3, 8, 5, 5)),
 ):
     layer(_name, _make, *_shape, last=True)
-case(
-    "unfold fold",
-    lambda: (
-        learn(lambda x: F.unfold(x, 3, padding=1), normal(3, 4, 7, 9)),
-        learn(lambda x: F.fold(x, (6, 8), 3, padding=1), normal(3, 18, 48)),
-    ),
-)
-
 # --- Norms, pools, sizes ---
 
 for _name, _make, _shape in (
@@ -1112,70 +578,7 @@ for _name, _make, _shape in (
     layer(_name, _make, *_shape, last=True)
 
 
-def resize(mode: str) -> None:
-    for size in ((5, 4), (11, 13)):
-        for x in (normal(2, 3, 9, 8), normal(2, 3, 9, 8).to(memory_format=torch.channels_last)):
-            learn(lambda x, s=size: F.interpolate(x, size=s, mode=mode, antialias=True), x)
-            learn(lambda x, s=size: F.interpolate(x, size=s, mode="area"), x)
-
-
-for _name in ("bilinear", "bicubic"):
-    case(f"resize {_name} antialias", lambda mode=_name: resize(mode))
-case(
-    "resize 1d and 3d",
-    lambda: [
-        learn(f, x)
-        for f, x in (
-            (lambda x: F.interpolate(x, size=13), normal(2, 3, 9)),
-            (lambda x: F.interpolate(x, size=13, mode="linear"), normal(2, 3, 9)),
-            (lambda x: F.interpolate(x, size=13, mode="nearest-exact"), normal(2, 3, 9)),
-            (lambda x: F.interpolate(x, size=(5, 6, 7)), normal(2, 3, 4, 3, 5)),
-            (lambda x: F.interpolate(x, size=(5, 6, 7), mode="trilinear"), normal(2, 3, 4, 3, 5)),
-            (
-                lambda x: F.interpolate(x, size=(5, 6, 7), mode="nearest-exact"),
-                normal(2, 3, 4, 3, 5),
-            ),
-        )
-    ],
-)
-case(
-    "paddings 1d and 3d",
-    lambda: [
-        learn(f, x)
-        for f, x in (
-            (lambda x: F.pad(x, (2, 1), "reflect"), normal(2, 3, 9)),
-            (lambda x: F.pad(x, (2, 1), "replicate"), normal(2, 3, 9)),
-            (lambda x: F.pad(x, (2, 1), "circular"), normal(2, 3, 9)),
-            (lambda x: F.pad(x, (2, 1)), normal(2, 3, 9)),
-            (lambda x: F.pad(x, (2, 1, 1, 1, 0, 1), "reflect"), normal(2, 3, 4, 3, 5)),
-            (lambda x: F.pad(x, (2, 1, 1, 1, 0, 1), "replicate"), normal(2, 3, 4, 3, 5)),
-        )
-    ],
-)
-
 # --- Warps ---
-
-
-def grid_sample(mode: str, *sizes: int) -> None:
-    """With some points beyond the edge, and some on pixels."""
-    dimensions = len(sizes)
-    for padding in ("zeros", "border", "reflection"):
-        for aligned in (True, False):
-            grid = 0.8 * normal(3, *(size - 2 for size in sizes), dimensions)
-            grid[0] = grid[0].round()
-            learn(
-                lambda x, g, p=padding, a=aligned: F.grid_sample(
-                    x, g, mode=mode, padding_mode=p, align_corners=a
-                ),
-                normal(3, 2, *sizes),
-                grid,
-            )
-
-
-for _name in ("bilinear", "nearest", "bicubic"):
-    case(f"grid sample {_name}", lambda mode=_name: grid_sample(mode, 9, 11))
-for _name in ("bilinear", "nearest"):
-    case(f"grid sample {_name} 3d", lambda mode=_name: grid_sample(mode, 5, 4, 7))
 
 
 def spatial_transformer(*sizes: int) -> None:
@@ -1194,46 +597,6 @@ case("spatial transformer", lambda: spatial_transformer(9, 11))
 case("spatial transformer 3d", lambda: spatial_transformer(5, 4, 7))
 
 # --- Complex numbers, Fourier transforms ---
-
-
-def complex_numbers() -> None:
-    """Of real numbers, too: a row of the list has one case for all types."""
-    for draw in (normal, complex_normal):
-        for binary_function in (torch.add, torch.sub, torch.mul, torch.div):
-            learn(binary_function, draw(31, 37), draw(31, 37))
-            learn(binary_function, draw(31, 37), draw(37))
-            learn(binary_function, draw(37, 31).t(), normal(31, 37))
-        for name in words(
-            """
-            abs angle sgn square reciprocal neg exp log tanh sigmoid sum mean conj real clone
-            """
-        ):
-            learn(getattr(torch, name), draw(31, 37))
-        learn(lambda x: [x.sum(0), x.sum(1), x.mean(1), x.cumsum(1), x.pow(3)], draw(31, 37))
-        learn(lambda x: [2 * x + 0.5, x / 3, 1 / x, x - 1, x * 1j, -x], draw(31, 37))
-        learn(lambda x: torch.where(x == 0, x, x * x.abs()), draw(31, 37))
-        draw(31, 37).add_(0.3).sub_(0.1).mul_(draw(31, 37)).div_(draw(37)).div_(0.7)
-        torch.ops.aten.mul_.Scalar(draw(31, 37), 0.5)  # the derivative of an inverse transform
-    learn(torch.complex, normal(31, 37), normal(31, 37))
-    learn(torch.polar, uniform(31, 37), normal(31, 37))
-    learn(torch.view_as_complex, normal(31, 37, 2))
-    learn(torch.view_as_real, complex_normal(31, 37))
-    learn(lambda x: [x.real * x.imag, x.conj() * x, x.mH @ x], complex_normal(31, 37))
-
-
-def complex_products() -> None:
-    for draw in (normal, complex_normal):
-        learn(torch.mm, draw(33, 65), draw(65, 37))
-        learn(torch.mm, draw(65, 33).mH, draw(37, 65).mT)
-        learn(torch.addmm, draw(37), draw(33, 65), draw(65, 37))
-        learn(torch.bmm, draw(6, 33, 17), draw(6, 17, 25))
-        learn(torch.baddbmm, draw(6, 33, 25), draw(6, 33, 17), draw(6, 17, 25))
-        learn(torch.mv, draw(67, 33), draw(33))
-        learn(torch.addmv, draw(67), draw(67, 33), draw(33))
-        learn(torch.dot, draw(1037), draw(1037)), learn(torch.vdot, draw(1037), draw(1037))
-        learn(
-            lambda x, w: torch.einsum("bixy,ioxy->boxy", x, w), draw(5, 3, 7, 4), draw(3, 6, 7, 4)
-        )
 
 
 def fourier(length: int) -> None:
@@ -1261,8 +624,6 @@ def fourier(length: int) -> None:
     torch.fft.fftfreq(length), torch.fft.rfftfreq(length)
 
 
-case("complex numbers", complex_numbers)
-case("complex products", complex_products)
 for _length in (28, 1, 2, 15, 17, 32, 37, 100, 224):
     case(f"Fourier transforms of {_length}", lambda length=_length: fourier(length))
 case(
@@ -1301,73 +662,7 @@ def losses_of_classes() -> None:
     )
 
 
-def losses_of_values() -> None:
-    x, y = normal(33, 37), normal(33, 37)
-    for reduction in ("mean", "sum", "none"):
-        for loss in (
-            F.mse_loss,
-            F.l1_loss,
-            F.smooth_l1_loss,
-            F.huber_loss,
-            F.soft_margin_loss,
-            F.poisson_nll_loss,
-        ):
-            learn(
-                lambda x, y, f=loss, r=reduction: f(
-                    x,
-                    y.detach() if f in (F.soft_margin_loss, F.poisson_nll_loss) else y,
-                    reduction=r,
-                ),
-                x,
-                y,
-            )
-        learn(
-            lambda x, r=reduction: F.binary_cross_entropy_with_logits(
-                x, uniform(33, 37), reduction=r, pos_weight=uniform(37)
-            ),
-            x,
-        )
-        learn(
-            lambda x, r=reduction: F.binary_cross_entropy_with_logits(
-                x, uniform(33, 37), reduction=r, weight=uniform(37)
-            ),
-            x,
-        )
-        learn(
-            lambda x, r=reduction: F.binary_cross_entropy(x, y.sigmoid(), reduction=r),
-            uniform(33, 37),
-        )
-        learn(lambda x, r=reduction: F.kl_div(x.log_softmax(1), y.softmax(1), reduction=r), x)
-        learn(
-            lambda x, r=reduction: F.kl_div(
-                x.log_softmax(1), y.log_softmax(1), reduction=r, log_target=True
-            ),
-            x,
-        )
-    sign = 2 * classes(2, 33) - 1
-    (
-        learn(lambda x: F.hinge_embedding_loss(x, y.sign()), x),
-        learn(lambda x, y: F.margin_ranking_loss(x[:, 0], y[:, 0], sign), x, y),
-    )
-    (
-        learn(lambda x, y: F.triplet_margin_loss(x, y, x.flip(0)), x, y),
-        learn(lambda x, y: F.cosine_embedding_loss(x, y, sign), x, y),
-    )
-    learn(lambda x: F.gaussian_nll_loss(x, y, uniform(33, 37)), x)
-
-
 case("losses of classes", losses_of_classes)
-case("losses of values", losses_of_values)
-case(
-    "CTC loss",
-    lambda: learn(
-        lambda x: F.ctc_loss(
-            x.log_softmax(2), 1 + classes(5, 3, 4), torch.full((3,), 11), torch.tensor([4, 3, 2])
-        ),
-        normal(11, 3, 6),
-    ),
-)
-
 # --- Sequences and attention ---
 
 layer("embedding", lambda: nn.Sequential(Indices(), nn.Embedding(37, 17, padding_idx=0)), 9, 11)
@@ -1425,15 +720,18 @@ class Attention(nn.Module):
 layer(
     "LSTM bidirectional", lambda: First(nn.LSTM(17, 20, bidirectional=True, proj_size=5)), 5, 7, 17
 )
-for _name, _sizes in {"": (17, 20, 7), " of one image": (5, 6, 1), ", wide": (96, 160, 65)}.items():
+for _name, _sizes, _types in (
+    ("", (17, 20, 7), (FLOAT, DOUBLE)),
+    (" of one image", (5, 6, 1), (FLOAT, DOUBLE)),
+    (", wide", (96, 160, 65), (FLOAT,)),
+):
     layer(
         f"LSTM of two layers with dropout{_name}",
         lambda sizes=_sizes: First(
             nn.LSTM(*sizes[:2], 2, dropout=0.3, bidirectional=True, batch_first=True)
         ),
-        _sizes[2],
-        5,
-        _sizes[0],
+        *(_sizes[2], 5, _sizes[0]),
+        types=_types,
     )
 layer(
     "LSTM without biases",
@@ -1490,45 +788,7 @@ def attention() -> None:
 
 case("scaled dot product attention", attention)
 
-# --- Optimizers ---
-
-
-def optimize(name: str, options: dict[str, Any]) -> None:
-    parameters = [nn.Parameter(normal(*shape)) for shape in ((37, 19), (19,), (3, 7, 5))]
-    optimizer = without_compiler(getattr(optim, name))(parameters, **({"lr": 0.01} | options))
-    for _ in range(3):
-        optimizer.zero_grad()
-        sum(((p - 0.1) ** 2).sum() for p in parameters).backward()
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-    optimizer.state_dict()
-
-
-# Without options they only use operations of other cases.
-OPTIMIZERS: dict[str, list[dict[str, Any]]] = {
-    "SGD": [
-        {},
-        {"momentum": 0.9, "nesterov": True, "foreach": True},
-        {"momentum": 0.9, "dampening": 0.1, "fused": True, "weight_decay": 0.01},
-    ],
-    "Adam": [
-        {"weight_decay": 0.01, "amsgrad": True},
-        {"fused": True},
-        {"foreach": True},
-        {"foreach": True, "amsgrad": True, "weight_decay": 0.01},
-    ],
-    "AdamW": [{"fused": True}],
-    "Adagrad": [{"fused": True}, {"foreach": True}],
-    "RMSprop": [{"foreach": True, "momentum": 0.9, "centered": True}],
-    **{
-        name: [{"foreach": True}]
-        for name in ("Adadelta", "Adamax", "ASGD", "NAdam", "RAdam", "Rprop", "Adafactor")
-    },
-}
-for _name, _variants in OPTIMIZERS.items():
-    for _options in _variants:
-        _told = ", ".join(f"{key} {value}" for key, value in _options.items())
-        case(f"{_name} {_told}".strip(), lambda n=_name, o=_options: optimize(n, o))
+# --- Optimizers' lists of tensors, averages of weights ---
 
 
 def averaging() -> None:
@@ -1553,48 +813,23 @@ case("averages of weights, clipped gradients", averaging)
 
 def foreach() -> None:
     a, b = [uniform(33), uniform(5, 7)], [uniform(33), uniform(5, 7)]
-    for name in ("add", "sub", "mul", "div", "maximum", "minimum", "pow"):
-        (
-            getattr(torch, f"_foreach_{name}")(a, b),
-            getattr(torch, f"_foreach_{name}_")([x.clone() for x in a], b),
-        )
-        (
-            getattr(torch, f"_foreach_{name}")(a, 0.3),
-            getattr(torch, f"_foreach_{name}_")([x.clone() for x in a], 0.3),
-        )
-        (
-            getattr(torch, f"_foreach_{name}")(a, [0.3, 0.4]),
-            getattr(torch, f"_foreach_{name}_")([x.clone() for x in a], [0.3, 0.4]),
-        )
+
+    def both(name: str, *arguments: Any, **options: Any) -> None:
+        """Compute what returns new tensors, and what writes in place."""
+        getattr(torch, f"_foreach_{name}")(a, *arguments, **options)
+        getattr(torch, f"_foreach_{name}_")([x.clone() for x in a], *arguments, **options)
+
+    for name in words("add sub mul div maximum minimum pow"):
+        for other in (b, 0.3, [0.3, 0.4]):
+            both(name, other)
     for name in words("sqrt rsqrt exp log neg abs reciprocal sign sigmoid tanh round"):
-        (
-            getattr(torch, f"_foreach_{name}")(a),
-            getattr(torch, f"_foreach_{name}_")([x.clone() for x in a]),
-        )
-    (
-        torch._foreach_norm(a),
-        torch._foreach_lerp(a, b, 0.3),
-        torch._foreach_lerp_([x.clone() for x in a], b, 0.3),
-        torch._foreach_lerp(a, b, b),
-        torch._foreach_lerp_([x.clone() for x in a], b, b),
-    )
-    (
-        torch._foreach_addcmul(a, a, b, 0.3),
-        torch._foreach_addcdiv(a, a, b, 0.3),
-        torch._foreach_addcmul_([x.clone() for x in a], a, b, 0.3),
-    )
-    (
-        torch._foreach_addcdiv_([x.clone() for x in a], a, b, 0.3),
-        torch._foreach_zero_([x.clone() for x in a]),
-        torch._foreach_copy_([x.clone() for x in a], b),
-        torch._foreach_add_([x.clone() for x in a], b, alpha=0.4),
-    )
-    (
-        torch._foreach_mul_([x.clone() for x in a], torch.tensor(0.4)),
-        torch._foreach_div_([x.clone() for x in a], torch.tensor(0.4)),
-        torch._foreach_clamp_min_([x.clone() for x in a], 0.4),
-        torch._foreach_clamp_max_([x.clone() for x in a], 0.4),
-    )
+        both(name)
+    both("lerp", b, 0.3), both("lerp", b, b), both("add", b, alpha=0.4)
+    both("addcmul", a, b, 0.3), both("addcdiv", a, b, 0.3)
+    both("mul", torch.tensor(0.4)), both("div", torch.tensor(0.4))
+    both("clamp_min", 0.4), both("clamp_max", 0.4)
+    torch._foreach_norm(a)
+    torch._foreach_copy_([x.clone() for x in a], b), torch._foreach_zero_([x.clone() for x in a])
 
 
 case("lists of tensors", foreach)
@@ -1678,7 +913,8 @@ case("augmentation of images in colour", augmentation, (FLOAT,))
 
 COPIES = words(
     """
-    _local_scalar_dense _reshape_copy _shape_as_tensor _to_copy _unsafe_index _unsafe_view cat
+    all any logical_not_ _local_scalar_dense _reshape_copy _shape_as_tensor _to_copy
+    _unsafe_index _unsafe_view cat
     clone constant_pad_nd copy_ detach_ diag_embed empty empty_like empty_strided equal eye
     fill_ flip full full_like gather index index_copy index_copy_ index_fill index_fill_
     index_select isfinite isinf isnan lift_fresh lift_fresh_copy masked_fill masked_fill_
