@@ -10,12 +10,12 @@ from typing import Annotated, Any
 
 from pydantic import Field
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from image_pipeline.common.errors import ParamsError
 from image_pipeline.common.paths import PARAMS
 
 ALL_EPOCHS = 10_000  # as many as a training can have
+BATCH_NORMS = nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm
 
 
 class Transfer:
@@ -74,7 +74,7 @@ class Transfer:
         for weight in self._backbone:
             weight.requires_grad_(not frozen)
         for layer in self.model.modules() if self.head else ():
-            if isinstance(layer, _BatchNorm):
+            if isinstance(layer, BATCH_NORMS):
                 layer.eval()
 
 
