@@ -25,9 +25,8 @@ from image_pipeline.prediction.finding import find_digit_and_ink
 from image_pipeline.prediction.lines import WITH_DIAGONALS
 from image_pipeline.prediction.stroke_width import crop, normalise_stroke_width
 from image_pipeline.prediction.strokes import NO_STROKES
+from image_pipeline.reading.mnist_centring import BOX, SIDE, centre
 
-SIDE = 28  # pixels of an MNIST image
-BOX = 20  # pixels of the box that holds the digit
 MIN_SIDE = 8  # pixels of a photograph's shorter side
 MAX_SIDE = 512  # pixels of a photograph's longer side; larger ones are reduced
 WORKING_SIDE = 80  # pixels, at least, of a digit's longer side while its stroke width is changed
@@ -94,7 +93,7 @@ def to_mnist_format(image: np.ndarray, *, deskew: bool = False) -> ConvertedDigi
     digit = _crop_digit(ink, found.mask)
     if deskew:
         digit = _deskew(digit)
-    pixels = _centre(_scale_to_box(normalise_stroke_width(digit)))
+    pixels = centre(_scale_to_box(normalise_stroke_width(digit)))
     return ConvertedDigit(pixels, found.doubts, found.left_out)
 
 
@@ -148,17 +147,3 @@ def _scale_to_box(digit: np.ndarray) -> np.ndarray:
     height, width = (max(1, (2 * side * BOX + longest) // (2 * longest)) for side in digit.shape)
     grey = Image.fromarray(digit.astype(np.uint8) * 255)
     return np.asarray(grey.resize((width, height), Image.Resampling.BOX))
-
-
-def _centre(digit: np.ndarray) -> np.ndarray:
-    """Paste a digit into 28 x 28 pixels, its centre of mass as close to the centre as it fits."""
-    total = int(digit.sum(dtype=np.int64))
-    corner = []
-    for axis, side in enumerate(digit.shape):
-        mass = digit.sum(1 - axis, dtype=np.int64)
-        moment = int(mass @ (2 * np.arange(side) + 1))  # twice the centre of mass, times the total
-        wanted = (SIDE * total - moment + total) // (2 * total)
-        corner.append(min(max(wanted, 0), SIDE - side))
-    image = np.zeros((SIDE, SIDE), np.uint8)
-    image[corner[0] : corner[0] + digit.shape[0], corner[1] : corner[1] + digit.shape[1]] = digit
-    return image

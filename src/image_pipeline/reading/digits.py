@@ -8,13 +8,12 @@ import numpy as np
 
 from image_pipeline.common.errors import DataError
 from image_pipeline.downloading.dataset import RawSplit
+from image_pipeline.reading.mnist_centring import BOX, SIDE, centre
 from image_pipeline.reading.raw_files import REMEDY, translate_read_errors
 
 SHA256_DECOMPRESSED = "6ebb3d2fee246a4e99363262ddf8a00a3c41bee6014c373ed9d9216ba7f651b8"
 SIZE_DECOMPRESSED = 264_712  # bytes
 MAX_VALUE = 16  # of a pixel in the file
-SIZE = 28  # pixels on a side of the result
-BOX = 20  # pixels on the longer side of the digit in it, as in MNIST
 TEST_FRACTION = 0.2
 SPLIT_SEED = 0  # fixed: the test split is part of the data set
 
@@ -39,7 +38,7 @@ def read_digits(path: Path) -> tuple[RawSplit, RawSplit]:
 
 
 def _split(images: np.ndarray, labels: np.ndarray) -> RawSplit:
-    return RawSplit((1, SIZE, SIZE), labels, lambda: [images])
+    return RawSplit((1, SIDE, SIDE), labels, lambda: [images])
 
 
 def read_rows(path: Path) -> np.ndarray:
@@ -58,15 +57,8 @@ def center_digit(image: np.ndarray) -> np.ndarray:
     proportions kept, and its centre of mass placed at the centre of the image.
     """
     from PIL import Image
-    from scipy.ndimage import center_of_mass
 
     bright = Image.fromarray(np.rint(image * (255 / MAX_VALUE)).astype(np.uint8))
     cut = bright.crop(bright.getbbox())
     width, height = (max(1, round(side * BOX / max(cut.size))) for side in cut.size)
-    resized = np.asarray(cut.resize((width, height), Image.Resampling.BICUBIC))
-    row, column = center_of_mass(resized)
-    y = min(max(round((SIZE - 1) / 2 - row), 0), SIZE - height)
-    x = min(max(round((SIZE - 1) / 2 - column), 0), SIZE - width)
-    canvas = np.zeros((SIZE, SIZE), np.uint8)
-    canvas[y : y + height, x : x + width] = resized
-    return canvas
+    return centre(np.asarray(cut.resize((width, height), Image.Resampling.BICUBIC)))
