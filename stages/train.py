@@ -68,6 +68,7 @@ def main() -> None:
         metrics = {
             "epochs": last.epoch,
             "portable": portable,
+            "portable_to_arm": portable and not trainer.x86_only_ops,
             "train": {"loss": last.train_loss, "accuracy": last.train_accuracy},
             "validation": {"loss": last.validation_loss, "accuracy": last.validation_accuracy},
         }
@@ -78,7 +79,12 @@ def main() -> None:
             write_model(paths.MODEL, trainer.state.model, card, statistics)
     checkpoint.remove()
     hosts.barrier()
-    said = "portable" if portable else f"not portable ({why_not or 'this machine, see above'})"
+    if not portable:
+        said = f"not portable ({why_not or 'this machine, see above'})"
+    elif trainer.x86_only_ops:
+        said = f"portable to x86-64, not to ARM ({', '.join(trainer.x86_only_ops)})"
+    else:
+        said = "portable"
     print(
         f"train: {last.epoch} epochs in {time.perf_counter() - start:.1f} s, validation accuracy "
         f"{last.validation_accuracy:.2%}, {said}{hosts.traffic}; {paths.MODEL}, epochs in "

@@ -33,6 +33,7 @@ DATA = {
 TRAIN = {
     "epochs": 7,
     "portable": True,
+    "portable_to_arm": False,
     "train": {"accuracy": 0.91, "loss": 0.31},
     "validation": {"accuracy": 0.87, "loss": 0.42},
 }

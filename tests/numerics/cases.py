@@ -1,7 +1,9 @@
 """What common networks compute, to compare processors: the evidence behind `operations.csv`.
 
     python tests/numerics/cases.py            # prints a line of JSON for each case
-    python tests/numerics/cases.py --write    # rewrites operations.csv from the cases
+    python tests/numerics/cases.py --write [ARM]    # rewrites operations.csv from the cases
+
+ARM is a file of the lines that an ARM processor prints; without it, what is known of ARM is kept.
 
 A case is a layer, an optimizer or the like, written here, or what PyTorch tests one of its own
 operations with (op_samples.py). A line has the case, the dtype, and each operation that ran, with
@@ -38,7 +40,12 @@ from torch import Tensor, nn, optim
 
 from image_pipeline.augmenting.augmentation import augment
 from image_pipeline.augmenting.params import AUGMENTATION_AMOUNTS, AugmentationParams
-from image_pipeline.numerics.portability import NOTHING, OPERATIONS, OpObserver
+from image_pipeline.numerics.portability import (
+    NOTHING,
+    OPERATIONS,
+    OpObserver,
+    read_verified_ops,
+)
 
 FLOAT, DOUBLE = "float32", "float64"
 LISTED_TYPES = (FLOAT, DOUBLE, "complex64", "complex128")
@@ -955,8 +962,41 @@ def computed_by(operation: str, types: set[str]) -> str:
     return "MKL compatible" if name in OF_MKL else "torch"
 
 
-def to_list(lines: list[dict[str, Any]]) -> str:
-    """Return the operations that the cases cover, as CSV, each with the case of the most dtypes."""
+def same_on(lines: list[dict[str, Any]], others: list[dict[str, Any]]) -> dict[str, set[str]]:
+    """Return the operations that another processor computes to the same bits, with their dtypes.
+
+    An operation is one of them if it is in a case whose line is the same, unless it may be the
+    first that differs in another case: there all that follow differ, because their inputs do.
+    """
+    same: dict[str, set[str]] = {}
+    differing = []
+    for one, other in zip(lines, others, strict=True):
+        assert (one["case"], one["type"]) == (other["case"], other["type"])
+        found, expected = other["operations"], one["operations"]
+        apart = {name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)}
+        pairs = {(name, type_) for name in apart & expected.keys() for type_ in expected[name][0]}
+        differing += [pairs] if apart else []
+        if not apart:
+            for name, (types, _) in expected.items():
+                same.setdefault(name, set()).update(types)
+    changed = True
+    while changed:
+        changed = False
+        for pairs in differing:
+            if pairs and all(type_ in same.get(name, ()) for name, type_ in pairs):
+                for name, type_ in pairs:
+                    same[name].discard(type_)
+                changed = True
+    return same
+
+
+def to_list(lines: list[dict[str, Any]], on_arm: dict[str, set[str]]) -> str:
+    """Return the operations that the cases cover, as CSV, each with the case of the most dtypes.
+
+    Args:
+        lines: of the cases.
+        on_arm: the operations that ARM computes to the same bits, with their dtypes.
+    """
     evidence: dict[str, tuple[str, set[str]]] = {}
     by_case: dict[str, dict[str, set[str]]] = {}
     for line in lines:
@@ -969,10 +1009,12 @@ def to_list(lines: list[dict[str, Any]]) -> str:
                 evidence[operation] = (name, known)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["operation", "computed_by", "types", "evidence"])
+    writer.writerow(["operation", "computed_by", "types", "on_arm", "evidence"])
     for operation, (name, types) in sorted(evidence.items()):
         by = computed_by(operation, types)
-        writer.writerow([operation, by, " ".join(sorted(types)) if by != NOTHING else "", name])
+        listed = set() if by == NOTHING else types
+        arm = listed & on_arm.get(operation, set())
+        writer.writerow([operation, by, *(" ".join(sorted(each)) for each in (listed, arm)), name])
     return text.getvalue()
 
 
@@ -980,7 +1022,11 @@ if __name__ == "__main__":
     lines = []
     for line in run_all():
         lines.append(line)
-        if sys.argv[1:] != ["--write"]:
+        if sys.argv[1:2] != ["--write"]:
             print(json.dumps(line), flush=True)
-    if sys.argv[1:] == ["--write"]:
-        OPERATIONS.write_text(to_list(lines), encoding="utf-8", newline="")
+    if sys.argv[1:2] == ["--write"]:
+        known = {name: set(row.on_arm) for name, row in read_verified_ops().items()}
+        for path in sys.argv[2:]:
+            with open(path, encoding="utf-8") as file:
+                known = same_on(lines, [json.loads(line) for line in file if line[0] == "{"])
+        OPERATIONS.write_text(to_list(lines, known), encoding="utf-8", newline="")

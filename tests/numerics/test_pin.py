@@ -48,8 +48,8 @@ def pin(numerics: str = "portable") -> str:
 
 
 REPLACED = """
-from image_pipeline.numerics import facts, kernels
-print(*(name in kernels._replaced for name in ("mm", "sqrt")))
+from image_pipeline.numerics import facts, registration
+print(*(name in registration.registered() for name in ("mm", "sqrt")))
 print(torch.backends.mha.get_fastpath_enabled())
 print(sorted(facts()))
 """

@@ -91,7 +91,7 @@ class Command:
         return self.stage(name) is None
 
     def wait_for_stage(self, *names: str) -> int | None:
-        """Wait for one of the stages; return its process id, or None if the command ended before."""
+        """Wait for one of the stages; return its process id; None if the command ended before."""
         found: list[int] = []
 
         def seen() -> bool:

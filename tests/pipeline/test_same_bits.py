@@ -48,7 +48,7 @@ def test_a_copy_under_unlike_settings_on_one_core(
     (home / "matplotlibrc").write_text(MATPLOTLIBRC)
     settings = {
         "HOME": str(home),
-        # With the two lines below, ASCII. From a folder with other letters Python cannot start in it:
+        # With the two lines below, ASCII. From a folder with other letters Python cannot start so:
         # it reads the environment's .pth files, which hold its path, in the locale's encoding.
         "LC_ALL": "C" if sys.prefix.isascii() else "C.UTF-8",
         "PYTHONCOERCECLOCALE": "0",

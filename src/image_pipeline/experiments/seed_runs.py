@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 # Values in the metrics files that are settings, not results.
-NO_METRIC = ("epochs", "images", "portable")
+NO_METRIC = ("epochs", "images", "portable", "portable_to_arm")
 # The most that a metric can be, by the last part of its name; the least is 0. Another one has no
 # known bounds, and errors are at most the images of the test split.
 MOST = {"accuracy": 1.0, "macro_f1": 1.0, "expected_calibration_error": 1.0, "loss": math.inf}

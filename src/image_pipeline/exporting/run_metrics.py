@@ -53,6 +53,7 @@ class TrainMetrics(_Values):
 
     epochs: int
     portable: bool
+    portable_to_arm: bool
     train: Scores
     validation: Scores
 

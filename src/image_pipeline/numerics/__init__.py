@@ -9,8 +9,8 @@ What `portable` sets, and why:
 
 - Operations with sums inside, and functions that are rounded differently from one processor to the
   next, are replaced by kernels that are the same everywhere (see `kernels`).
-- What stays PyTorch's own is held to one build: on x86-64 that for AVX2, on ARM that for NEON, which
-  every ARMv8 processor has. So is NumPy's OpenBLAS. MKL's Fourier transforms are held to those
+- What stays PyTorch's own is held to one build: on x86-64 that for AVX2, on ARM that for NEON,
+  which every 64-bit one has. So is NumPy's OpenBLAS. MKL's Fourier transforms are held to those
   for any x86-64 processor; ARM has others, so they are portable among x86-64 machines only.
 - oneDNN, whose kernels depend on the processor, and fused kernels for attention are disabled.
 - Every library gets one thread. More cores are used by more processes, each with its own images

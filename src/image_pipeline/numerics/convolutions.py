@@ -1,8 +1,8 @@
 """Convolutions as matrix products, whose sums are added in one order on every processor.
 
-The patches of the images that the kernels are laid on are the rows of a matrix (im2col: Chellapilla,
-Puri and Simard, "High Performance Convolutional Neural Networks for Document Processing", 2006).
-They are copied a few images at a time, so that they stay in the processor's cache, and with the
+The patches of the images that the kernels are laid on are the rows of a matrix (im2col:
+Chellapilla, Puri and Simard, "High Performance Convolutional Neural Networks for Document
+Processing", 2006). They are copied a few images at a time, so that they stay in the processor's cache, and with the
 channels last, so that neighbours in memory are copied together. Where every channel has a kernel of
 its own, the convolution is a sum of shifted images instead.
 """
@@ -35,7 +35,7 @@ class Geometry(NamedTuple):
         return tuple(gap * (side - 1) for gap, side in zip(self.dilation, kernel, strict=True))
 
     def seen(self, tap: Sequence[int], size: Sequence[int]) -> tuple[slice, ...]:
-        """Return the pixels of padded images `[B, ..., C]` that a place in the kernel is laid on."""
+        """Return the pixels of padded images `[B, ..., C]` that one tap of the kernel is laid on."""
         sides = zip(tap, self.dilation, self.stride, size, strict=True)
         pixels = (
             slice(place * gap, place * gap + step * (side - 1) + 1, step)
@@ -56,7 +56,9 @@ def _padded(images: Tensor, at: Geometry) -> Tensor:
     """Return images `[B, ..., C]` with zeros around them."""
     if not any(at.padding):
         return images
-    return functional.pad(images, [0, 0, *(side for pad in at.padding[::-1] for side in (pad, pad))])
+    return functional.pad(
+        images, [0, 0, *(side for pad in at.padding[::-1] for side in (pad, pad))]
+    )
 
 
 def _inner(size: Sequence[int], at: Geometry) -> tuple[slice, ...]:
@@ -65,7 +67,9 @@ def _inner(size: Sequence[int], at: Geometry) -> tuple[slice, ...]:
     return slice(None), *(slice(pad, pad + side) for pad, side in sides)
 
 
-def _patches(images: Tensor, kernel: Sequence[int], size: Sequence[int], at: Geometry) -> np.ndarray:
+def _patches(
+    images: Tensor, kernel: Sequence[int], size: Sequence[int], at: Geometry
+) -> np.ndarray:
     """Return the patches of images.
 
     Args:
@@ -88,11 +92,8 @@ def _patches(images: Tensor, kernel: Sequence[int], size: Sequence[int], at: Geo
     shape = (len(images), *size, *kernel, images.shape[-1])
     patches = padded.as_strided(shape, strides)
     rows, taps = len(images) * math.prod(size), math.prod(kernel)
-    if at.groups == 1:
-        array: np.ndarray = patches.reshape(1, rows, -1).numpy()
-        return array
     grouped = patches.reshape(rows, taps, at.groups, -1).permute(2, 0, 1, 3)
-    array = grouped.reshape(at.groups, rows, -1).numpy()
+    array: np.ndarray = grouped.reshape(at.groups, rows, -1).numpy()
     return array
 
 
@@ -289,9 +290,7 @@ def convolution(
         at = _geometry(dims, stride, padding, dilation, groups)
         extra = _of_each(dims, output_padding)
         size = (
-            _transposed_size(images, weight, at, extra)
-            if transposed
-            else _size(images, weight, at)
+            _transposed_size(images, weight, at, extra) if transposed else _size(images, weight, at)
         )
     inputs = len(weight) if transposed else weight.shape[1] * groups
     if min(size, default=0) < 1 or images.shape[1] != inputs or len(weight) % groups:

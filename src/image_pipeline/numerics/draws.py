@@ -23,7 +23,7 @@ def _uniform(values: Tensor, generator: torch.Generator | None) -> Tensor:
 
 def bernoulli_(
     values: Tensor, p: float = 0.5, *, generator: torch.Generator | None = None
-) -> Tensor:
+) -> Any:
     """Fill with draws that are 1 with probability `p`, otherwise 0."""
     if not 0 <= p <= 1:
         return fall_back("bernoulli_.float", values, p, generator=generator)
@@ -33,7 +33,7 @@ def bernoulli_(
 
 def exponential_(
     values: Tensor, rate: float = 1.0, *, generator: torch.Generator | None = None
-) -> Tensor:
+) -> Any:
     """Fill with draws from the exponential distribution."""
     if not rate > 0 or not values.dtype.is_floating_point:
         return fall_back("exponential_", values, rate, generator=generator)
@@ -46,7 +46,7 @@ def exponential_(
 
 def normal_(
     values: Tensor, mean: float = 0.0, std: float = 1.0, *, generator: torch.Generator | None = None
-) -> Tensor:
+) -> Any:
     """Fill with draws from the normal distribution, by the method of Box and Muller (1958)."""
     if not std >= 0 or not values.dtype.is_floating_point:
         return fall_back("normal_", values, mean, std, generator=generator)

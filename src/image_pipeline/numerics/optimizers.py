@@ -35,7 +35,7 @@ def _adam(
     amsgrad: bool,
     maximize: bool,
     **scaling: Any,
-) -> None:
+) -> Any:
     """Take a step of Adam (Kingma and Ba, 2015); `_fused_adamw_` decays weights by themselves."""
     if any(value is not None for value in scaling.values()):  # of mixed precision, on GPUs
         rates = {"lr": lr, "beta1": beta1, "beta2": beta2, "weight_decay": weight_decay}
@@ -75,7 +75,7 @@ def _sgd(
     maximize: bool,
     is_first_step: bool,
     **scaling: Any,
-) -> None:
+) -> Any:
     """Take a step of gradient descent with momentum."""
     if any(value is not None for value in scaling.values()):
         rates = {"weight_decay": weight_decay, "momentum": momentum, "lr": lr}
@@ -99,7 +99,10 @@ def _sgd(
 
 KERNELS: dict[str, Kernel] = {
     name: partial(compute, name)
-    for compute, operations in ((_adam, ("_fused_adam_", "_fused_adamw_")), (_sgd, ("_fused_sgd_",)))
+    for compute, operations in (
+        (_adam, ("_fused_adam_", "_fused_adamw_")),
+        (_sgd, ("_fused_sgd_",)),
+    )
     for operation in operations
     for name in (operation, f"{operation}.tensor_lr")
 }

@@ -6,7 +6,8 @@ natively and on emulated processors, and must give the same bits (`tests/numeric
 - `operation`: PyTorch's name, with the overload.
 - `computed_by`: `NumPy`, `torch`, `oneDNN` or `MKL compatible` (MKL held to its portable kernels),
   or `nothing` where no number is rounded: views, copies, fills, integers.
-- `types`: floating-point dtypes it was verified for.
+- `types`: floating-point dtypes it was verified for, on x86-64 processors.
+- `on_arm`: those of them for which ARM processors give these bits, too.
 - `evidence`: the case that verifies it.
 """
 
@@ -50,6 +51,7 @@ class VerifiedOp(NamedTuple):
 
     computed_by: str
     types: tuple[str, ...]
+    on_arm: tuple[str, ...]
     evidence: str
 
 
@@ -58,7 +60,10 @@ def read_verified_ops() -> dict[str, VerifiedOp]:
     with OPERATIONS.open(encoding="utf-8", newline="") as file:
         return {
             row["operation"]: VerifiedOp(
-                row["computed_by"], tuple(row["types"].split()), row["evidence"]
+                row["computed_by"],
+                tuple(row["types"].split()),
+                tuple(row["on_arm"].split()),
+                row["evidence"],
             )
             for row in csv.DictReader(file)
         }
@@ -133,10 +138,12 @@ class PortabilityCheck:
             named, as in `aten.mm.default (bfloat16)`), each with the scope that first ran it: a
             layer's name within the network, or its class if it has none; "the loss" for what
             follows the network, "the optimizer", or "" for what precedes the network.
+        x86_only_ops: those that are listed, but not for ARM, likewise.
     """
 
     def __init__(self) -> None:
         self.unverified_ops: dict[str, str] = {}
+        self.x86_only_ops: dict[str, str] = {}
         self._verified = read_verified_ops()
         self._observer = OpObserver(self._check_op)
         self._hooks: list[Any] = []
@@ -178,8 +185,10 @@ class PortabilityCheck:
             if not devices or "cpu" in devices:
                 self.unverified_ops.setdefault(operation, self._scope())
         elif verified.computed_by != NOTHING:
-            for type_ in sorted(floating_types(args, kwargs, result) - set(verified.types)):
-                self.unverified_ops.setdefault(f"{operation} ({type_})", self._scope())
+            for type_ in sorted(floating_types(args, kwargs, result) - set(verified.on_arm)):
+                listed = type_ in verified.types
+                found = self.x86_only_ops if listed else self.unverified_ops
+                found.setdefault(operation if listed else f"{operation} ({type_})", self._scope())
 
     def _scope(self) -> str:
         """Return the scope of the operation that has just run."""

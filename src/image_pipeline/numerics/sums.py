@@ -136,7 +136,7 @@ def _fits(*tensors: Tensor | None) -> bool:
     )
 
 
-def _moments(x: Tensor, dims: Sequence[int]) -> tuple[Tensor, Tensor]:
+def _moments(x: Tensor, dims: Any) -> tuple[Tensor, Tensor]:
     """Return the mean and the biased variance over `dims`, kept: in two passes."""
     count = math.prod(x.shape[dim] for dim in dims)
     mean = x.sum(dims, keepdim=True).div_(count)
@@ -145,7 +145,7 @@ def _moments(x: Tensor, dims: Sequence[int]) -> tuple[Tensor, Tensor]:
 
 
 def _normalised_backward(
-    gradient: Tensor, normalised: Tensor, rstd: Tensor, dims: Sequence[int]
+    gradient: Tensor, normalised: Tensor, rstd: Tensor, dims: Any
 ) -> Tensor:
     """Return the gradient by `x`, where `normalised = (x - mean) * rstd`."""
     count = math.prod(gradient.shape[dim] for dim in dims)
@@ -173,8 +173,8 @@ def batch_norm(
     x: Tensor,
     weight: Tensor | None,
     bias: Tensor | None,
-    running_mean: Tensor | None,
-    running_variance: Tensor | None,
+    running_mean: Any,
+    running_variance: Any,
     training: bool,
     momentum: float,
     eps: float,
@@ -182,9 +182,7 @@ def batch_norm(
     """Normalise each channel of `[B, C, ...]`; return the result, the means and 1 / deviation."""
     running = running_mean, running_variance
     if x.dim() < 2 or not _fits(x, weight, bias, *running):
-        return fall_back(
-            "native_batch_norm", x, weight, bias, *running, training, momentum, eps
-        )
+        return fall_back("native_batch_norm", x, weight, bias, *running, training, momentum, eps)
     dims = [0, *range(2, x.dim())]
     if training:
         mean, variance = _moments(x, dims)
@@ -197,7 +195,6 @@ def batch_norm(
             running_variance.mul_(1 - momentum).add_(unbiased.mul_(momentum))
         saved = mean.flatten(), rstd.flatten()
     else:
-        assert running_mean is not None and running_variance is not None
         mean = _by_channel(running_mean, x)
         rstd = _by_channel(_reciprocal_deviation(running_variance, eps), x)
         saved = x.new_empty(0), x.new_empty(0)
@@ -209,10 +206,10 @@ def batch_norm_backward(
     gradient: Tensor,
     x: Tensor,
     weight: Tensor | None,
-    running_mean: Tensor | None,
-    running_variance: Tensor | None,
-    mean: Tensor | None,
-    rstd: Tensor | None,
+    running_mean: Any,
+    running_variance: Any,
+    mean: Any,
+    rstd: Any,
     training: bool,
     eps: float,
     wanted: Sequence[bool],
@@ -225,9 +222,7 @@ def batch_norm_backward(
         )
     dims = [0, *range(2, x.dim())]
     if not training:
-        assert running_mean is not None and running_variance is not None
         mean, rstd = running_mean, _reciprocal_deviation(running_variance, eps)
-    assert mean is not None and rstd is not None
     spread = _by_channel(rstd, x)
     normalised = (x - _by_channel(mean, x)).mul_(spread)
     by_x = by_weight = by_bias = None
@@ -300,9 +295,7 @@ def group_norm(
 ) -> Any:
     """Normalise each group of channels; return the result, and means and 1 / deviation `[B, G]`."""
     if not _fits(x, weight, bias):
-        return fall_back(
-            "native_group_norm", x, weight, bias, count, channels, pixels, groups, eps
-        )
+        return fall_back("native_group_norm", x, weight, bias, count, channels, pixels, groups, eps)
     rows = x.contiguous().view(count, groups, -1)
     mean, variance = _moments(rows, [2])
     rstd = _reciprocal_deviation(variance, eps)
@@ -363,8 +356,7 @@ def weight_norm(x: Tensor, scale: Tensor, dim: int = 0) -> Any:
     """Return `x` with its slices along `dim` at the given norms, and their norms before."""
     if dim < 0 or not _fits(x, scale):
         return fall_back("_weight_norm_interface", x, scale, dim)
-    norms = _vector_norm(x, 2, [each for each in range(x.dim()) if each != dim], keepdim=True)
-    assert norms is not None
+    norms: Any = _vector_norm(x, 2, [each for each in range(x.dim()) if each != dim], keepdim=True)
     return x.detach() * (scale.detach() / norms), norms
 
 

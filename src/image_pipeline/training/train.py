@@ -55,6 +55,7 @@ class Trainer:
         state: the model and all else that changes.
         card: the model's metadata.
         unverified_ops: operations not verified to be portable, and the layers they are in.
+        x86_only_ops: those verified on x86-64 only.
     """
 
     def __init__(
@@ -105,6 +106,7 @@ class Trainer:
             weights=initial_weights.provenance if initial_weights else None,
         )
         self.unverified_ops: dict[str, str] = {}
+        self.x86_only_ops: dict[str, str] = {}
         self._fast = params.numerics == "fast"
         self._checked = self._fast  # whether operations were, see check_portability
 
@@ -304,6 +306,7 @@ class Trainer:
         for line in check.warnings():
             tqdm.write(line, file=sys.stderr)
         self.unverified_ops |= check.unverified_ops
+        self.x86_only_ops |= check.x86_only_ops
 
     def count_processes(self) -> int:
         """Return how many processes compute: as many as there are cores and micro-batches for."""
