@@ -54,6 +54,25 @@ def in_a_shadow(ink: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return _photograph(page * (1 - shadow[..., None]), rng)
 
 
+def in_a_band_of_shadow(ink: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Let the shadow of an arm fall across the page from corner to corner."""
+    page = _page(ink, rng)
+    rows, columns = np.indices(page.shape[:2])
+    away = np.abs(rows * 320 / 400 - columns) - rng.uniform(50, 80)
+    shadow = np.clip(0.5 - away / rng.uniform(1, 4), 0, 1) * rng.uniform(0.4, 0.6)
+    return _photograph(page * (1 - shadow[..., None]), rng)
+
+
+def in_a_window(ink: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Paint light on dark in a window with a thin frame of some colour."""
+    window = np.full((400, 360, 3), rng.uniform(40, 220, 3))
+    window[30:396, 4:356] = 0
+    row, column = (int(rng.integers(50, window.shape[a] - ink.shape[a] - 20)) for a in (0, 1))
+    part = window[row : row + ink.shape[0], column : column + ink.shape[1]]
+    part += (rng.uniform(180, 255, 3) - part) * ink[..., None]
+    return window.astype(np.uint8)
+
+
 def cropped(ink: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Crop the page to the digit's box; half of them are light on dark."""
     scene = 235 - rng.uniform(150, 220) * ink[..., None].repeat(3, 2)

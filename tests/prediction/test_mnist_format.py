@@ -1,7 +1,6 @@
 """Conversion to MNIST's format: MNIST's digits drawn on synthetic paper, and real photographs."""
 
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,16 @@ from image_pipeline.prediction.mnist_format import is_mnist_format
 from image_pipeline.prediction.preprocessing import Mode, Preprocessor
 from image_pipeline.prediction.streaming import Prediction, predict_files
 from image_pipeline.reading.idx import iterate_idx
-from prediction.digit_scenes import Scene, beside_another, cropped, in_a_shadow, on_a_desk
+from prediction.digit_scenes import (
+    Scene,
+    beside_another,
+    cropped,
+    in_a_band_of_shadow,
+    in_a_shadow,
+    in_a_window,
+    on_a_desk,
+)
+from prediction.prediction_files import image_file
 from project import SHARED_MNIST, Project, require
 
 # Photographs and scans by others, listed in SOURCES.md.
@@ -174,9 +182,14 @@ def box(digit: np.ndarray, size: int) -> np.ndarray:
     return ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 
 
+SCENES = [on_a_desk, in_a_shadow, in_a_band_of_shadow, in_a_window, cropped]
+
+
 @pytest.mark.parametrize("digit", [SEVEN, FIVE])
-@pytest.mark.parametrize("scene", [on_a_desk, in_a_shadow, cropped])
-def test_desks_shadows_and_tight_crops_change_nothing(scene: Scene, digit: np.ndarray) -> None:
+@pytest.mark.parametrize("scene", SCENES)
+def test_desks_shadows_windows_and_tight_crops_change_nothing(
+    scene: Scene, digit: np.ndarray
+) -> None:
     plain = to_mnist_format(photograph(paper(300, 400, enlarged(digit, 180), 80, 150)))
     for seed in range(2):
         found = mnist_format.to_mnist_format(scene(box(digit, 180), np.random.default_rng(seed)))
@@ -275,20 +288,20 @@ def test_mnists_digits_on_shaded_ruled_paper_are_classified_right(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("scene", [on_a_desk, in_a_shadow, cropped])
+@pytest.mark.parametrize("scene", SCENES)
 def test_mnists_digits_in_photographs_are_classified_right(
-    scene: Scene, classify: Callable[[list[np.ndarray]], np.ndarray]
+    scene: Scene, mnist_run: tuple[Project, str, str]
 ) -> None:
     count, rng = 100, np.random.default_rng(1)
-    digits = mnist("t10k-labels-idx1", 1, count).astype(int)
-    images = mnist("t10k-images-idx3", 3, count)
-    pixels, sure = np.zeros((count, 28, 28), np.uint8), np.zeros(count, bool)
-    for row, image in enumerate(images):
-        with suppress(DataError):  # a 1 that fills its box is refused
-            found = mnist_format.to_mnist_format(
-                scene(box(image, int(rng.integers(130, 240))), rng)
-            )
-            pixels[row], sure[row] = found.pixels, not found.doubts
-    right = classify(list(pixels)) == digits
+    images, digits = mnist("t10k-images-idx3", 3, count), mnist("t10k-labels-idx1", 1, count)
+    scenes = (scene(box(image, int(rng.integers(130, 240))), rng) for image in images)
+    inputs = [ImageInput("scene", image_file(each)) for each in scenes]
+    model = mnist_run[0].root / "models" / "model.safetensors"
+    found = list(predict_files(inputs, model))
+    right, sure = np.zeros((2, count), bool)
+    for row, (each, digit) in enumerate(zip(found, digits, strict=True)):
+        if isinstance(each, Prediction):  # a 1 that fills its box is refused
+            right[row], sure[row] = each.class_name == str(digit), not each.doubtful
+    print(f"{scene.__name__}: {right.mean():.0%} right, {(~right & sure).mean():.0%} not, but sure")
     assert right.mean() >= 0.9
-    assert (~right & sure).mean() <= 0.05
+    assert (~right & sure).mean() <= 0.03

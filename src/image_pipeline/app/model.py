@@ -12,9 +12,9 @@ from image_pipeline.prediction.inputs import ImageInput
 from image_pipeline.prediction.predictor import load_predictor
 from image_pipeline.prediction.preprocessing import AppliedMode, Preprocessed, Preprocessor
 from image_pipeline.prediction.streaming import (
-    UNLIKE_TRAINING,
     Prediction,
     ProcessedImage,
+    find_doubts,
     predict_files,
 )
 from image_pipeline.reading.pixels import error_cause, strict_warnings
@@ -109,10 +109,13 @@ class AppModel:
         predictions = self._predictor.predict(pixels[None])
         names, probabilities = self.card.data.class_names, predictions.probabilities[0].tolist()
         by_name = dict(zip(names, probabilities, strict=True))
-        doubts = (UNLIKE_TRAINING,) if predictions.doubtful[0] else ()
+        mode = image.mode if image else "as-trained"
+        doubts = find_doubts(
+            mode, max(probabilities), unlike_training=bool(predictions.doubtful[0])
+        )
         if image is None:
             return ImagePrediction(pixels, by_name, doubts, None)
-        return ImagePrediction(pixels, by_name, image.doubts + doubts, image.mode, image.left_out)
+        return ImagePrediction(pixels, by_name, image.doubts + doubts, mode, image.left_out)
 
     def predict_files(self, files: Sequence[str]) -> list[Prediction | ProcessedImage]:
         """Predict image files as the command `predict` does."""

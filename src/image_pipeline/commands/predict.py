@@ -7,7 +7,8 @@ The EXIF orientation is applied; of several frames the first is used.
 
 Images are preprocessed as the model file says. Models of MNIST-like digits also accept photographs
 and scans of digits. An image is called doubtful if it is out-of-distribution, that is, unlike the
-training images, or if it is not plain which of its marks are the digit; the line says why.
+training images; and a photograph of a digit also if it is not plain which of its marks are the
+digit, or if no class has a probability of 90%. The line says why.
 
 Exit status: 0; or 1 if an image could not be read, with a line on standard error that says why.
 """

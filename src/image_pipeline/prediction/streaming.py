@@ -25,6 +25,8 @@ CHUNK_IMAGES = 250  # preprocessed as one task
 CHUNK_BYTES = 1 << 22  # of image files
 
 UNLIKE_TRAINING = "unlike the training images"
+UNSURE = "no class is sure"
+MIN_PROBABILITY = 0.9  # of a class that is sure
 # The attributes of a `ProcessedImage`, without its input.
 Outcome = tuple[AppliedMode, bool, str, tuple[str, ...], tuple[str, ...]]
 
@@ -60,8 +62,8 @@ class Prediction:
         probability: of that class, 0 to 1.
         runner_up: the second most probable class.
         runner_up_probability: of that class.
-        doubts: why the class may mean nothing, in words: what the preprocessing found, and whether
-            the image is out-of-distribution.
+        doubts: why the class may mean nothing, in words: what the preprocessing found, whether the
+            image is out-of-distribution, and whether no class of a converted digit is sure.
     """
 
     image: ProcessedImage
@@ -178,6 +180,18 @@ def _predict_batch(model: Path, pixels: np.ndarray) -> Predictions:
     return load_predictor(model).predict(pixels)
 
 
+def find_doubts(
+    prepared: AppliedMode, probability: float, *, unlike_training: bool
+) -> tuple[str, ...]:
+    """Return why an image's most probable class may mean nothing, in words.
+
+    The probabilities of a digit that was converted to MNIST's format are less reliable than those
+    of an image as trained, so a class must be sure.
+    """
+    doubts = (UNLIKE_TRAINING,) if unlike_training else ()
+    return (*doubts, UNSURE) if prepared == "mnist" and probability < MIN_PROBABILITY else doubts
+
+
 def _label(
     images: list[ProcessedImage], predictions: Predictions, class_names: tuple[str, ...]
 ) -> Iterator[Prediction | ProcessedImage]:
@@ -191,5 +205,5 @@ def _label(
         if image.error:
             yield image
         else:
-            doubts = image.doubts + ((UNLIKE_TRAINING,) if doubtful else ())
+            doubts = image.doubts + find_doubts(image.prepared, p1, unlike_training=doubtful)
             yield Prediction(image, class_names[first], p1, class_names[second], p2, doubts)

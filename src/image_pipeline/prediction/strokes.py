@@ -197,8 +197,9 @@ def _inner_area(mark: _Mark, shape: tuple[int, ...]) -> int:
 def _join(main: _Mark, marks: Sequence[_Mark]) -> list[_Mark]:
     """Return the main mark and those that are strokes of the same digit.
 
-    A stroke is joined if its gap to the others is short, compared with the digit; a gap may be
-    longer if the stroke is a bar above or below them.
+    A stroke is joined if its gap to the others is short, compared with the digit. A gap may be
+    longer if the stroke is a bar above or below them, and must be shorter if it is beside them and
+    as tall as a digit.
     """
     strokes, rest = [main], [mark for mark in marks if mark is not main]
     for _ in range(4):
@@ -223,7 +224,8 @@ def _join(main: _Mark, marks: Sequence[_Mark]) -> list[_Mark]:
             gap = float(part[inside].min())
             beside = mark.box[1].start >= box[1].stop or mark.box[1].stop <= box[1].start
             flat = 2 * mark.mask.shape[0] <= height
-            allowed = max(3, longest * (10 if beside else 28 if flat else 14) // 100)
+            tall = beside and 5 * mark.mask.shape[0] > 3 * height
+            allowed = max(3, longest * (10 if tall else 28 if flat and not beside else 20) // 100)
             if gap <= allowed and 30 * mark.area >= main.area:
                 joined.append(mark)
         if not joined:
