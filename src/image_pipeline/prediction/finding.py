@@ -39,10 +39,13 @@ def find_digit_and_ink(image: np.ndarray) -> Found:
         levels = extract_level(image, light_on_dark=polarity)
         ink = extract_ink(levels, max(image.shape[:2]) // 2, fills=True)
         filling = find_digit(ink, levels, fills=True)
-        with suppress(DataError):
-            finer, digit = _find_on_ground(image, polarity)
-            if not digit.doubts and _is_darker(digit, filling, levels):
-                return finer, digit  # and the other is a shadow that spans the image
+        level = levels.min(0)
+        darker = level < int(np.median(level[filling.mask])) - MIN_CONTRAST
+        if 500 * int(darker.sum()) > darker.size:
+            with suppress(DataError):
+                finer, digit = _find_on_ground(image, polarity)
+                if not digit.doubts and _is_darker(digit, filling, levels):
+                    return finer, digit  # and the other is a shadow that spans the image
         return ink, filling
     sheets = find_sheets(image)
     if not sheets:
