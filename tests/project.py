@@ -3,9 +3,15 @@
 import hashlib
 import os
 import shutil
+import socket
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +34,13 @@ SMALL = {
     "plot.samples": 4,
 }
 LONGER = 4  # epochs of a second run that DVC's cache has, see conftest.py
+PATIENCE = 300.0  # seconds until something that must happen has happened
+# Who commits and merges, where the commands under test do.
+IDENTITY = {
+    f"GIT_{who}_{what}": "test@example.com"
+    for who in ("AUTHOR", "COMMITTER")
+    for what in ("NAME", "EMAIL")
+}
 OUTPUT_FOLDERS = ("data", "models", "metrics", "plots")
 # What the train stage writes.
 TRAINED = (
@@ -50,11 +63,56 @@ def require_emulator() -> None:
     """Skip the test where `qemu-x86_64` is absent or crashes on PyTorch's gathers and LSTM."""
     version = ""
     if shutil.which("qemu-x86_64"):
-        done = subprocess.run(
-            ["qemu-x86_64", "--version"], capture_output=True, text=True, check=True
-        )
-        version = done.stdout.split()[2]
+        version = run("qemu-x86_64", "--version").stdout.split()[2]
     require(version and int(version.split(".")[0]) >= 10, "qemu-x86_64 of version 10 (7.2 crashes)")
+
+
+def run(
+    *command: str | Path, check: bool = True, timeout: float = 300, **options: Any
+) -> subprocess.CompletedProcess[str]:
+    """Run a command, with more options of `subprocess.run`; with `check`, failing fails the test.
+
+    It reads nothing from the terminal.
+    """
+    if "input" not in options:
+        options["stdin"] = subprocess.DEVNULL
+    done = subprocess.run(
+        command, check=False, timeout=timeout, capture_output=True, text=True, **options
+    )
+    if check and done.returncode:
+        words = " ".join(map(str, command))
+        pytest.fail(f"{words}: {done.returncode}\n{done.stdout}\n{done.stderr}")
+    return done
+
+
+def wait_until(condition: Callable[[], object], what: str, seconds: float = PATIENCE) -> None:
+    """Poll `condition`; fail the test when it does not come true."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"{what}: did not happen in {seconds:.0f} s"
+        time.sleep(0.01)
+
+
+def unused_port() -> int:
+    """Return a port of this machine that nothing listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[str]:
+    """Serve the files of a folder; yield the server's address."""
+
+    class Handler(SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+    handler = partial(Handler, directory=str(folder))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
 
 
 class Project:
@@ -133,19 +191,8 @@ class Project:
         check: bool = True,
     ) -> subprocess.CompletedProcess[str]:
         """Run a command in the project's root; with `check`, a failure fails the test."""
-        done = subprocess.run(
-            command,
-            cwd=self.root,
-            env=self.environment(env),
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            check=False,
-            stdin=subprocess.DEVNULL,
-        )
-        if check and done.returncode:
-            pytest.fail(f"{' '.join(command)}: {done.returncode}\n{done.stdout}\n{done.stderr}")
-        return done
+        environment = self.environment(env)
+        return run(*command, check=check, cwd=self.root, env=environment, timeout=timeout)
 
     def stage(
         self,
@@ -193,5 +240,4 @@ def child_processes(process: int | None = None) -> list[int]:
 
 
 def _git(*arguments: str, cwd: Path) -> str:
-    done = subprocess.run(["git", *arguments], cwd=cwd, capture_output=True, text=True, check=True)
-    return done.stdout
+    return run("git", *arguments, cwd=cwd).stdout

@@ -1,13 +1,12 @@
 """Untrusted archives: a safe one is repacked into one tar file, each hostile one is refused."""
 
-import errno
 import gzip
 import io
 import os
+import re
 import socket
 import stat
 import struct
-import subprocess
 import sys
 import tarfile
 import tracemalloc
@@ -16,14 +15,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from containers import write_folder, write_tar, write_tar_gz, write_zip
 from image_pipeline.common.errors import DataError
 from image_pipeline.downloading import archives, sources
 from image_pipeline.downloading.archives import pack
 from image_pipeline.downloading.sources import Entry, read_tar
-from project import require
+from project import require, run
+from refusals import quick, said_by
 
 Make = Callable[[Path], object]
 FILES = {
@@ -52,27 +53,6 @@ def header(name: str, size: int, kind: bytes = tarfile.REGTYPE) -> bytes:
     return info.tobuf(tarfile.GNU_FORMAT, "utf-8", "strict")
 
 
-def write_folder(path: Path, files: dict[str, bytes]) -> None:
-    for name, content in files.items():
-        (path / name).parent.mkdir(parents=True, exist_ok=True)
-        (path / name).write_bytes(content)
-
-
-def write_zip(path: Path, files: dict[str, bytes], compression: int = zipfile.ZIP_DEFLATED) -> None:
-    with zipfile.ZipFile(path, "w", compression) as archive:
-        for name, content in files.items():
-            archive.writestr(name, content)
-
-
-def write_tar(path: Path, files: dict[str, bytes], mode: str = "w", form: int = 2) -> None:
-    with tarfile.open(path, mode, format=form) as archive:  # type: ignore[call-overload]
-        for name, content in files.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            info.mtime = 1234567890
-            archive.addfile(info, io.BytesIO(content))
-
-
 @pytest.fixture
 def raw(tmp_path: Path) -> Path:
     """Return the only folder that may be written to, deep in one that holds other things."""
@@ -83,8 +63,7 @@ def raw(tmp_path: Path) -> Path:
 def refusal(source: Path, raw: Path, top: Path) -> str:
     """Return why `source` is refused; nothing may change anywhere, nor anything be left behind."""
     before = tree(top)
-    with pytest.raises(DataError) as caught:
-        pack(source, raw / "images.tar")
+    message = said_by(DataError, pack, source, raw / "images.tar")
     after = tree(top)
     # For a tar.gz, its folder is made for the nameless file that it is unpacked to.
     for name in ("project/data", "project/data/raw"):
@@ -92,9 +71,7 @@ def refusal(source: Path, raw: Path, top: Path) -> str:
     assert {name: facts for name, facts in after.items() if name != "project"} == {
         name: facts for name, facts in before.items() if name != "project"
     }
-    message = str(caught.value)
     assert message.startswith(f"{source}: ")
-    assert message.isprintable()
     assert len(message) < 600
     return message.removeprefix(f"{source}: ")
 
@@ -116,17 +93,12 @@ def makers() -> Iterator[tuple[str, Make]]:
     yield "GNU tar", lambda path: write_tar(path, FILES, form=tarfile.GNU_FORMAT)
     yield "POSIX tar, backwards", lambda path: write_tar(path, back, form=tarfile.PAX_FORMAT)
     yield "old tar", lambda path: write_tar(path, FILES, form=tarfile.USTAR_FORMAT)
-    yield "tar.gz", lambda path: write_tar(path, FILES, "w:gz")
+    yield "tar.gz", lambda path: write_tar_gz(path, FILES)
     dotted = {f"./{name}": content for name, content in FILES.items()}
     yield "tar of .", lambda path: write_tar(path, dotted)
     decomposed = {name.replace("é", "e\u0301"): content for name, content in FILES.items()}
-    yield (
-        "zip from a Mac",
-        lambda path: write_zip(
-            path,
-            decomposed | {"__MACOSX/cat/._1.png": b"?", "cat/.DS_Store": b"?"},
-        ),
-    )
+    of_mac = decomposed | {"__MACOSX/cat/._1.png": b"?", "cat/.DS_Store": b"?"}
+    yield "zip from a Mac", lambda path: write_zip(path, of_mac)
     rubbish = {"cat/Thumbs.db": b"?", ".git/config": b"?", "dog/desktop.ini": b""}
     yield "folder with rubbish", lambda path: write_folder(path, FILES | rubbish)
 
@@ -144,17 +116,6 @@ def test_the_same_files_give_the_same_bytes(name: str, raw: Path, tmp_path: Path
     found = packed(tmp_path / "source", raw)
     assert len(found) == 10240
     assert found == expected.ljust(10240, b"\0")
-
-
-def test_what_is_written_is_a_tar_file_to_others_too(raw: Path, tmp_path: Path) -> None:
-    write_folder(tmp_path / "source", FILES)
-    packed(tmp_path / "source", raw)
-    with tarfile.open(raw / "images.tar") as archive:
-        members = archive.getmembers()
-        assert [member.name for member in members] == sorted(FILES)
-        assert {(m.mtime, m.uid, m.gid, m.uname, m.gname) for m in members} == {(0, 0, 0, "", "")}
-        contents = [archive.extractfile(member) for member in members]
-        assert [file.read() for file in contents if file] == [FILES[n] for n in sorted(FILES)]
 
 
 # What is not. Each case makes a source, and tells what is said of it.
@@ -330,28 +291,23 @@ def gzipped(make: Make) -> Make:
 
 
 BAD = f"entry '{ONE_MORE}' "
+LINK = "is a symbolic link; replace it by the file"
+OUTSIDE = "points outside the folder (`..`); repack the folder from inside it"
+ABSOLUTE = "is an absolute path; repack the folder from inside it"
+NAMES = {
+    "../1.png": OUTSIDE,
+    "cat/../../../1.png": OUTSIDE,
+    "..\\1.png": OUTSIDE,
+    "../.x": OUTSIDE,  # a hidden one, too
+    "/etc/1.png": ABSOLUTE,
+    "C:\\1.png": ABSOLUTE,
+    "c:1.png": ABSOLUTE,
+    "\\\\host\\1.png": ABSOLUTE,
+    "cat\\1.png": "has a backslash in its name; rename it, or use `zip -r`",
+}
 HOSTILE: dict[str, tuple[Make, str]] = {
-    "leaves the folder": (
-        one_more("../1.png"),
-        "entry '../1.png' points outside the folder (`..`); repack the folder from inside it",
-    ),
-    "leaves it from within": (
-        one_more("cat/../../../1.png"),
-        "entry 'cat/../../../1.png' points outside the folder (`..`)",
-    ),
-    "leaves it by backslashes": (
-        one_more("..\\1.png"),
-        "entry '..\\1.png' points outside the folder (`..`)",
-    ),
-    "absolute": (
-        one_more("/etc/1.png"),
-        "entry '/etc/1.png' is an absolute path; repack the",
-    ),
-    "a drive": (one_more("C:\\1.png"), "entry 'C:\\1.png' is an absolute path"),
-    "a drive's folder": (one_more("c:1.png"), "entry 'c:1.png' is an absolute path"),
-    "a share": (one_more("\\\\host\\1.png"), "entry '\\\\host\\1.png' is an absolute path"),
-    "a backslash": (one_more("cat\\1.png"), "entry 'cat\\1.png' has a backslash in its name"),
-    "hidden, and leaves the folder": (one_more("../.x"), "entry '../.x' points outside the folder"),
+    **{name: (one_more(name), f"entry '{name}' {told}") for name, told in NAMES.items()},
+    "a file and a folder": (one_more("cat/1.png/x.png"), "entry 'cat/1.png' is both a file and a"),
     "a line break": (one_more("cat/a\nb.png"), "entry 'cat/a b.png' has a control character in"),
     "a deleted letter": (one_more("cat/a\x7f.png"), "has a control character in its name; rename"),
     "a zero byte": (
@@ -359,32 +315,21 @@ HOSTILE: dict[str, tuple[Make, str]] = {
         "entry 'cat/z?ro.png' has a control character in its name; rename it",
     ),
     "a long path": (one_more("x/" * 3000 + "1.png"), "has a path longer than 4096 bytes; shorten"),
-    "a symbolic link in a tar": (
-        tar_with(tarfile.SYMTYPE, linkname="../../secret"),
-        BAD + "is a symbolic link; replace it by the file",
-    ),
+    "a symbolic link in a tar": (tar_with(tarfile.SYMTYPE, linkname="../../secret"), BAD + LINK),
     "a hard link in a tar": (
         tar_with(tarfile.LNKTYPE, linkname="/etc/passwd"),
         BAD + "is a hard link; replace it by the file",
     ),
-    "a symbolic link in a zip": (
-        zip_with_mode(stat.S_IFLNK | 0o777),
-        BAD + "is a symbolic link; replace it by the file",
-    ),
+    "a symbolic link in a zip": (zip_with_mode(stat.S_IFLNK | 0o777), BAD + LINK),
     "a character device": (tar_with(tarfile.CHRTYPE, devmajor=1), BAD + "is a device; remove it"),
     "a block device": (tar_with(tarfile.BLKTYPE, devmajor=8), BAD + "is a device; remove it"),
     "a device in a zip": (zip_with_mode(stat.S_IFBLK), BAD + "is a device; remove it"),
     "a fifo": (tar_with(tarfile.FIFOTYPE), BAD + "is a fifo; remove it"),
+    "a fifo in a tar.gz": (gzipped(tar_with(tarfile.FIFOTYPE)), BAD + "is a fifo; remove it"),
     "a sparse file": (tar_with(tarfile.GNUTYPE_SPARSE), BAD + "is a sparse file; remove it"),
     "an unknown kind": (tar_with(b"Z"), BAD + "is of the unknown type b'Z'; remove it"),
-    "one file is a bomb": (
-        zip_bomb,
-        " bytes to 67108865, unlike any image; remove it",
-    ),
-    "all together are a bomb": (
-        overlapping_zip,
-        "compressed bytes to more than 100 times",
-    ),
+    "one file is a bomb": (zip_bomb, " bytes to 67108865, unlike any image; remove it"),
+    "all together are a bomb": (overlapping_zip, "compressed bytes to more than 100 times"),
     "a gzip bomb": (gzip_bomb, "decompress to more than 100 times their size, unlike images"),
     "a header that is a bomb": (pax_bomb, "a header of 1073741824 bytes at byte 512, too long"),
     "a header that tells of itself": (
@@ -405,7 +350,7 @@ HOSTILE: dict[str, tuple[Make, str]] = {
     ),
     "a link that ends with a slash": (
         tar_of(header("cat/", 0, tarfile.SYMTYPE)),
-        "entry 'cat/' is a symbolic link; replace it by the file",
+        f"entry 'cat/' {LINK}",
     ),
     "a file too large": (
         tar_claiming((1 << 30) + 1),
@@ -422,7 +367,6 @@ HOSTILE: dict[str, tuple[Make, str]] = {
         "entry 'a/é.png' occurs twice; its accents are encoded in two ways: rename one of them",
     ),
     "duplicates": (twice, "entry 'cat/1.png' occurs twice; repack the folder from inside it"),
-    "a file and a folder": (one_more("cat/1.png/x.png"), "entry 'cat/1.png' is both a file and a"),
     "encrypted": (encrypted, BAD + "is encrypted; repack the folder without a password"),
     "packed by bzip2": (
         lambda path: write_zip(path, {ONE_MORE: b"x"}, zipfile.ZIP_BZIP2),
@@ -449,14 +393,8 @@ HOSTILE: dict[str, tuple[Make, str]] = {
         "not a valid archive (Bad CRC-32 for file",
     ),
     "half a zip": (cut(MAKERS["zip"], 0.5), "not a valid archive (File is not a zip file); get it"),
-    "half a tar": (
-        cut(MAKERS["GNU tar"], 0.2),
-        "valid zip, tar or tar.gz file (unexpected end",
-    ),
-    "half a tar.gz": (
-        cut(MAKERS["tar.gz"], 0.5),
-        "valid archive (Compressed file ended before",
-    ),
+    "half a tar": (cut(MAKERS["GNU tar"], 0.2), "valid zip, tar or tar.gz file (unexpected end"),
+    "half a tar.gz": (cut(MAKERS["tar.gz"], 0.5), "valid archive (Compressed file ended before"),
     "a tar without its end": (
         lambda path: path.write_bytes(header(ONE_MORE, 0)),
         "(no header and no end mark at byte 512); get it again, or repack the folder",
@@ -467,12 +405,9 @@ HOSTILE: dict[str, tuple[Make, str]] = {
     ),
     "no archive": (
         lambda path: path.write_bytes(b"Dear reader" * 99),
-        "tar.gz file (invalid header)",
+        "not a valid zip, tar or tar.gz file (invalid header)",
     ),
-    "an empty file": (
-        lambda path: path.touch(),
-        "not a valid zip, tar or tar.gz file (empty",
-    ),
+    "an empty file": (lambda path: path.touch(), "not a valid zip, tar or tar.gz file (empty"),
     "an archive without files": (lambda path: write_tar(path, {}), "it holds no files; put"),
     "a part of a split zip": (
         after_something,
@@ -492,13 +427,10 @@ HOSTILE: dict[str, tuple[Make, str]] = {
     ),
     "nothing": (lambda _: None, "not found; set download.folder.path to a folder of images"),
     "an empty folder": (lambda path: path.mkdir(), "it holds no files; put images there"),
-    "a link in a folder": (
-        folder_with(lambda path: path.symlink_to("1.png")),
-        BAD + "is a symbolic link; replace it by the file",
-    ),
+    "a link in a folder": (folder_with(lambda path: path.symlink_to("1.png")), BAD + LINK),
     "a link to a folder in a folder": (
         folder_with(lambda path: path.symlink_to("/", target_is_directory=True)),
-        BAD + "is a symbolic link",
+        BAD + LINK,
     ),
     "a fifo in a folder": (folder_with(os.mkfifo), BAD + "is a fifo; remove it"),
     "a socket in a folder": (folder_with(bind_socket), BAD + "is a socket; remove it"),
@@ -516,22 +448,12 @@ def test_it_is_refused_and_nothing_is_written(name: str, raw: Path, tmp_path: Pa
     assert told in refusal(tmp_path / "source", raw, tmp_path)
 
 
-IN_TAR = [name for name in HOSTILE if HOSTILE[name][0].__qualname__.startswith("tar_with")]
-
-
-@pytest.mark.parametrize("name", [*IN_TAR, "a name that is not UTF-8, in a tar"])
-def test_it_is_refused_in_a_tar_gz_too(name: str, raw: Path, tmp_path: Path) -> None:
-    make, told = HOSTILE[name]
-    gzipped(make)(tmp_path / "source")
-    assert told in refusal(tmp_path / "source", raw, tmp_path)
-
-
-@pytest.mark.parametrize("kind", ["folder", "tar", "tar.gz"])
+@pytest.mark.parametrize("kind", ["folder", "GNU tar", "tar.gz"])
 def test_too_many_entries(
     kind: str, raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sources, "MAX_ENTRIES", 3)
-    MAKERS[{"tar": "GNU tar"}.get(kind, kind)](tmp_path / "source")
+    MAKERS[kind](tmp_path / "source")
     assert "more than 3 entries; use a smaller set" in refusal(tmp_path / "source", raw, tmp_path)
 
 
@@ -568,8 +490,7 @@ def test_a_million_entries_take_little_memory(make: Make, raw: Path, tmp_path: P
         "else: sys.exit('not refused')\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
     )
-    command = [sys.executable, "-c", code, str(tmp_path / "source"), str(raw / "images.tar")]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = run(sys.executable, "-c", code, tmp_path / "source", raw / "images.tar")
     # In kilobytes. The list in the zip file has 67 MB; as Python's objects it would have 700.
     assert int(done.stdout) < 200_000
 
@@ -606,12 +527,12 @@ def test_folders_without_files_are_kept(raw: Path, tmp_path: Path) -> None:
         assert [name for name in found if found[name]] == ["cat/deep/er", "fox", "hen"]
 
 
-@pytest.mark.parametrize("kind", ["zip", "tar"])
+@pytest.mark.parametrize("make", [write_zip, write_tar])
 def test_a_name_that_is_too_long_for_a_disk_does_no_harm_in_an_archive(
-    kind: str, raw: Path, tmp_path: Path
+    make: Callable[[Path, dict[str, bytes]], None], raw: Path, tmp_path: Path
 ) -> None:
     files = {f"{'cat' * 100}/{'1' * 300}.png": b"one", "dog/1.png": b""}
-    (write_zip if kind == "zip" else write_tar)(tmp_path / "source", files)
+    make(tmp_path / "source", files)
     packed(tmp_path / "source", raw)
     with tarfile.open(raw / "images.tar") as archive:
         assert archive.getnames() == sorted(files)
@@ -627,106 +548,94 @@ def test_a_folder_that_is_too_deep_is_told(raw: Path, tmp_path: Path) -> None:
             os.chdir("x" * 250)
     finally:
         os.chdir(before)
-    told = "' has a path (longer than 4096 bytes|that is too long for this system); shorten it"
-    with pytest.raises(DataError, match=told) as caught:
-        pack(tmp_path / "source", raw / "images.tar")
-    assert str(caught.value).isprintable()
+    told = said_by(DataError, pack, tmp_path / "source", raw / "images.tar")
+    assert re.search("has a path (longer than 4096 bytes|that is too long for this system);", told)
 
 
-def change_meanwhile(
-    monkeypatch: pytest.MonkeyPatch, source: Path, raw: Path, change: Callable[[], object]
-) -> str:
-    """Return what is said if something happens after `source` was listed; nothing is written."""
+@pytest.fixture
+def meanwhile(monkeypatch: pytest.MonkeyPatch) -> Callable[[Make, Path], None]:
+    """Return a function that has something happen to a source once it was listed."""
     choose = archives.choose
 
-    def choose_and_change(entries: list[Entry]) -> list[Entry]:
-        chosen = choose(entries)
-        change()
-        return chosen
+    def patch(change: Make, source: Path) -> None:
+        def choose_and_change(entries: list[Entry]) -> list[Entry]:
+            chosen = choose(entries)
+            change(source)
+            return chosen
 
-    monkeypatch.setattr(archives, "choose", choose_and_change)
-    with pytest.raises(DataError) as caught:
-        pack(source, raw / "images.tar")
-    assert not any(raw.iterdir())
-    return str(caught.value)
+        monkeypatch.setattr(archives, "choose", choose_and_change)
+
+    return patch
+
+
+def replace_by_equal(path: Path) -> None:
+    other = path.with_name("other")
+    other.write_bytes(path.read_bytes())
+    os.utime(other, (1, 1))
+    other.replace(path)
+
+
+def replace_by_link(path: Path) -> None:
+    (path / "cat/1.png").rename(path / "cat/4.png")
+    (path / "cat/1.png").symlink_to("4.png")
 
 
 AGAIN = "; run `dvc repro` again when nothing writes there"
+WHOLE = f"changed while it was packed: the file itself{AGAIN}"
+GONE = f"cat/1.png: changed while {{}} was packed{AGAIN}"
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("kind", "change", "told"),
     [
-        (lambda path: (path / ONE_MORE).touch(), f"packed: {ONE_MORE} (new)"),
-        (lambda path: (path / "fox").mkdir(), "packed: fox (new)"),
-        (lambda path: (path / "cat/1.png").write_bytes(b"two"), "packed: cat/1.png (changed)"),
+        ("folder", lambda path: (path / ONE_MORE).touch(), f"packed: {ONE_MORE} (new){AGAIN}"),
+        ("folder", lambda path: (path / "fox").mkdir(), f"packed: fox (new){AGAIN}"),
         (
-            lambda path: (path / "cat/1.png").rename(path / "dog/1.png"),
-            "1.png: changed while {} was packed",
+            "folder",
+            lambda path: (path / "cat/1.png").write_bytes(b"two"),
+            f"packed: cat/1.png (changed){AGAIN}",
         ),
+        ("folder", lambda path: (path / "cat/1.png").rename(path / "dog/1.png"), GONE),
+        ("folder", replace_by_link, GONE),
         (
+            "folder",
             lambda path: [(path / f"cat/{n}.jpg").touch() for n in range(7)],
             "packed: cat/0.jpg (new), cat/1.jpg (new), cat/2.jpg (new), cat/3.jpg (new), "
-            "cat/4.jpg (new) and 2 more",
+            f"cat/4.jpg (new) and 2 more{AGAIN}",
         ),
+        (
+            "folder",
+            lambda path: (path / "cat/1.png").write_bytes(b"longer"),
+            "entry 'cat/1.png' is damaged, or changed while it was read: run it again",
+        ),
+        *((kind, replace_by_equal, WHOLE) for kind in ("zip", "GNU tar", "tar.gz")),
+        *((kind, lambda path: path.touch(), WHOLE) for kind in ("zip", "GNU tar", "tar.gz")),
     ],
 )
-def test_a_folder_that_changes_meanwhile_is_told(
-    change: Make, told: str, raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    source = tmp_path / "source"
-    write_folder(source, FILES)
-    for path in source.rglob("*"):
-        os.utime(path, (1, 1))
-    message = change_meanwhile(monkeypatch, source, raw, lambda: change(source))
-    assert message.endswith(told.format(source) + AGAIN)
-
-
-def test_a_file_that_becomes_longer_meanwhile_is_told(
-    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    source = tmp_path / "source"
-    write_folder(source, FILES)
-    message = change_meanwhile(
-        monkeypatch, source, raw, lambda: (source / "cat/1.png").write_bytes(b"longer")
-    )
-    assert "entry 'cat/1.png' is damaged, or changed while it was read: run it again" in message
-
-
-@pytest.mark.parametrize("kind", ["zip", "GNU tar", "tar.gz"])
-@pytest.mark.parametrize("change", ["replaced", "touched"])
-def test_an_archive_that_changes_meanwhile_is_told(
-    kind: str, change: str, raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_what_changes_meanwhile_is_told(
+    kind: str,
+    change: Make,
+    told: str,
+    meanwhile: Callable[[Make, Path], None],
+    raw: Path,
+    tmp_path: Path,
 ) -> None:
     source = tmp_path / "source"
     MAKERS[kind](source)
-    os.utime(source, (1, 1))
-
-    def touch() -> None:
-        if change == "touched":
-            source.touch()
-            return
-        (tmp_path / "other").write_bytes(source.read_bytes())
-        os.utime(tmp_path / "other", (1, 1))
-        (tmp_path / "other").replace(source)
-
-    message = change_meanwhile(monkeypatch, source, raw, touch)
-    assert message == f"{source}: changed while it was packed: the file itself{AGAIN}"
+    for path in (source, *source.rglob("*")):
+        os.utime(path, (1, 1))
+    meanwhile(change, source)
+    assert said_by(DataError, pack, source, raw / "images.tar").endswith(told.format(source))
+    assert not any(raw.iterdir())
 
 
 def test_clutter_that_comes_meanwhile_does_no_harm(
-    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    meanwhile: Callable[[Make, Path], None], raw: Path, tmp_path: Path
 ) -> None:
     source = tmp_path / "source"
     write_folder(source, FILES)
     expected = packed(source, raw)
-    tell = archives._tell_of_case
-
-    def tell_and_add(chosen: list[Entry], source: Path) -> None:
-        write_folder(source, {"cat/@eaDir/1.png": b"?", ".x": b""})
-        tell(chosen, source)
-
-    monkeypatch.setattr(archives, "_tell_of_case", tell_and_add)
+    meanwhile(lambda path: write_folder(path, {"cat/@eaDir/1.png": b"?", ".x": b""}), source)
     assert packed(source, raw) == expected
     assert (source / ".x").exists()
 
@@ -736,13 +645,7 @@ def test_what_is_left_out_is_counted(
 ) -> None:
     names = ["@eaDir/cat/x.png", "cat/@eaDir/1.png/thumb.jpg", "cat/@eaDir/2.png", "lost+found/x"]
     names += ["$RECYCLE.BIN/S-1-5/a.png", "System Volume Information/x", ".AppleDouble/1.png"]
-    names += [
-        "cat/1.png:Zone.Identifier",
-        "cat/2.png:Zone.Identifier",
-        "dog/Icon\r",
-        "._a",
-        "dog/._b",
-    ]
+    names += [f"cat/{n}.png:Zone.Identifier" for n in (1, 2)] + ["dog/Icon\r", "._a", "dog/._b"]
     source, archive = tmp_path / "source", tmp_path / "archive"
     write_folder(source, FILES)
     expected = packed(source, raw)
@@ -803,15 +706,8 @@ def test_links_into_the_projects_dvc_cache_are_images(
         Path("images/cat/3.png").unlink()
 
 
-def test_a_file_that_has_become_a_link_is_not_read(tmp_path: Path) -> None:
-    (tmp_path / "secret").write_bytes(b"x")
-    (tmp_path / "1.png").symlink_to("secret")
-    with pytest.raises(OSError, match=os.strerror(errno.ELOOP)):
-        sources._open_regular_file(tmp_path / "1.png", 1)
-
-
 @pytest.mark.parametrize("name", ["zip", "GNU tar", "POSIX tar, backwards", "tar.gz"])
-@settings(derandomize=True, deadline=None, max_examples=200, database=None)
+@quick
 @given(data=st.data())
 def test_any_damage_is_harmless_or_refused_in_one_line(
     name: str, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject

@@ -9,7 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +19,33 @@ from image_pipeline.common.errors import DownloadError
 from image_pipeline.datasets.mnist import SHA256_AND_SIZE
 from image_pipeline.downloading import mirrors
 from image_pipeline.downloading.mirrors import RemoteFile, fetch_files
-from project import ROOT, SHARED_MNIST, Project, require
+from project import ROOT, SHARED_MNIST, Project, require, serving, unused_port
+from refusals import said_by
 
 CONTENT = bytes(range(256)) * 1200  # several chunks
 NAME = "digits.bin"
 FILE = RemoteFile(NAME, hashlib.sha256(CONTENT).hexdigest(), len(CONTENT))
 PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
-Behaviour = Callable[[BaseHTTPRequestHandler], None]
+Behaviour = Callable[["Handler"], object]
 Serve = Callable[[Behaviour], str]
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answers as its class's `behaviour` has it, until `closing` is set."""
+
+    protocol_version = "HTTP/1.1"
+    behaviour: Behaviour
+    closing: threading.Event
+
+    def do_GET(self) -> None:
+        self.close_connection = True
+        try:
+            type(self).behaviour(self)
+        except (BrokenPipeError, ConnectionResetError):
+            self.closing.wait(0.01)  # the client has had enough, as it should
+
+    def log_message(self, *_: object) -> None:
+        pass
 
 
 @pytest.fixture(autouse=True)
@@ -54,22 +73,8 @@ def serve(closing: threading.Event) -> Iterator[Serve]:
     servers = []
 
     def start(behaviour: Behaviour) -> str:
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-            requests = 0
-
-            def do_GET(self) -> None:
-                type(self).requests += 1
-                self.close_connection = True
-                try:
-                    behaviour(self)
-                except (BrokenPipeError, ConnectionResetError):
-                    closing.wait(0.01)  # the client has had enough, as it should
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        facts = {"behaviour": behaviour, "closing": closing}
+        server = ThreadingHTTPServer(("127.0.0.1", 0), type("Serving", (Handler,), facts))
         servers.append(server)
         threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         return f"http://127.0.0.1:{server.server_port}/mnist/"
@@ -81,9 +86,7 @@ def serve(closing: threading.Event) -> Iterator[Serve]:
         server.server_close()
 
 
-def answer(
-    handler: BaseHTTPRequestHandler, body: bytes = CONTENT, status: int = 200, **headers: str
-) -> None:
+def answer(handler: Handler, body: bytes = CONTENT, status: int = 200, **headers: str) -> None:
     handler.send_response(status)
     headers.setdefault("Content_Length", str(len(body)))
     for name, value in headers.items():
@@ -103,24 +106,13 @@ def failure(folder: Path, mirror: str) -> str:
     The message must be one line that names the address and what to do.
     """
     before = time.monotonic()
-    with pytest.raises(DownloadError) as caught:
-        fetch(folder, mirror)
+    message = said_by(DownloadError, fetch, folder, mirror)
     assert time.monotonic() - before < 20  # not a matter of speed: nothing waits without a limit
     assert not list(folder.iterdir())
-    message = str(caught.value)
-    assert "\n" not in message
-    assert message.isprintable()
     assert message.startswith(f"{NAME} could not be downloaded from any mirror: {mirror}{NAME}: ")
     assert "DATASET_MIRROR" in message
     assert "make demo" in message
     return message
-
-
-def unused_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 def test_a_good_mirror_is_asked_once_for_the_bytes_as_they_are(
@@ -128,7 +120,7 @@ def test_a_good_mirror_is_asked_once_for_the_bytes_as_they_are(
 ) -> None:
     asked = []
 
-    def good(handler: BaseHTTPRequestHandler) -> None:
+    def good(handler: Handler) -> None:
         asked.append((handler.path, handler.headers["Accept-Encoding"]))
         answer(handler)
 
@@ -141,225 +133,147 @@ def test_a_good_mirror_is_asked_once_for_the_bytes_as_they_are(
     assert asked == [(f"/mnist/{NAME}", "identity")] * 2
 
 
-def _silent(closing: threading.Event) -> Behaviour:
-    return lambda _: void(closing.wait(20))
+def stall(handler: Handler) -> None:
+    answer(handler, CONTENT[:100_000], Content_Length=str(len(CONTENT)))
+    handler.closing.wait(20)
 
 
-def void(_: object) -> None:
-    """Take a value that nobody wants, where an expression is called for."""
+def repeat(content: bytes, seconds: float, start: bytes = b"") -> Behaviour:
+    """Send `start`, then the content every so many seconds, without an end."""
 
-
-def _stalling(closing: threading.Event) -> Behaviour:
-    def behave(handler: BaseHTTPRequestHandler) -> None:
-        answer(handler, CONTENT[:100_000], Content_Length=str(len(CONTENT)))
-        closing.wait(20)
-
-    return behave
-
-
-def _header_by_byte(closing: threading.Event) -> Behaviour:
-    """Send header bytes fast enough for a socket's timeout, without an end."""
-
-    def behave(handler: BaseHTTPRequestHandler) -> None:
-        handler.wfile.write(b"HTTP/1.1 200 OK\r\nX: ")
-        while not closing.wait(0.05):
-            handler.wfile.write(b"x")
+    def behave(handler: Handler) -> None:
+        handler.wfile.write(start)
+        while not handler.closing.wait(seconds):
+            handler.wfile.write(content)
 
     return behave
 
 
-def _continuing(closing: threading.Event) -> Behaviour:
-    """Promise an answer for ever."""
-
-    def behave(handler: BaseHTTPRequestHandler) -> None:
-        while not closing.wait(0.02):
-            handler.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-
-    return behave
-
-
-def _endless(closing: threading.Event, *start: bytes) -> Behaviour:
-    """Send `start`, then bytes without an end as fast as they are taken."""
-
-    def behave(handler: BaseHTTPRequestHandler) -> None:
-        handler.wfile.write(b"".join(start))
-        while not closing.is_set():
-            handler.wfile.write(bytes(1 << 16))
-
-    return behave
+def endless(start: bytes) -> Behaviour:
+    return repeat(bytes(1 << 16), 0, start)
 
 
 OK = b"HTTP/1.1 200 OK\r\n"
-FOUND = b"HTTP/1.1 302 Found\r\n"
+CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
+WHOLE = str(len(CONTENT))
 BOMB = gzip.compress(bytes(200 << 20), 9)[: len(CONTENT)]  # unpacks to a thousand times its size
+LONGER = f"longer than the expected {WHOLE} bytes"
 
-FAULTS: dict[str, tuple[Callable[[threading.Event], Behaviour], str]] = {
-    "never answers": (_silent, "no answer within"),
-    "stalls in mid-body": (_stalling, "stalled"),
-    "header byte by byte": (_header_by_byte, "no answer within"),
-    "continues for ever": (_continuing, "no answer within"),
-    "closes early": (
-        lambda _: lambda handler: answer(handler, CONTENT[:-1], Content_Length=str(len(CONTENT))),
-        "connection lost",
-    ),
+FAULTS: dict[str, tuple[Behaviour, str]] = {
+    "never answers": (lambda h: h.closing.wait(20), "no answer within"),
+    "stalls in mid-body": (stall, "stalled"),
+    # Fast enough for a socket's timeout.
+    "header byte by byte": (repeat(b"x", 0.05, OK + b"X: "), "no answer within"),
+    "continues for ever": (repeat(b"HTTP/1.1 100 Continue\r\n\r\n", 0.02), "no answer within"),
+    "closes early": (lambda h: answer(h, CONTENT[:-1], Content_Length=WHOLE), "connection lost"),
     "closes early, length unknown": (
-        lambda _: lambda handler: answer(handler, CONTENT[:-1], Content_Length=""),
-        f"ended after {len(CONTENT) - 1} of {len(CONTENT)} bytes",
+        lambda h: answer(h, CONTENT[:-1], Content_Length=""),
+        f"ended after {len(CONTENT) - 1} of {WHOLE} bytes",
     ),
-    "closes at once": (lambda _: lambda handler: void(handler.wfile.write(b"")), "no connection"),
-    "not HTTP": (
-        lambda _: lambda handler: void(handler.wfile.write(b"\x00\xff\x1b[31m!\n\n" * 9)),
-        "no connection",
-    ),
-    "404": (lambda _: lambda handler: answer(handler, b"", 404), "HTTP status 404 Not Found"),
-    "403": (lambda _: lambda handler: answer(handler, b"", 403), "HTTP status 403 Forbidden"),
-    "500": (lambda _: lambda handler: answer(handler, b"", 500), "HTTP status 500"),
+    "closes at once": (lambda h: h.wfile.write(b""), "no connection"),
+    "not HTTP": (lambda h: h.wfile.write(b"\x00\xff\x1b[31m!\n\n" * 9), "no connection"),
+    "404": (lambda h: answer(h, b"", 404), "HTTP status 404 Not Found"),
+    "403": (lambda h: answer(h, b"", 403), "HTTP status 403 Forbidden"),
+    "500": (lambda h: answer(h, b"", 500), "HTTP status 500"),
     "a status that controls the terminal": (
-        lambda _: lambda handler: void(handler.wfile.write(b"HTTP/1.1 418 \x1b[2J\x07boo\r\n\r\n")),
+        lambda h: h.wfile.write(b"HTTP/1.1 418 \x1b[2J\x07boo\r\n\r\n"),
         "HTTP status 418 ?[2J?boo",
     ),
-    "partial content": (lambda _: lambda handler: answer(handler, status=206), "HTTP status 206"),
+    "partial content": (lambda h: answer(h, status=206), "HTTP status 206"),
     "asks to come back much later": (
-        lambda _: lambda handler: answer(handler, b"", 503, Retry_After="3600"),
+        lambda h: answer(h, b"", 503, Retry_After="3600"),
         "HTTP status 503 Service Unavailable; it asks to retry after 3600 s",
     ),
     "asks to come back at no time": (
-        lambda _: lambda handler: answer(handler, b"", 503, Retry_After="²"),
+        lambda h: answer(h, b"", 503, Retry_After="²"),
         "HTTP status 503",
     ),
     "redirects in a circle": (
-        lambda _: lambda handler: answer(handler, b"", 302, Location=handler.path),
+        lambda h: answer(h, b"", 302, Location=h.path),
         "more than 5 redirects",
     ),
-    "redirects nowhere": (lambda _: lambda handler: answer(handler, b"", 302), "HTTP status 302"),
+    "redirects nowhere": (lambda h: answer(h, b"", 302), "HTTP status 302"),
     "redirects to a file": (
-        lambda _: lambda handler: answer(handler, b"", 302, Location=f"file://{ROOT}/Makefile"),
+        lambda h: answer(h, b"", 302, Location=f"file://{ROOT}/Makefile"),
         "it redirects to file://",
     ),
     "redirects to ftp": (
-        lambda _: lambda handler: answer(handler, b"", 301, Location="ftp://127.0.0.1/mnist"),
+        lambda h: answer(h, b"", 301, Location="ftp://127.0.0.1/mnist"),
         "it redirects to ftp://127.0.0.1/mnist, which is not http or https",
     ),
     "redirects to no address": (
-        lambda _: lambda handler: answer(handler, b"", 302, Location="http://[::1"),
+        lambda h: answer(h, b"", 302, Location="http://[::1"),
         "request failed",
     ),
-    "redirects to no text": (
-        lambda _: lambda handler: answer(handler, b"", 302, Location="http://\xff\xfe/"),
-        "(",
-    ),
+    "redirects to no text": (lambda h: answer(h, b"", 302, Location="http://\xff\xfe/"), "("),
     "redirects with an endless body": (
-        lambda closing: _endless(closing, FOUND, b"Location: /x\r\nConnection: close\r\n\r\n"),
+        endless(b"HTTP/1.1 302 Found\r\nLocation: /x\r\nConnection: close\r\n\r\n"),
         "more than 5 redirects",
     ),
     "an HTML page": (
-        lambda _: (
-            lambda handler: answer(
-                handler, b"<html>Sign in to the hotel's network", Content_Type="text/html"
-            )
-        ),
-        f"36 bytes of text/html, not the expected {len(CONTENT)} bytes: a different file",
+        lambda h: answer(h, b"<html>Sign in to the hotel's network", Content_Type="text/html"),
+        f"36 bytes of text/html, not the expected {WHOLE} bytes: a different file",
     ),
     "an HTML page, length unknown": (
-        lambda _: lambda handler: answer(handler, b"<html>", Content_Length=""),
-        f"ended after 6 of {len(CONTENT)} bytes",
+        lambda h: answer(h, b"<html>", Content_Length=""),
+        f"ended after 6 of {WHOLE} bytes",
     ),
     "the right length, one wrong byte": (
-        lambda _: lambda handler: answer(handler, CONTENT[:-1] + b"?"),
+        lambda h: answer(h, CONTENT[:-1] + b"?"),
         "its checksum is wrong: the mirror holds a different file",
     ),
-    "one byte too many": (
-        lambda _: lambda handler: answer(handler, CONTENT + b"?", Content_Length=""),
-        f"longer than the expected {len(CONTENT)} bytes",
-    ),
+    "one byte too many": (lambda h: answer(h, CONTENT + b"?", Content_Length=""), LONGER),
     "a gzip bomb": (
-        lambda _: (
-            lambda handler: answer(
-                handler, BOMB.ljust(len(CONTENT), b"\0"), Content_Encoding="gzip"
-            )
-        ),
+        lambda h: answer(h, BOMB.ljust(len(CONTENT), b"\0"), Content_Encoding="gzip"),
         "its checksum is wrong",
     ),
-    "endless": (
-        lambda closing: _endless(closing, OK, b"\r\n"),
-        f"longer than the expected {len(CONTENT)} bytes",
-    ),
-    "endless header": (lambda closing: _endless(closing, OK, b"X: "), "no connection"),
-    "a chunk of negative length": (
-        lambda closing: _endless(closing, OK, b"Transfer-Encoding: chunked\r\n\r\n-1\r\n"),
-        f"longer than the expected {len(CONTENT)} bytes",
-    ),
-    "a chunk of no length": (
-        lambda closing: _endless(closing, OK, b"Transfer-Encoding: chunked\r\n\r\nzz\r\n"),
-        "connection lost",
-    ),
+    "endless": (endless(OK + b"\r\n"), LONGER),
+    "endless header": (endless(OK + b"X: "), "no connection"),
+    "a chunk of negative length": (endless(CHUNKED + b"-1\r\n"), LONGER),
+    "a chunk of no length": (endless(CHUNKED + b"zz\r\n"), "connection lost"),
     "a chunk of enormous length": (
-        lambda closing: _endless(
-            closing, OK, b"Transfer-Encoding: chunked\r\n\r\nFFFFFFFFFFFFFFFFF\r\n"
-        ),
+        endless(CHUNKED + b"FFFFFFFFFFFFFFFFF\r\n"),
         "(longer|connection lost|request failed)",
     ),
 }
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_faulty_mirror_is_named_with_the_cause(
-    fault: str, tmp_path: Path, serve: Serve, closing: threading.Event
+def test_a_faulty_mirror_is_named_with_the_cause_and_the_next_one_makes_good(
+    fault: str, tmp_path: Path, serve: Serve, capsys: pytest.CaptureFixture[str]
 ) -> None:
     behaviour, cause = FAULTS[fault]
-    address = serve(behaviour(closing))
-    folder = tmp_path / "raw"
-    folder.mkdir()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    message = failure(folder, address)
-    assert re.search(cause if cause.startswith("(l") else re.escape(cause), message), message
-    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    assert grown < 64 << 10  # KiB
-
-
-@pytest.mark.parametrize("fault", FAULTS)
-def test_the_next_mirror_makes_good_for_a_faulty_one(
-    fault: str,
-    tmp_path: Path,
-    serve: Serve,
-    closing: threading.Event,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    bad, good = serve(FAULTS[fault][0](closing)), serve(answer)
+    bad, good = serve(behaviour), serve(answer)
     (tmp_path / NAME).write_bytes(CONTENT[:-1] + b"!")
     (tmp_path / f"{NAME}.partial").write_bytes(b"left by a run that was killed")
+    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
     fetch(tmp_path, bad, good)
+    assert time.monotonic() - start < 20  # not a matter of speed: nothing waits without a limit
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert grown < 64 << 10  # KiB
     assert [path.name for path in tmp_path.iterdir()] == [NAME]
     assert (tmp_path / NAME).read_bytes() == CONTENT
-    told = [line for line in capsys.readouterr().err.splitlines() if "WARNING" in line]
-    assert len(told) == 1
-    assert f"{bad}{NAME}" in told[0]
+    [told] = [line for line in capsys.readouterr().err.split("\n") if "WARNING" in line]
+    told = told.rpartition("\r")[2]
+    assert told.isprintable()
+    found = told.removeprefix(f"WARNING: {bad}{NAME}: ")
+    assert found.endswith("; downloaded from the next mirror")
+    assert re.search(cause if cause.startswith("(l") else re.escape(cause), found), told
 
 
 def test_a_slow_trickle_is_left_for_the_next_mirror(
-    tmp_path: Path, serve: Serve, closing: threading.Event, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def trickle(handler: BaseHTTPRequestHandler) -> None:
-        handler.wfile.write(OK + b"\r\n")
-        while not closing.wait(0.02):
-            handler.wfile.write(b"x")
-
     monkeypatch.setattr(mirrors, "SLOW_AFTER", 0.4)
-    assert "too slow: " in failure(tmp_path, serve(trickle))
-
-    def slackening(handler: BaseHTTPRequestHandler) -> None:
-        handler.wfile.write(OK + b"\r\n" + CONTENT[:-1000])
-        while not closing.wait(0.02):
-            handler.wfile.write(b"x")
-
-    # What came quickly before is no credit.
-    assert "too slow: " in failure(tmp_path, serve(slackening))
+    for start in (b"", CONTENT[:-1000]):  # what came quickly before is no credit
+        behaviour = repeat(b"x", 0.02, OK + b"\r\n" + start)
+        assert "too slow: " in failure(tmp_path, serve(behaviour))
 
 
 def test_time_is_bounded_by_progress_alone(
     tmp_path: Path, serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def steady(handler: BaseHTTPRequestHandler) -> None:
+    def steady(handler: Handler) -> None:
         handler.wfile.write(OK + b"\r\n")
         for start in range(0, len(CONTENT), 20_000):
             handler.wfile.write(CONTENT[start : start + 20_000])
@@ -385,12 +299,8 @@ def test_a_file_may_have_as_many_bytes_as_it_is_allowed(
 
 
 def test_a_fault_that_passes_is_tried_a_second_time(tmp_path: Path, serve: Serve) -> None:
-    answers = iter(
-        [
-            lambda handler: answer(handler, b"", 503, Retry_After="1"),
-            answer,
-        ]
-    )
+    later: Behaviour = lambda h: answer(h, b"", 503, Retry_After="1")  # noqa: E731
+    answers = iter([later, answer])
     before = time.monotonic()
     fetch(tmp_path, serve(lambda handler: next(answers)(handler)))
     assert time.monotonic() - before >= 1  # the second that the server asked for
@@ -400,7 +310,7 @@ def test_a_fault_that_passes_is_tried_a_second_time(tmp_path: Path, serve: Serve
 def test_no_mirror_is_asked_more_than_twice(tmp_path: Path, serve: Serve) -> None:
     asked = []
 
-    def broken(handler: BaseHTTPRequestHandler) -> None:
+    def broken(handler: Handler) -> None:
         asked.append(handler.path)
         answer(handler, b"", 500)
 
@@ -448,7 +358,7 @@ def test_a_dead_proxy_is_named(
 def test_a_proxy_is_used(tmp_path: Path, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    def proxy(handler: BaseHTTPRequestHandler) -> None:
+    def proxy(handler: Handler) -> None:
         asked.append(handler.path)
         answer(handler)
 
@@ -480,24 +390,25 @@ def test_a_silent_name_server_is_not_waited_for(
 def test_every_mirror_that_failed_is_named(tmp_path: Path, serve: Serve) -> None:
     first = tmp_path / "nothing-here"
     missing = serve(lambda handler: answer(handler, b"", 404))
-    with pytest.raises(DownloadError) as caught:
-        fetch(tmp_path / "raw", missing, f"http://127.0.0.1:{unused_port()}/", first=str(first))
-    message = str(caught.value)
+    mirrors = (missing, f"http://127.0.0.1:{unused_port()}/")
+    message = said_by(DownloadError, fetch, tmp_path / "raw", *mirrors, first=str(first))
     assert f"{first / NAME}: No such file or directory; {missing}{NAME}: HTTP status 404" in message
     assert "Connection refused" in message
     assert not (tmp_path / "raw" / NAME).exists()
 
 
-@pytest.mark.parametrize("left", ["corrupted", "truncated", "empty", "a link to nothing"])
+@pytest.mark.parametrize(
+    "left",
+    [b"?" + CONTENT[1:], CONTENT[:-1], b"", None],
+    ids=["corrupted", "truncated", "empty", "a link to nothing"],
+)
 def test_what_was_left_before_is_removed_even_when_no_mirror_answers(
-    left: str, tmp_path: Path
+    left: bytes | None, tmp_path: Path
 ) -> None:
-    path = tmp_path / NAME
-    if left == "a link to nothing":
-        path.symlink_to(tmp_path / "nothing")
+    if left is None:
+        (tmp_path / NAME).symlink_to(tmp_path / "nothing")
     else:
-        contents = {"corrupted": b"?" + CONTENT[1:], "truncated": CONTENT[:-1], "empty": b""}
-        path.write_bytes(contents[left])
+        (tmp_path / NAME).write_bytes(left)
     (tmp_path / f"{NAME}.partial").write_bytes(CONTENT[:99])
     failure(tmp_path, f"http://127.0.0.1:{unused_port()}/")
 
@@ -521,29 +432,24 @@ def test_a_leftover_part_of_a_right_file_is_removed(tmp_path: Path) -> None:
     ],
 )
 def test_a_first_mirror_that_is_none(mirror: str, told: str, tmp_path: Path) -> None:
-    with pytest.raises(DownloadError) as caught:
-        fetch(tmp_path, first=mirror)
-    assert told in str(caught.value)
+    assert told in said_by(DownloadError, fetch, tmp_path, first=mirror)
 
 
 def test_local_folders(tmp_path: Path) -> None:
-    folder = tmp_path / "local"
+    folder, raw = tmp_path / "local", tmp_path / "raw"
     folder.mkdir()
-    with pytest.raises(DownloadError, match="No such file or directory"):
-        fetch(tmp_path / "raw", first=str(folder))
+    assert "No such file or directory" in said_by(DownloadError, fetch, raw, first=str(folder))
     (folder / NAME).mkdir()
-    with pytest.raises(DownloadError, match="not a regular file"):
-        fetch(tmp_path / "raw", first=str(folder))
+    assert "not a regular file" in said_by(DownloadError, fetch, raw, first=str(folder))
     (folder / NAME).rmdir()
     os.mkfifo(folder / NAME)  # reading it would wait for ever
-    with pytest.raises(DownloadError, match="not a regular file"):
-        fetch(tmp_path / "raw", first=str(folder))
+    assert "not a regular file" in said_by(DownloadError, fetch, raw, first=str(folder))
     (folder / NAME).unlink()
     (folder / NAME).write_bytes(CONTENT)
-    fetch(tmp_path / "raw", first=f"{folder}/")
-    assert (tmp_path / "raw" / NAME).read_bytes() == CONTENT
-    with pytest.raises(DownloadError, match="Not a directory"):
-        fetch(tmp_path / "other", first=str(folder / NAME))
+    fetch(raw, first=f"{folder}/")
+    assert (raw / NAME).read_bytes() == CONTENT
+    said = said_by(DownloadError, fetch, tmp_path / "other", first=str(folder / NAME))
+    assert "Not a directory" in said
 
 
 def test_an_md5_or_a_sha256_or_its_first_digits_are_verified(tmp_path: Path) -> None:
@@ -581,19 +487,10 @@ def raw(project: Project) -> dict[str, str]:
 def test_the_stage_takes_mnist_from_a_server(mnist: Project) -> None:
     require(SHARED_MNIST.is_dir(), str(SHARED_MNIST))
 
-    class Handler(SimpleHTTPRequestHandler):
-        def __init__(self, *arguments: Any) -> None:
-            super().__init__(*arguments, directory=str(SHARED_MNIST.parent))
-
-        def log_message(self, *_: object) -> None:
-            pass
-
     right = {name: digest for name, (digest, _) in SHA256_AND_SIZE.items()}
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-        address = f"http://127.0.0.1:{server.server_port}/{SHARED_MNIST.name}"
-        done = mnist.stage("download", env={"DATASET_MIRROR": address, "no_proxy": "127.0.0.1"})
-        server.shutdown()
+    with serving(SHARED_MNIST.parent) as address:
+        env = {"DATASET_MIRROR": f"{address}/{SHARED_MNIST.name}", "no_proxy": "127.0.0.1"}
+        done = mnist.stage("download", env=env)
     assert done.stdout == "download: mnist is in data/raw, every file checked\n"
     assert raw(mnist) == right
     # Now that it is all there, no mirror is asked.

