@@ -8,54 +8,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import image_pipeline.modeling.model_file
-from image_pipeline.common.params import read_params
-from image_pipeline.tensors.tensor_files import DatasetInfo, Split
-from image_pipeline.training import microbatching
 from image_pipeline.training.checkpoint import DIGEST_BYTES, KEPT, CheckpointFile, result_key
 from image_pipeline.training.params import TrainParams
 from image_pipeline.training.train import Trainer
-from project import ROOT
+from refusals import quick
+from toy import COMMITTED, make_trainer, result, train
 
 KEY = "0123456789abcdef" * 4
 STATE = {"model": {"weight": torch.arange(6.0).reshape(2, 3)}, "history": [{"epoch": 1}]}
-
-COMMITTED = read_params(ROOT / "params.yaml")
-PARAMS = COMMITTED.train.model_copy(update={"epochs": 4, "batch_size": 8, "learning_rate": 0.01})
-
-
-def make_trainer(**changes: Any) -> Trainer:
-    """Return a training of this machine's settings with changes."""
-    rng = np.random.default_rng(0)
-    description = DatasetInfo("toy", ("a", "b", "c"), (0.5,), (0.3,))
-    train, validation = (
-        Split(
-            torch.from_numpy(rng.integers(0, 256, (count, 1, 5, 5), np.uint8)),
-            torch.from_numpy(rng.integers(0, 3, count)),
-            description,
-        )
-        for count in (30, 9)
-    )
-    machine = COMMITTED.machine.model_copy(update={"cores": 1} | changes)
-    return Trainer(train, validation, PARAMS, machine)
-
-
-def train(checkpoint: CheckpointFile, stop_after: int | None = None, **changes: Any) -> Trainer:
-    """Train; stop as a kill would, after so many epochs and their checkpoints."""
-    training = make_trainer(**changes)
-    for history in training.train(checkpoint):
-        if len(history) == stop_after:
-            break
-    return training
-
-
-def assert_same(one: Trainer, other: Trainer) -> None:
-    assert one.state.history == other.state.history
-    for name, tensor in one.state.model.state_dict().items():
-        assert torch.equal(tensor, other.state.model.state_dict()[name]), name
 
 
 def seal(content: bytes) -> bytes:
@@ -102,9 +66,6 @@ def test_a_truncated_file_is_reported_and_ignored(
         f"WARNING: {checkpoint.path}: this checkpoint is torn; it is ignored and training starts "
         "from the beginning.\n"
     )
-
-
-quick = settings(derandomize=True, deadline=None, max_examples=100, database=None)
 
 
 @pytest.fixture(scope="module")
@@ -207,7 +168,7 @@ def test_the_key_tells_settings_data_and_code_apart(
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Trainer:
     """Return a training that nothing stopped."""
-    return train(CheckpointFile(tmp_path_factory.mktemp("whole"), KEY))
+    return train(make_trainer(), CheckpointFile(tmp_path_factory.mktemp("whole"), KEY))
 
 
 def test_a_resumed_training_says_so_and_ends_in_the_same_bits(
@@ -215,33 +176,32 @@ def test_a_resumed_training_says_so_and_ends_in_the_same_bits(
 ) -> None:
     """With other optimizers and schedules: in test_training.py."""
     checkpoint = CheckpointFile(tmp_path, KEY)
-    train(checkpoint, stop_after=2)
+    train(make_trainer(), checkpoint, 2)
     capfd.readouterr()
-    resumed = train(checkpoint)
+    resumed = train(make_trainer(), checkpoint)
     going_on = f"train: going on after epoch 2 from {checkpoint.path}\n"
     assert capfd.readouterr().out.startswith(going_on)
-    assert_same(resumed, whole)
+    assert result(resumed) == result(whole)
     assert len(whole.state.history) == 4
 
 
 @pytest.mark.parametrize("numbers", [(3, 1), (1, 3)])
+@pytest.mark.usefixtures("small_microbatches")
 def test_a_training_goes_on_with_another_number_of_processes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, numbers: tuple[int, int]
 ) -> None:
-    monkeypatch.setattr(microbatching, "MICROBATCH_BYTES", 200)  # two images of 100 bytes
-    monkeypatch.setattr(microbatching, "MIN_GHOST_BATCH_SIZE", 2)
     monkeypatch.setattr("image_pipeline.training.train.available_cores", lambda: 8)
-    whole = train(CheckpointFile(tmp_path / "b", KEY))
+    whole = train(make_trainer(cores=1), CheckpointFile(tmp_path / "b", KEY))
     assert whole.loader.max_microbatches == 4
     checkpoint = CheckpointFile(tmp_path / "c", KEY)
-    train(checkpoint, stop_after=2, cores=numbers[0])
-    assert_same(train(checkpoint, cores=numbers[1]), whole)
+    train(make_trainer(cores=numbers[0]), checkpoint, 2)
+    assert result(train(make_trainer(cores=numbers[1]), checkpoint)) == result(whole)
 
 
 def test_checkpoint_every(tmp_path: Path) -> None:
     for every, expected in ((0, None), (1, 3), (2, 2), (4, None)):
         checkpoint = CheckpointFile(tmp_path / str(every), KEY)
-        train(checkpoint, stop_after=3, checkpoint_every=every)
+        train(make_trainer(checkpoint_every=every), checkpoint, 3)
         state = checkpoint.load()
         assert (len(state["history"]) if state else None) == expected
 
@@ -264,16 +224,16 @@ def test_a_state_that_does_not_fit_is_reported_and_training_starts_anew(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], spoil: Any, whole: Trainer
 ) -> None:
     checkpoint = CheckpointFile(tmp_path / "b", KEY)
-    train(checkpoint, stop_after=1)
+    train(make_trainer(), checkpoint, 1)
     state = checkpoint.load()
     assert state is not None
     spoil(state)
     checkpoint.save(state)
     capfd.readouterr()
-    training = train(checkpoint)
+    training = train(make_trainer(), checkpoint)
     captured = capfd.readouterr()
     assert f"WARNING: {checkpoint.path}: this checkpoint is not of this training's form (" in (
         captured.err
     )
     assert "going on" not in captured.out
-    assert_same(training, whole)
+    assert result(training) == result(whole)

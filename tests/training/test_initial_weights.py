@@ -12,28 +12,24 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torchvision import models as torchvision_models
 
-from image_pipeline.augmenting.params import AUGMENTATION_AMOUNTS
 from image_pipeline.common.errors import DataError, NetworkError
-from image_pipeline.common.params import read_params
 from image_pipeline.modeling import networks, ood
 from image_pipeline.modeling.model_card import ModelCard
 from image_pipeline.modeling.model_file import read_model, write_model
 from image_pipeline.pretrained.weights import PretrainedWeights, write_manifest
-from image_pipeline.tensors.tensor_files import METADATA_KEY, DatasetInfo, Split
+from image_pipeline.tensors.tensor_files import METADATA_KEY
 from image_pipeline.training.checkpoint import CheckpointFile
 from image_pipeline.training.initial_weights import InitialWeights
-from image_pipeline.training.params import TrainParams
 from image_pipeline.training.train import Trainer
-from project import ROOT
 from refusals import refusal
+from toy import FLAT, KEY, make_split, make_trainer
+from toy import train as train_toy
 
-PARAMS = read_params(ROOT / "params.yaml")
 INFO = PretrainedWeights(
     "a network of ours", "w.safetensors", "", "https://a.org/b", "mit", (0.25,), (0.125,)
 )
 SHAPE = (1, 8, 8)
 MLP = {"hidden_sizes": [5]}
-FLAT = {**PARAMS.train.augmentation.model_dump(), **dict.fromkeys(AUGMENTATION_AMOUNTS, 0)}
 
 
 def saved(folder: Path, tensors: dict[str, Tensor], **info: Any) -> InitialWeights:
@@ -157,19 +153,10 @@ def test_torchvisions_files_fit(
         assert torch.equal(tensor, published[key]) is not key.startswith(heads), key
 
 
-def split(count: int, channels: int = 1) -> Split:
-    images = np.random.default_rng(count).integers(0, 256, (count, channels, 8, 8), np.uint8)
-    info = DatasetInfo("toy", ("a", "b", "c"), (0.5,) * channels, (0.29,) * channels)
-    return Split(torch.from_numpy(images), torch.arange(count) % 3, info)
-
-
 def train(weights: InitialWeights | None, folder: Path, **changes: Any) -> Trainer:
-    model = {"name": "mlp", "mlp": MLP}
-    values = PARAMS.train.model_dump() | {"model": model, "epochs": 1, "batch_size": 8} | changes
-    params = TrainParams.model_validate(values)
-    trainer = Trainer(split(24), split(12), params, PARAMS.machine, initial_weights=weights)
-    list(trainer.train(CheckpointFile(folder, "0")))
-    return trainer
+    settings: dict[str, Any] = {"model": {"name": "mlp", "mlp": MLP}, "epochs": 1} | changes
+    run = make_trainer((24, 12), SHAPE, weights=weights, **settings)
+    return train_toy(run, CheckpointFile(folder, KEY))
 
 
 def test_images_are_normalised_as_for_the_weights(tmp_path: Path) -> None:
@@ -196,7 +183,7 @@ def test_weights_for_another_number_of_channels(tmp_path: Path) -> None:
 def test_a_restart_from_a_damaged_checkpoint_starts_from_the_weights_again(tmp_path: Path) -> None:
     weights = saved(tmp_path / "weights", mlp(9, seed=1).state_dict())
     whole = train(weights, tmp_path / "whole")
-    checkpoint = CheckpointFile(tmp_path / "damaged", "0")
+    checkpoint = CheckpointFile(tmp_path / "damaged", KEY)
     checkpoint.save({"model": {}})
     again = train(weights, tmp_path / "damaged")
     assert again.state.digest() == whole.state.digest()
@@ -218,7 +205,7 @@ def test_a_model_file_names_its_weights_and_needs_them_no_more(tmp_path: Path) -
 
 
 def test_a_model_from_random_weights_says_nothing_of_them() -> None:
-    card = ModelCard("mlp", "0" * 64, SHAPE, split(3).info, {})
+    card = ModelCard("mlp", "0" * 64, SHAPE, make_split(3, 0, SHAPE).info, {})
     assert "weights" not in json.loads(card.to_metadata()[METADATA_KEY])
 
 
@@ -250,7 +237,7 @@ def test_a_model_of_this_pipeline_is_a_file_of_weights(tmp_path: Path) -> None:
 )
 def test_images_of_another_size_are_noted(size: int | None, fraction: float, said: str) -> None:
     info = replace(INFO, image_size=size, crop_fraction=fraction)
-    assert InitialWeights(info, Path("w")).note(split(3)) == said
+    assert InitialWeights(info, Path("w")).note(make_split(3, 0, SHAPE)) == said
 
 
 def test_there_are_no_weights(tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """The training loop: what is learnt from, how fast, and that an interruption changes nothing."""
 
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,42 +9,26 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from image_pipeline.augmenting.params import AUGMENTATION_AMOUNTS
 from image_pipeline.common.errors import ParamsError, PipelineError
-from image_pipeline.common.params import read_params
 from image_pipeline.modeling import networks, ood
 from image_pipeline.modeling.inference import predict
 from image_pipeline.models import mlp
-from image_pipeline.tensors.tensor_files import DatasetInfo, Split
-from image_pipeline.training import loader, microbatching
+from image_pipeline.training import loader
 from image_pipeline.training import train as train_module
 from image_pipeline.training.checkpoint import CheckpointFile
-from image_pipeline.training.params import TrainParams
 from image_pipeline.training.train import Trainer
-from project import ROOT, child_processes
+from project import child_processes
+from refusals import said_by
+from toy import FLAT, KEY, make_trainer, result, train
 
-DESCRIPTION = DatasetInfo("toy", ("a", "b", "c"), (0.5,), (0.29,))
-COMMITTED = read_params(ROOT / "params.yaml").train
-MACHINE = read_params(ROOT / "params.yaml").machine
-FLAT = {**COMMITTED.augmentation.model_dump(), **dict.fromkeys(AUGMENTATION_AMOUNTS, 0)}
-MLP = {"name": "mlp", "mlp": {"hidden_sizes": [6]}}
+pytestmark = pytest.mark.usefixtures("one_thread")
 CNN = {"name": "cnn", "cnn": {"filters": [3], "hidden_sizes": []}}
-SMALL = {"model": MLP, "epochs": 4, "batch_size": 8}
 PLAIN: dict[str, Any] = {
     "learning_rate": 1e-3,
     "batch_size": 100,
     "lr_schedule": {"name": "constant"},
     "augmentation": FLAT,
 }
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Compute as a stage does, whose pin gives every library one thread."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 class Layers(nn.Module):
@@ -76,39 +59,6 @@ def own_network(monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
     """Let `Layers` be the network of a name; return the params that choose it."""
     monkeypatch.setattr(mlp, "Model", Layers)
     return {"name": "mlp", "mlp": {}}
-
-
-@pytest.fixture
-def small_microbatches(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a micro-batch have three of these tests' images at most: a batch of 8 has 4 of 2."""
-    monkeypatch.setattr(microbatching, "MICROBATCH_BYTES", 360)
-    monkeypatch.setattr(microbatching, "MIN_GHOST_BATCH_SIZE", 2)
-
-
-def make_split(count: int, seed: int) -> Split:
-    """Return random images whose first pixel is their number."""
-    rng = np.random.default_rng(seed)
-    images = rng.integers(0, 256, (count, 1, 5, 6), np.uint8)
-    images[:, 0, 0, 0] = np.arange(count)
-    labels = rng.integers(0, 3, count)
-    return Split(torch.from_numpy(images), torch.from_numpy(labels), DESCRIPTION)
-
-
-def make_params(**changes: object) -> TrainParams:
-    return TrainParams.model_validate(COMMITTED.model_dump() | SMALL | changes)
-
-
-def make_trainer(images: int = 30, **changes: Any) -> Trainer:
-    settings = ("cores", "checkpoint_every")
-    of_machine: dict[str, Any] = {key: changes.pop(key) for key in settings if key in changes}
-    machine = MACHINE.model_copy(update=of_machine)
-    train, validation = make_split(images, seed=0), make_split(9, seed=1)
-    return Trainer(train, validation, make_params(**changes), machine)
-
-
-@pytest.fixture
-def checkpoint(tmp_path: Path) -> CheckpointFile:
-    return CheckpointFile(tmp_path / "checkpoints", "k" * 64)
 
 
 def recorded(
@@ -216,11 +166,6 @@ def test_every_image_is_seen_once_per_epoch_with_its_label(
     assert orders[0] != orders[1]
 
 
-def bits(run: Trainer) -> dict[str, bytes]:
-    tensors = (*run.state.model.named_parameters(), *run.state.model.named_buffers())
-    return {name: tensor.detach().numpy().tobytes() for name, tensor in tensors}
-
-
 @pytest.mark.parametrize(
     ("optimizer", "schedule", "stop"),
     [
@@ -244,27 +189,18 @@ def test_a_resumed_run_ends_in_the_same_bits(
 ) -> None:
     settings: dict[str, Any] = {"model": own_network, "optimizer": optimizer}
     settings |= {"learning_rate": 0.01, "lr_schedule": {"name": schedule}}
-    whole = make_trainer(**settings)
-    list(whole.train(CheckpointFile(tmp_path / "other", "k" * 64)))
+    whole = train(make_trainer(**settings), CheckpointFile(tmp_path / "other", KEY))
     assert whole.state.model.get_buffer("seen").item() > 0
-
-    stopped = make_trainer(**settings)
-    for history in stopped.train(checkpoint):
-        if len(history) == stop:
-            break  # as a killed process would
+    stopped = train(make_trainer(**settings), checkpoint, stop)
     resumed = make_trainer(**settings)
     epochs = [len(history) for history in resumed.train(checkpoint)]
     assert epochs == list(range(stop + 1, 5))
-    assert bits(resumed) == bits(whole) != bits(stopped)
-    assert resumed.state.history == whole.state.history
+    assert result(resumed) == result(whole) != result(stopped)
 
 
 def test_the_last_checkpoint_counts(checkpoint: CheckpointFile) -> None:
     """With one every other epoch, a run stopped after the third goes on after the second."""
-    stopped = make_trainer(checkpoint_every=2)
-    for history in stopped.train(checkpoint):
-        if len(history) == 3:
-            break
+    train(make_trainer(checkpoint_every=2), checkpoint, 3)
     resumed = make_trainer(checkpoint_every=2)
     assert [len(history) for history in resumed.train(checkpoint)] == [3, 4]
 
@@ -278,12 +214,10 @@ def test_no_checkpoint_where_none_is_due(
 
 
 def test_seeds(tmp_path: Path) -> None:
-    results = []
-    for seed in (0, 0, 1):
-        run = make_trainer(seed=seed)
-        list(run.train(CheckpointFile(tmp_path, "k" * 64)))
-        (tmp_path / f"{'k' * 32}.checkpoint").unlink()
-        results.append(bits(run))
+    results = [
+        result(train(make_trainer(seed=seed), CheckpointFile(tmp_path / str(number), KEY)))
+        for number, seed in enumerate((0, 0, 1))
+    ]
     assert results[0] == results[1] != results[2]
 
 
@@ -310,9 +244,9 @@ def test_the_first_epochs_figures_by_hand(
                 loss -= share * math.log(probability)
         return loss / len(labels), int((labels == 0).sum()) / len(labels)
 
-    train = (record.train_loss, record.train_accuracy)
+    training = (record.train_loss, record.train_accuracy)
     validation = (record.validation_loss, record.validation_accuracy)
-    assert train == pytest.approx(figures(run.train_split.labels, label_smoothing))
+    assert training == pytest.approx(figures(run.train_split.labels, label_smoothing))
     assert validation == pytest.approx(figures(run.validation_split.labels, 0.0))
 
 
@@ -334,9 +268,7 @@ def test_a_diverging_run_says_where_and_stops(
         return logits
 
     monkeypatch.setattr(run.state.model, "forward", break_one_step)
-    with pytest.raises(PipelineError) as caught:
-        list(run.train(checkpoint))
-    assert str(caught.value) == (
+    assert said_by(PipelineError, train, run, checkpoint) == (
         f"the loss is nan at step {step} of epoch {epoch}; no model is written. "
         "Lower train.learning_rate (now 10.0)"
     )
@@ -376,7 +308,7 @@ def test_the_public_recipe_is_adam_without_anything_else(checkpoint: CheckpointF
 def test_a_step_is_that_of_an_ordinary_loop(checkpoint: CheckpointFile) -> None:
     """In four micro-batches or one, weights follow the batch's gradient, but for the rounding."""
     changes: dict[str, Any] = PLAIN | {"batch_size": 8, "optimizer": {"name": "SGD"}, "cores": 1}
-    run = make_trainer(images=8, epochs=1, **changes)
+    run = make_trainer((8, 9), epochs=1, **changes)
     assert run.loader.max_microbatches == 4
     model = networks.build("mlp", {"hidden_sizes": [6]}, (1, 5, 6), 3)
     model.load_state_dict(run.state.model.state_dict())
@@ -411,7 +343,7 @@ def test_the_number_of_processes_changes_no_bit(
         for history in run.train(checkpoint):
             if len(history) == 1:
                 counts.append(len(child_processes()))
-        results.append((bits(run), run.state.history))
+        results.append(result(run))
         assert not child_processes()
     assert counts == [0, 1, 2, 3]
     assert all(result == results[0] for result in results)
@@ -423,7 +355,7 @@ def test_looking_up_operations_changes_no_bit(tmp_path: Path) -> None:
     for numerics in ("portable", "fast"):  # which looks nothing up; no test pins the kernels
         model = {"name": "efficientnet_lite0"}
         run = make_trainer(numerics=numerics, model=model, epochs=1, batch_size=30)
-        list(run.train(CheckpointFile(tmp_path, "0")))
+        list(run.train(CheckpointFile(tmp_path, KEY)))
         digests.add(run.state.digest())
     assert len(digests) == 1
 
@@ -474,54 +406,51 @@ def test_weights_that_take_no_part_and_frozen_ones(
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("block", "value", "said"),
     [
+        ("optimizer", {"name": "Adamm"}, ".name: 'Adamm' is not allowed: it must be ASGD or "),
         (
-            {"optimizer": {"name": "Adamm"}},
-            "params.yaml: train.optimizer.name: 'Adamm' is not allowed: it must be ASGD or ",
+            "optimizer",
+            {"name": "SGD", "SGD": {"betas": [0.9, 0.9]}},
+            ".SGD.betas: unknown option; SGD takes dampening, ",
         ),
         (
-            {"optimizer": {"name": "SGD", "SGD": {"betas": [0.9, 0.9]}}},
-            "params.yaml: train.optimizer.SGD.betas: unknown option; SGD takes dampening, ",
+            "optimizer",
+            {"name": "SGD", "SGD": {"lr": 0.1}},
+            ".SGD.lr: unknown option; set train.learning_rate; ",
         ),
         (
-            {"optimizer": {"name": "SGD", "SGD": {"lr": 0.1}}},
-            "params.yaml: train.optimizer.SGD.lr: unknown option; set train.learning_rate; ",
+            "optimizer",
+            {"name": "SGD", "SGD": {"momentum": -1.0}},
+            ".SGD: torch refuses it for this network: Invalid momentum",
+        ),
+        ("loss", {"name": "focl"}, ".name: 'focl' is not allowed: it must be cross_entropy or "),
+        (
+            "loss",
+            {"name": "focal", "focal": {"gamma": -1}},
+            ".focal.gamma: -1 is not allowed: input should be greater than ",
+        ),
+        ("lr_schedule", {"name": "cosin"}, ".name: 'cosin' is not allowed: it must be one_cycle "),
+        (
+            "lr_schedule",
+            {"name": "step", "step": {"milestone": 0.5}},
+            ".step.milestone: unknown option; the options are mile",
         ),
         (
-            {"optimizer": {"name": "SGD", "SGD": {"momentum": -1.0}}},
-            "params.yaml: train.optimizer.SGD: torch refuses it for this network: Invalid momentum",
+            "model",
+            {"name": "mlp", "mlp": {"sizes": [3]}},
+            ".mlp.sizes: unknown option; the options are hidden_sizes",
         ),
         (
-            {"loss": {"name": "focl"}},
-            "params.yaml: train.loss.name: 'focl' is not allowed: it must be cross_entropy or ",
-        ),
-        (
-            {"loss": {"name": "focal", "focal": {"gamma": -1}}},
-            "params.yaml: train.loss.focal.gamma: -1 is not allowed: input should be greater than ",
-        ),
-        (
-            {"lr_schedule": {"name": "cosin"}},
-            "params.yaml: train.lr_schedule.name: 'cosin' is not allowed: it must be one_cycle or ",
-        ),
-        (
-            {"lr_schedule": {"name": "step", "step": {"milestone": 0.5}}},
-            "params.yaml: train.lr_schedule.step.milestone: unknown option; the options are mile",
-        ),
-        (
-            {"model": {"name": "mlp", "mlp": {"sizes": [3]}}},
-            "params.yaml: train.model.mlp.sizes: unknown option; the options are hidden_sizes",
-        ),
-        (
-            {"augmentation": {**FLAT, "hue": 0.1}},
-            "params.yaml: train.augmentation.hue: 0.1 needs images with 3 channels, but these have",
+            "augmentation",
+            {**FLAT, "hue": 0.1},
+            ".hue: 0.1 needs images with 3 channels, but these have",
         ),
     ],
 )
-def test_mistakes_in_params_end_in_one_line(changes: dict[str, Any], said: str) -> None:
-    with pytest.raises(ParamsError) as caught:
-        make_trainer(**changes)
-    assert str(caught.value).startswith(said)
+def test_mistakes_in_params_end_in_one_line(block: str, value: dict[str, Any], said: str) -> None:
+    message = said_by(ParamsError, make_trainer, **{block: value})
+    assert message.startswith(f"params.yaml: train.{block}{said}")
 
 
 @pytest.mark.usefixtures("small_microbatches")
@@ -537,13 +466,12 @@ def test_a_run_that_is_left_leaves_no_process(
 
 
 def test_thresholds_are_fitted_on_the_validation_images(checkpoint: CheckpointFile) -> None:
-    run = make_trainer()
-    list(run.train(checkpoint))
-    model, train, validation = run.state.model, run.train_split, run.validation_split
-    statistics, thresholds = ood.fit(model, train, validation)
-    away = statistics.mean - train.images.numpy().mean(axis=0)
+    run = train(make_trainer(), checkpoint)
+    model, split, validation = run.state.model, run.train_split, run.validation_split
+    statistics, thresholds = ood.fit(model, split, validation)
+    away = statistics.mean - split.images.numpy().mean(axis=0)
     assert np.abs(away).max() <= 0.5
-    [(logits, _)] = predict(model, validation, train.info, 1000)
+    [(logits, _)] = predict(model, validation, split.info, 1000)
     distances = statistics.distances(validation.images.numpy())
     # Of nine images none is beyond: a hundredth of them is less than one.
     assert thresholds.logit == logits.amax(1).min().item()

@@ -3,7 +3,7 @@
 import errno
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,26 +13,22 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from image_pipeline.augmenting.params import AUGMENTATION_AMOUNTS
 from image_pipeline.common.errors import ParamsError
-from image_pipeline.common.params import read_params
 from image_pipeline.modeling.inference import predict
 from image_pipeline.models import mlp
+from image_pipeline.numerics import portability
 from image_pipeline.pretrained.weights import PretrainedWeights
-from image_pipeline.tensors.tensor_files import DatasetInfo, Split
-from image_pipeline.training import features, microbatching
+from image_pipeline.training import features
 from image_pipeline.training import train as train_module
 from image_pipeline.training.checkpoint import CheckpointFile
 from image_pipeline.training.initial_weights import InitialWeights
-from image_pipeline.training.params import TrainParams
 from image_pipeline.training.train import Trainer
-from project import ROOT, child_processes
+from project import child_processes
+from refusals import said_by
+from toy import FLAT, KEY, bits, result, train
+from toy import make_trainer as make_toy
 
-COMMITTED = read_params(ROOT / "params.yaml")
-NO_CHANGE = dict.fromkeys(AUGMENTATION_AMOUNTS, 0)
-FLAT = {**COMMITTED.train.augmentation.model_dump(), **NO_CHANGE}
 FLIPPED = {**FLAT, "horizontal_flip": 0.5}
-KEY = "k" * 64
 SGD: dict[str, Any] = {"optimizer": {"name": "SGD"}, "lr_schedule": {"name": "constant"}}
 EPOCHS = 4
 
@@ -62,25 +58,12 @@ class Network(nn.Module):
 
 
 @pytest.fixture(autouse=True)
-def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def small(small_microbatches: None, one_thread: None, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG001
     """Let `Network` be chosen; a batch of 8 has 4 micro-batches, and so have its features."""
     monkeypatch.setattr(mlp, "Model", Network)
-    monkeypatch.setattr(microbatching, "MICROBATCH_BYTES", 60)
-    monkeypatch.setattr(microbatching, "MIN_GHOST_BATCH_SIZE", 2)
     for module in (features, train_module):
         monkeypatch.setattr(module, "BATCH_IMAGES", 2)
     monkeypatch.setattr(train_module, "available_cores", lambda: 8)
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)  # as a stage's pin does
-    yield
-    torch.set_num_threads(before)
-
-
-def make_split(count: int, seed: int) -> Split:
-    rng = np.random.default_rng(seed)
-    images = torch.from_numpy(rng.integers(0, 256, (count, 1, 5, 6), np.uint8))
-    labels = torch.from_numpy(rng.integers(0, 3, count))
-    return Split(images, labels, DatasetInfo("toy", ("a", "b", "c"), (0.5,), (0.29,)))
 
 
 def pretrained(folder: Path) -> InitialWeights:
@@ -103,34 +86,17 @@ def make_trainer(tmp_path: Path) -> MakeTrainer:
     weights = pretrained(tmp_path / "weights")
 
     def make(transfer: str = "frozen", cores: int = 1, **changes: Any) -> Trainer:
-        start = changes.pop("weights", weights)
         settings: dict[str, Any] = {
             "transfer": {"name": transfer, transfer: changes.pop("options", {})},
             "model": {"name": "mlp", "mlp": changes.pop("network", {})},
             "augmentation": FLAT,
-            "epochs": EPOCHS,
-            "batch_size": 8,
             "learning_rate": 0.05,
+            "cores": cores,
+            "weights": weights,
         }
-        params = TrainParams.model_validate(COMMITTED.train.model_dump() | settings | changes)
-        machine = COMMITTED.machine.model_copy(update={"cores": cores})
-        return Trainer(make_split(30, 0), make_split(9, 1), params, machine, None, start)
+        return make_toy(**settings | changes)
 
     return make
-
-
-@pytest.fixture
-def checkpoint(tmp_path: Path) -> CheckpointFile:
-    return CheckpointFile(tmp_path / "checkpoints", KEY)
-
-
-def bits(run: Trainer) -> dict[str, bytes]:
-    state = run.state.model.state_dict()
-    return {name: tensor.numpy().tobytes() for name, tensor in state.items()}
-
-
-def result(run: Trainer) -> tuple[dict[str, bytes], object]:
-    return bits(run), run.state.history
 
 
 def changed(before: dict[str, bytes], run: Trainer) -> set[str]:
@@ -187,8 +153,7 @@ def test_the_head_learns_what_it_would_in_an_ordinary_loop(
 def test_features_give_what_the_backbone_would_each_epoch(
     make_trainer: MakeTrainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    once = make_trainer()
-    list(once.train(CheckpointFile(tmp_path / "once", KEY)))
+    once = train(make_trainer(), CheckpointFile(tmp_path / "once", KEY))
     each = make_trainer()
     monkeypatch.setattr(each, "frozen_features", lambda _: None)
     list(each.train(CheckpointFile(tmp_path / "each", KEY)))
@@ -227,12 +192,8 @@ def test_a_resumed_run_ends_in_the_same_bits(
     changes: dict[str, Any] = {"augmentation": augmentation, "options": {}}
     if transfer == "fine_tune":
         changes["options"] = {"frozen_epochs": 2}
-    whole = make_trainer(transfer, **changes)
-    list(whole.train(CheckpointFile(tmp_path / "other", KEY)))
-    stopped = make_trainer(transfer, **changes)
-    for history in stopped.train(checkpoint):
-        if len(history) == stop:
-            break  # as a killed process would
+    whole = train(make_trainer(transfer, **changes), CheckpointFile(tmp_path / "other", KEY))
+    train(make_trainer(transfer, **changes), checkpoint, stop)
     resumed = make_trainer(transfer, **changes)
     assert [len(history) for history in resumed.train(checkpoint)] == list(range(stop + 1, 5))
     assert result(resumed) == result(whole)
@@ -415,8 +376,6 @@ def test_operations_are_looked_up_whoever_computed_the_features(
     make_trainer: MakeTrainer, checkpoint: CheckpointFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And those of a backbone's backward pass when it begins to learn."""
-    from image_pipeline.numerics import portability
-
     verified = portability.read_verified_ops()
     verified.pop("aten.tanh.default")
     backward = verified.pop("aten.native_batch_norm_backward.default")
@@ -437,35 +396,35 @@ def test_operations_are_looked_up_whoever_computed_the_features(
 @pytest.mark.parametrize(
     ("transfer", "changes", "said"),
     [
-        ("freeze", {}, "train.transfer.name: 'freeze' is not allowed: it must be none or frozen "),
+        ("freeze", {}, "name: 'freeze' is not allowed: it must be none or frozen "),
         (
             "fine_tune",
             {"options": {"frozen_epochs": 5}},
-            "train.transfer.fine_tune.frozen_epochs: 5 is above train.epochs, which is 4; lower it",
+            "fine_tune.frozen_epochs: 5 is above train.epochs, which is 4; lower it",
         ),
         (
             "fine_tune",
             {"options": {"backbone_learning_rate": 0}},
-            "train.transfer.fine_tune.backbone_learning_rate: 0 is not allowed: input should be g",
+            "fine_tune.backbone_learning_rate: 0 is not allowed: input should be g",
         ),
         (
             "frozen",
             {"options": {"frozen_epochs": 1}},
-            "train.transfer.frozen.frozen_epochs: unknown option; there are no options",
+            "frozen.frozen_epochs: unknown option; there are no options",
         ),
         (
             "frozen",
             {"weights": None},
-            "train.transfer.name: frozen would keep random weights as they are; set train.model.m",
+            "name: frozen would keep random weights as they are; set train.model.m",
         ),
     ],
 )
 def test_mistakes_end_in_one_line(
     transfer: str, changes: dict[str, Any], said: str, make_trainer: MakeTrainer
 ) -> None:
-    with pytest.raises(ParamsError) as caught:
-        make_trainer(transfer, **changes)
-    assert str(caught.value).startswith(f"params.yaml: {said}")
+    assert said_by(ParamsError, make_trainer, transfer, **changes).startswith(
+        f"params.yaml: train.transfer.{said}"
+    )
 
 
 @pytest.mark.parametrize("transfer", ["frozen", "fine_tune"])
@@ -482,8 +441,6 @@ def test_a_network_without_a_head_is_refused(
             return logits
 
     monkeypatch.setattr(mlp, "Model", Headless)
-    with pytest.raises(ParamsError) as caught:
-        make_trainer(transfer, weights=None)
-    assert str(caught.value).startswith(
+    assert said_by(ParamsError, make_trainer, transfer, weights=None).startswith(
         f"params.yaml: train.transfer.name: {transfer} needs a network whose last layer, nn.Linear "
     )
