@@ -66,10 +66,7 @@ def test_a_block_by_hand() -> None:
         (b"not packed", "not a valid gzip file"),
         (gzip.compress(b"1,2,3\n"), "not scikit-learn's digits"),
     ],
-    ids=[
-        "not packed",
-        "other numbers",
-    ],  # of the bytes themselves, a gzip file's has the time in it
+    ids=["not packed", "other numbers"],  # a gzip file of one time is not that of another
 )
 def test_another_file_is_refused(tmp_path: Path, content: bytes, problem: str) -> None:
     (tmp_path / "digits.csv.gz").write_bytes(content)

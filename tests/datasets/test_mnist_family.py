@@ -1,8 +1,5 @@
 """The data sets published in MNIST's four files, on small files made in their format."""
 
-import gzip
-import hashlib
-import struct
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +9,7 @@ from torchvision import datasets as torchvision_datasets
 from image_pipeline.common.errors import DataError, DownloadError
 from image_pipeline.datasets import fashion_mnist, kmnist, mnist
 from image_pipeline.downloading.dataset import Dataset
-from published import PARAMS, whole
+from published import PARAMS, idx, md5, whole
 
 CLASS_NAMES = {
     "MNIST": mnist.CLASS_NAMES,
@@ -22,11 +19,6 @@ CLASS_NAMES = {
 FAMILY: dict[str, Dataset] = {"FashionMNIST": fashion_mnist, "KMNIST": kmnist}
 IMAGES = np.random.default_rng(0).integers(0, 256, (12, 28, 28), np.uint8)
 LABELS = np.arange(12, dtype=np.uint8) % 10
-
-
-def idx(values: np.ndarray) -> bytes:
-    header = bytes((0, 0, 8, values.ndim)) + struct.pack(f">{values.ndim}I", *values.shape)
-    return gzip.compress(header + values.tobytes(), mtime=0)
 
 
 @pytest.fixture
@@ -43,10 +35,7 @@ def mirror(tmp_path: Path) -> Path:
 def publish(name: str, mirror: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let torchvision's class name the small files' checksums, and no mirror of its own."""
     source = getattr(torchvision_datasets, name)
-    resources = [
-        (file, hashlib.md5((mirror / file).read_bytes()).hexdigest())
-        for file, _ in source.resources
-    ]
+    resources = [(file, md5(mirror / file)) for file, _ in source.resources]
     monkeypatch.setattr(source, "resources", resources)
     monkeypatch.setattr(source, "mirrors", [])
 
@@ -75,9 +64,8 @@ def test_files_are_fetched_by_their_md5_and_read(
     assert dataset.test.labels.tolist() == [0, 1, 2, 3, 4]
 
     before = {path: path.stat().st_mtime_ns for path in raw.iterdir()}
-    FAMILY[name].fetch(
-        raw, str(tmp_path / "nowhere"), PARAMS
-    )  # all there and right: nothing is asked
+    # All is there and right: nothing is asked.
+    FAMILY[name].fetch(raw, str(tmp_path / "nowhere"), PARAMS)
     assert before == {path: path.stat().st_mtime_ns for path in raw.iterdir()}
 
 

@@ -17,29 +17,22 @@ from types import SimpleNamespace
 from typing import Any
 
 import dropout_network
-import numpy as np
 import pytest
 import torch
 from torch import distributed
 
-from image_pipeline.augmenting.params import AUGMENTATION_AMOUNTS
 from image_pipeline.common.errors import HostError, HostLostError
-from image_pipeline.common.params import read_params
 from image_pipeline.distributed import distributed_group
 from image_pipeline.distributed.distributed_group import DistributedGroup, FlatBuffer
 from image_pipeline.models import mlp
 from image_pipeline.pretrained.weights import PretrainedWeights
-from image_pipeline.tensors.tensor_files import DatasetInfo, Split
 from image_pipeline.training import microbatching
 from image_pipeline.training.host_group import HostGroup
 from image_pipeline.training.host_sync import assert_in_sync
 from image_pipeline.training.initial_weights import InitialWeights
-from image_pipeline.training.params import TrainParams
-from image_pipeline.training.train import Trainer
-from project import ROOT
+from toy import FLAT, KEY, make_trainer
+from toy import train as train_toy
 
-COMMITTED = read_params(ROOT / "params.yaml")
-KEY = "k" * 64
 NETWORKS: dict[str, dict[str, Any]] = {
     "mlp": {"name": "mlp", "mlp": {"hidden_sizes": [6]}},
     "cnn": {"name": "cnn", "cnn": {"filters": [3], "hidden_sizes": []}},
@@ -50,7 +43,6 @@ TRANSFERS: dict[str, dict[str, Any]] = {  # of `dropout`
     "frozen": {"name": "frozen"},
     "fine_tune": {"name": "fine_tune", "fine_tune": {"frozen_epochs": 2}},
 }
-FLAT = {**COMMITTED.train.augmentation.model_dump(), **dict.fromkeys(AUGMENTATION_AMOUNTS, 0)}
 EPOCHS = 3
 SECONDS = 15.0  # for a process to answer
 
@@ -60,17 +52,11 @@ def small_microbatches(monkeypatch: pytest.MonkeyPatch) -> None:
     """Split a batch of 32 images into eight micro-batches, and the last one of 16 into four."""
     monkeypatch.setattr(microbatching, "MICROBATCH_BYTES", 4 * 144 * 4)
     monkeypatch.setattr(microbatching, "MIN_GHOST_BATCH_SIZE", 4)
-    monkeypatch.setattr("image_pipeline.training.train.available_cores", lambda: 8)
-    monkeypatch.setattr("image_pipeline.training.train.BATCH_IMAGES", 4)
-    monkeypatch.setattr("image_pipeline.training.features.BATCH_IMAGES", 4)
-    monkeypatch.setattr("image_pipeline.training.features.BATCHES_AT_ONCE", 7)
-
-
-def make_split(count: int, seed: int) -> Split:
-    rng = np.random.default_rng(seed)
-    images = torch.from_numpy(rng.integers(0, 256, (count, 1, 12, 12), np.uint8))
-    labels = torch.from_numpy(rng.integers(0, 3, count))
-    return Split(images, labels, DatasetInfo("toy", ("a", "b", "c"), (0.5,), (0.29,)))
+    training = "image_pipeline.training"
+    monkeypatch.setattr(f"{training}.train.available_cores", lambda: 8)
+    monkeypatch.setattr(f"{training}.train.BATCH_IMAGES", 4)
+    monkeypatch.setattr(f"{training}.features.BATCH_IMAGES", 4)
+    monkeypatch.setattr(f"{training}.features.BATCHES_AT_ONCE", 7)
 
 
 class AsBuilt(InitialWeights):
@@ -80,29 +66,19 @@ class AsBuilt(InitialWeights):
         """Leave the network's own."""
 
 
-def make_trainer(network: str, processes: int, hosts: HostGroup) -> Trainer:
-    changes: dict[str, Any] = {"epochs": EPOCHS, "batch_size": 32}
-    weights = None
+def train(
+    network: str, processes: int, hosts: HostGroup, folder: Path, stop_after: int | None = None
+) -> dict[str, Any]:
+    """Train; return what must be the same on all hosts."""
+    torch.set_num_threads(1)
+    changes: dict[str, Any] = {"epochs": EPOCHS, "batch_size": 32, "cores": processes}
     if network in TRANSFERS:
         changes |= {"transfer": TRANSFERS[network], "augmentation": FLAT}
         network = "dropout"
         info = PretrainedWeights("", "", "", "", "", (0.5,), (0.29,))
-        weights = AsBuilt(info, Path())
-    changes["model"] = NETWORKS[network]
-    params = TrainParams.model_validate(COMMITTED.train.model_dump() | changes)
-    machine = COMMITTED.machine.model_copy(update={"cores": processes})
-    return Trainer(make_split(80, 0), make_split(21, 1), params, machine, hosts, weights)
-
-
-def train(
-    network: str, processes: int, hosts: HostGroup, folder: Path, stop_after: int = EPOCHS
-) -> dict[str, Any]:
-    """Train; return what must be the same on all hosts."""
-    torch.set_num_threads(1)
-    trainer = make_trainer(network, processes, hosts)
-    for history in trainer.train(hosts.checkpoint(folder, KEY)):
-        if len(history) == stop_after:
-            break
+        changes["weights"] = AsBuilt(info, Path())
+    trainer = make_trainer((80, 21), (1, 12, 12), hosts, model=NETWORKS[network], **changes)
+    train_toy(trainer, hosts.checkpoint(folder, KEY), stop_after)
     saved = io.BytesIO()
     torch.save(trainer.state.model.state_dict(), saved)
     return {
@@ -118,10 +94,8 @@ def make_group(
     """Return the group of a worker whose agent has this rank in the rendezvous."""
     ranks = {"RANK": str(agent_rank), "WORLD_SIZE": str(world_size)}
     os.environ |= {**ranks, "GLOO_SOCKET_IFNAME": "lo"}
-    is_coordinator = agent_rank == coordinator
-    return DistributedGroup(
-        {"store_port": port, "round": f"round {round_}", "is_coordinator": is_coordinator}
-    )
+    facts = {"store_port": port, "round": f"round {round_}"}
+    return DistributedGroup({**facts, "is_coordinator": agent_rank == coordinator})
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from image_pipeline.distributed.settings import (
     CoordinatorSettings,
     generate_token,
 )
+from refusals import said_by
 
 HERE = Address("192.168.1.5", 29400)
 from_environment = CoordinatorSettings.from_environment
@@ -59,16 +60,7 @@ def test_valid_variables(monkeypatch: pytest.MonkeyPatch) -> None:
         (ADDRESS, "", f"{ADDRESS} is missing, {MACHINES} needs it"),
         *(
             (ADDRESS, wrong, f"{ADDRESS}: '{wrong}' is not an address; give the coordinator's ")
-            for wrong in (
-                "host",
-                "host:",
-                ":29400",
-                "host:0",
-                "host:65536",
-                "a b:1",
-                "::1:1",
-                "h:x",
-            )
+            for wrong in ("host", "host:", ":1", "host:0", "host:65536", "a b:1", "::1:1", "h:x")
         ),
         (ADDRESS, "0.0.0.0:29400", f"{ADDRESS}: 0.0.0.0 stands for every network"),
         (ADDRESS, "[::]:29400", f"{ADDRESS}: :: stands for every network"),
@@ -83,10 +75,7 @@ def test_invalid_variables(
     name: str, value: str, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(name, value)
-    with pytest.raises(ParamsError) as caught:
-        from_environment("portable")
-    assert str(caught.value).startswith(message)
-    assert "\n" not in str(caught.value)
+    assert said_by(ParamsError, from_environment, "portable").startswith(message)
 
 
 def test_fast_numerics_cannot_be_distributed() -> None:

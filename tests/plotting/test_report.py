@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from image_pipeline.common import paths
@@ -22,9 +22,8 @@ from image_pipeline.plotting.saliency import saliency_map
 from image_pipeline.tensorizing.data_report import SPLITS
 from image_pipeline.tensors.tensor_files import DatasetInfo, open_split_writer
 from project import ROOT
-from refusals import refusal, valid_or_refused
+from refusals import quick, refusal, valid_or_refused
 
-quick = settings(derandomize=True, deadline=None, max_examples=150, database=None)
 REMEDY = "; run `dvc repro --force evaluate` to recreate it"
 DATA = DatasetInfo("toy", ("cat", "dog", "fox"), (0.5,), (0.25,))
 AUGMENTATION = read_params(ROOT / "params.yaml").train.augmentation.model_dump()

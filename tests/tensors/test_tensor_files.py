@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save
 
@@ -22,17 +22,12 @@ from image_pipeline.tensors.tensor_files import (
     read_sample,
     read_split,
 )
-from refusals import refusal, valid_or_refused
+from refusals import damaged, quick, refusal, valid_or_refused
 
-quick = settings(derandomize=True, deadline=None, max_examples=200, database=None)
 REMEDY = "; run `dvc repro --force tensorize` to recreate it"
-DESCRIPTION: dict[str, Any] = {
-    "dataset": "toy",
-    "class_names": ["cat", "dog", "fox"],
-    "mean": [0.5],
-    "std": [0.25],
-    "fit": "pad",
-}
+NAMES = ("cat", "dog", "fox")
+INFO = DatasetInfo("toy", NAMES, (0.5,), (0.25,))
+DESCRIPTION = {"dataset": "toy", "class_names": NAMES, "mean": [0.5], "std": [0.25], "fit": "pad"}
 IMAGES = np.arange(4 * 6, dtype=np.uint8).reshape(4, 1, 2, 3)
 LABELS = np.array([0, 2, 1, 2], np.int64)
 
@@ -67,15 +62,14 @@ def read_some(path: Path) -> object:
 
 
 def test_what_is_written_is_read(file: Path) -> None:
-    description = DatasetInfo("toy", ("cat", "dog", "fox"), (0.5,), (0.25,))
-    with open_split_writer(file, 4, (1, 2, 3), "toy", description.class_names) as writer:
+    with open_split_writer(file, 4, (1, 2, 3), "toy", NAMES) as writer:
         writer.append(IMAGES[:3], LABELS[:3].astype(np.uint8))
         writer.append(IMAGES[3:], LABELS[3:])
-        writer.finish(description)
+        writer.finish(INFO)
     found = read_split(file)
     assert np.array_equal(found.images.numpy(), IMAGES)
     assert found.labels.tolist() == [0, 2, 1, 2]
-    assert found.info == description
+    assert found.info == INFO
     assert found.shape == (1, 2, 3)
     sample = read_sample(file, [3, 0])
     assert np.array_equal(sample.images, IMAGES[[3, 0]])
@@ -86,16 +80,15 @@ def test_what_is_written_is_read(file: Path) -> None:
 
 @pytest.mark.parametrize("fault", ["too few", "too many", "another shape"])
 def test_a_split_of_another_size_is_not_written(fault: str, tmp_path: Path) -> None:
-    description = DatasetInfo("toy", ("cat", "dog", "fox"), (0.5,), (0.25,))
     images = IMAGES[:, :, :1] if fault == "another shape" else IMAGES
     count = {"too few": 5, "too many": 3}.get(fault, 4)
     path = tmp_path / "split.safetensors"
     with (  # noqa: PT012 - any of them may find the fault
         pytest.raises(ValueError, match=r"written|labels"),
-        open_split_writer(path, count, (1, 2, 3), "toy", description.class_names) as writer,
+        open_split_writer(path, count, (1, 2, 3), "toy", NAMES) as writer,
     ):
         writer.append(images, LABELS)
-        writer.finish(description)
+        writer.finish(INFO)
     assert not list(tmp_path.iterdir())
 
 
@@ -179,44 +172,28 @@ BAD: dict[str, tuple[bytes, str]] = {
     ),
     "two channels": (split(IMAGES.reshape(4, 2, 1, 3)), "2 channels but 1 statistics"),
     "no metadata": (save({"images": IMAGES, "labels": LABELS}), f"{UNUSABLE}KeyError"),
-    "metadata under another key": (
-        save({"images": IMAGES, "labels": LABELS}, {"other": "{}"}),
-        f"{UNUSABLE}KeyError",
-    ),
-    "metadata that are no JSON": (
-        save({"images": IMAGES, "labels": LABELS}, {METADATA_KEY: "{"}),
-        f"{UNUSABLE}JSONDecodeError",
-    ),
-    "deep metadata": (
-        save({"images": IMAGES, "labels": LABELS}, {METADATA_KEY: "[" * 100_000}),
-        f"{UNUSABLE}RecursionError",
-    ),
-    "a list of metadata": (
-        save({"images": IMAGES, "labels": LABELS}, {METADATA_KEY: "[]"}),
-        f"{UNUSABLE}TypeError",
-    ),
+    **{
+        name: (save({"images": IMAGES, "labels": LABELS}, metadata), f"{UNUSABLE}{error}")
+        for name, metadata, error in (
+            ("metadata under another key", {"other": "{}"}, "KeyError"),
+            ("metadata that are no JSON", {METADATA_KEY: "{"}, "JSONDecodeError"),
+            ("deep metadata", {METADATA_KEY: "[" * 100_000}, "RecursionError"),
+            ("a list of metadata", {METADATA_KEY: "[]"}, "TypeError"),
+        )
+    },
     "no class names": (split(class_names=None), f"{UNUSABLE}TypeError"),
     "one class": (split(class_names=["cat"]), "fewer than two classes"),
     "another fit": (split(fit=["pad"]), "neither pad nor crop"),
     "a class twice": (split(class_names=["cat", "dog", "cat"]), "two classes with the same name"),
-    "a class that is a number": (
-        split(class_names=["cat", "dog", 3]),
-        "a class name is not printable",
-    ),
-    "half a character": (
-        split(class_names=["a", "b", "\ud800"]),
-        "a class name is not printable text",
-    ),
+    "a class that is a number": (split(class_names=["cat", "dog", 3]), "name is not printable"),
+    "half a character": (split(class_names=["a", "b", "\ud800"]), "name is not printable text"),
     "a line break": (split(class_names=["a", "b", "c\nd"]), "a class name is not printable text"),
     "no deviation": (split(std=[0.0]), "a standard deviation is not above 0"),
     "a negative deviation": (split(std=[-1]), "a standard deviation is not above 0"),
     "a NaN": (split(mean=[float("nan")]), "a mean is not finite"),
     "an infinite deviation": (split(std=[float("inf")]), "a standard deviation is not above 0"),
     "an enormous mean": (split(mean=[10**400]), f"{UNUSABLE}OverflowError"),
-    "a deviation too many": (
-        split(std=[1, 1]),
-        "the numbers of means and standard dev",
-    ),
+    "a deviation too many": (split(std=[1, 1]), "the numbers of means and standard dev"),
 }
 BAD_LABELS = {
     "a negative label": (split(labels=LABELS - 1), "labels are from -1 to 1, allowed are 0 to 2"),
@@ -260,26 +237,21 @@ def every_reader_takes_or_refuses(path: Path) -> None:
         valid_or_refused(path, partial(read, path))
 
 
-@quick
-@given(content=st.binary(max_size=100), framed=st.booleans())
-def test_any_bytes(content: bytes, framed: bool, file: Path) -> None:
-    file.write_bytes(raw(content) if framed else content)
-    every_reader_takes_or_refuses(file)
+ANY = st.binary(max_size=100)
 
 
 @quick
-@given(start=st.integers(0, len(GOOD)), length=st.integers(0, 8), put=st.binary(max_size=8))
-def test_any_damage(start: int, length: int, put: bytes, file: Path) -> None:
-    file.write_bytes(GOOD[:start] + put + GOOD[start + length :])
+@given(content=ANY | ANY.map(raw) | damaged(GOOD))
+def test_any_bytes(content: bytes, file: Path) -> None:
+    file.write_bytes(content)
     every_reader_takes_or_refuses(file)
 
 
 sizes = st.integers(-2, 30) | st.integers(0, 1 << 64)
+kinds = ["U8", "I64", "U64", "F32", "BF16", "BOOL", "F8_E4M3", "C64", "F4", "F6_E2M3"]
 tensors = st.fixed_dictionaries(
     {
-        "dtype": st.sampled_from(
-            ["U8", "I64", "U64", "F32", "BF16", "BOOL", "F8_E4M3", "C64", "F4", "F6_E2M3"]
-        ),
+        "dtype": st.sampled_from(kinds),
         "shape": st.lists(sizes, max_size=5),
         "data_offsets": st.tuples(sizes, sizes),
     }
