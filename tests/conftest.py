@@ -94,9 +94,7 @@ def _made_once(
 
 
 @pytest.fixture(scope="session")
-def finished_run(
-    tmp_path_factory: pytest.TempPathFactory,
-) -> "tuple[Project, Undisturbed]":
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> "tuple[Project, Undisturbed]":
     """Return a project after a whole `dvc repro`, measured; for tests to copy, not to touch.
 
     DVC's cache has another run, of LONGER epochs, too.

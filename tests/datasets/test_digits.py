@@ -66,7 +66,7 @@ def test_a_block_by_hand() -> None:
         (b"not packed", "not a valid gzip file"),
         (gzip.compress(b"1,2,3\n"), "not scikit-learn's digits"),
     ],
-    ids=["not packed", "other numbers"],  # a gzip file of one time is not that of another
+    ids=["not packed", "other numbers"],  # as ids, the bytes would have gzip's time in them
 )
 def test_another_file_is_refused(tmp_path: Path, content: bytes, problem: str) -> None:
     (tmp_path / "digits.csv.gz").write_bytes(content)

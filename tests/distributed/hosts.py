@@ -110,10 +110,7 @@ class Host:
         command: tuple[str, ...] = ("python", "stages/train.py"),
         env: Mapping[str, str] | None = None,
     ) -> Running:
-        variables = {
-            "IMAGE_PIPELINE_MACHINES": machines,
-            "IMAGE_PIPELINE_ADDRESS": self.endpoint,
-        }
+        variables = {"IMAGE_PIPELINE_MACHINES": machines, "IMAGE_PIPELINE_ADDRESS": self.endpoint}
         return self.start(*command, env={**variables, **(env or {})})
 
     def join(self, coordinator: "Host", env: Mapping[str, str] | None = None) -> Running:

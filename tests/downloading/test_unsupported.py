@@ -96,8 +96,7 @@ def test_a_database(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "start",
-    [b"", b"Dear reader, hello\nthere", b"cat\n" * 9, zlib.compress(b"x" * 99), bytes(600)],
+    "start", [b"", b"Dear reader, hello\nthere", b"cat\n" * 9, zlib.compress(b"x" * 99), bytes(600)]
 )
 def test_what_is_not_known(start: bytes) -> None:
     assert describe_unsupported(start) == ""

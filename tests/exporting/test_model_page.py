@@ -73,10 +73,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def page(
-    dataset: str = "mnist",
-    license_: str = "cc-by-sa-3.0",
-    onnx: bool = True,
-    **changes: Any,
+    dataset: str = "mnist", license_: str = "cc-by-sa-3.0", onnx: bool = True, **changes: Any
 ) -> str:
     card = model_card.ModelCard(
         network="mlp",

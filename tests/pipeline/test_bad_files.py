@@ -83,9 +83,7 @@ def files(project: Project) -> dict[str, bytes | None]:
 
 
 @pytest.mark.parametrize(
-    ("stage", "name", "damage", "cause", "remedy"),
-    CASES,
-    ids=[name for _, name, *_ in CASES],
+    ("stage", "name", "damage", "cause", "remedy"), CASES, ids=[name for _, name, *_ in CASES]
 )
 def test_a_bad_file_ends_the_stage_in_one_line(
     stage: str, name: str, damage: Damage, cause: str, remedy: str, done: Project

@@ -150,9 +150,7 @@ def test_a_limit_of_file_size_under_dvc_and_the_way_back(
     ids=["divergence", "memory"],
 )
 def test_training_that_cannot_go_on(
-    committed: tuple[Project, dict[str, str]],
-    params: dict[str, object],
-    said: tuple[str, str],
+    committed: tuple[Project, dict[str, str]], params: dict[str, object], said: tuple[str, str]
 ) -> None:
     project, before = committed
     project.set_params(params)

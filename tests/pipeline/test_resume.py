@@ -113,10 +113,7 @@ def test_a_change_never_meets_the_old_checkpoint(
     project, _, checkpoint = after_kill
     copies = {
         name: (project.root / name).read_bytes()
-        for name in (
-            "params.yaml",
-            "src/image_pipeline/augmenting/augmentation.py",
-        )
+        for name in ("params.yaml", "src/image_pipeline/augmenting/augmentation.py")
     }
     change(project.root)
     try:

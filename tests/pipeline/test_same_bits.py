@@ -98,10 +98,6 @@ def _install_impostor_font(folder: Path) -> None:
         for record in font["name"].names:
             if record.nameID in (1, 4, 16):
                 font["name"].setName(
-                    "DejaVu Sans",
-                    record.nameID,
-                    record.platformID,
-                    record.platEncID,
-                    record.langID,
+                    "DejaVu Sans", record.nameID, record.platformID, record.platEncID, record.langID
                 )
         font.save(folder / "DejaVuSans.ttf")

@@ -29,12 +29,7 @@ from image_pipeline.plotting.images import (
     draw_images,
     draw_saliency,
 )
-from image_pipeline.plotting.labels import (
-    MAX_LABEL_LENGTH,
-    class_labels,
-    label_inches,
-    short_names,
-)
+from image_pipeline.plotting.labels import MAX_LABEL_LENGTH, class_labels, label_inches, short_names
 
 DPI = 50
 Draw = Callable[[Path], None]

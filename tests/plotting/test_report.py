@@ -229,11 +229,7 @@ BAD_TABLES: dict[str, tuple[Path, str | bytes, str]] = {
 }
 
 
-STAGES = {
-    paths.CLASS_BALANCE: "tensorize",
-    paths.DATA_TABLE: "tensorize",
-    paths.HISTORY: "train",
-}
+STAGES = {paths.CLASS_BALANCE: "tensorize", paths.DATA_TABLE: "tensorize", paths.HISTORY: "train"}
 
 
 @pytest.mark.parametrize("name", BAD_TABLES)

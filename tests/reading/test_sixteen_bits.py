@@ -14,13 +14,7 @@ from image_pipeline.reading.pixels import PixelSettings, decode, decode_whole, s
 from image_pipeline.reading.sixteen_bits import fewest_bits
 from reading.image_files import BIG, LITTLE, chunk, png_of_16_bits, tiff
 
-RED, GREEN, BLUE, WHITE, BLACK = (
-    [255, 0, 0],
-    [0, 255, 0],
-    [0, 0, 255],
-    [255, 255, 255],
-    [0, 0, 0],
-)
+RED, GREEN, BLUE, WHITE, BLACK = ([255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 255], [0, 0, 0])
 
 
 def shorts(order: str, *values: int) -> bytes:
@@ -121,10 +115,7 @@ def test_lab_becomes_grey() -> None:
             lambda o: tiff([shorts(o, 1, 2), shorts(o, 3, 4), shorts(o, 5, 6)], 2, 16, o, 3),
             "its 16-bit colours are in planes, which Pillow misreads",
         ),
-        (
-            lambda o: tiff(bytes(8), 1, 10, o),
-            "a TIFF file of a kind that Pillow cannot read",
-        ),
+        (lambda o: tiff(bytes(8), 1, 10, o), "a TIFF file of a kind that Pillow cannot read"),
     ],
     ids=["signed 16 bits", "signed 8 bits", "floats", "planes", "10 bits, packed"],
 )

@@ -119,10 +119,7 @@ def divide() -> None:
     ],
 )
 def test_a_process_that_ends_is_explained(
-    action: Callable[[], None],
-    error: type[Exception],
-    said: str,
-    capfd: pytest.CaptureFixture[str],
+    action: Callable[[], None], error: type[Exception], said: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     group = LocalGroup(3)
 

@@ -142,8 +142,7 @@ def batches(run: Trainer, epoch: int) -> list[tuple[Tensor, Tensor]]:
 
 
 @pytest.mark.parametrize(
-    ("batch_size", "chunk_bytes"),
-    [(1, 2000), (8, 1), (29, 2000), (30, 1 << 24), (1000, 1 << 24)],
+    ("batch_size", "chunk_bytes"), [(1, 2000), (8, 1), (29, 2000), (30, 1 << 24), (1000, 1 << 24)]
 )
 @pytest.mark.usefixtures("small_microbatches")
 def test_every_image_is_seen_once_per_epoch_with_its_label(
@@ -252,11 +251,7 @@ def test_the_first_epochs_figures_by_hand(
 
 @pytest.mark.parametrize(("epoch", "step", "value"), [(1, 1, "nan"), (2, 4, "inf")])
 def test_a_diverging_run_says_where_and_stops(
-    epoch: int,
-    step: int,
-    value: str,
-    checkpoint: CheckpointFile,
-    monkeypatch: pytest.MonkeyPatch,
+    epoch: int, step: int, value: str, checkpoint: CheckpointFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = make_trainer(learning_rate=10.0, checkpoint_every=0)  # 4 steps per epoch
     calls = iter(range(100))  # before the first step, one looks up the operations
@@ -294,9 +289,7 @@ def test_the_public_recipe_is_adam_without_anything_else(checkpoint: CheckpointF
     expected = {tuple(image.flatten().tolist()) for image in ((raw / 255 - 0.5) / 0.29).float()}
     assert len(expected) == 30
     assert torch.allclose(
-        images.flatten(1).sort(0)[0],
-        torch.tensor(sorted(expected)).sort(0)[0],
-        atol=1e-5,
+        images.flatten(1).sort(0)[0], torch.tensor(sorted(expected)).sort(0)[0], atol=1e-5
     )
     before = run.state.model.get_parameter("output.bias").detach().clone()
     list(run.train(checkpoint))
@@ -362,8 +355,7 @@ def test_looking_up_operations_changes_no_bit(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("small_microbatches")
 def test_the_first_microbatch_decides_the_buffers(
-    own_network: dict[str, object],
-    checkpoint: CheckpointFile,
+    own_network: dict[str, object], checkpoint: CheckpointFile
 ) -> None:
     """Of 8, 8, 8 and 6 images, in 4, 4, 4 and 2 micro-batches, the first has 2, 2, 2 and 3."""
     run = make_trainer(epochs=1, model=own_network)
