@@ -42,11 +42,12 @@ def make_trainer(
     `changes` are of the params of `train` and of `machine`.
     """
     small = {"model": {"name": "mlp", "mlp": {"hidden_sizes": [6]}}, "epochs": 4, "batch_size": 8}
-    of_machine = {key: changes.pop(key) for key in ("cores", "checkpoint_every") if key in changes}
+    own = ("cores", "checkpoint_every")
+    of_machine: dict[str, Any] = {key: changes.pop(key) for key in own if key in changes}
     params = TrainParams.model_validate(COMMITTED.train.model_dump() | small | changes)
     machine = COMMITTED.machine.model_copy(update=of_machine)
-    splits = (make_split(count, seed, shape) for seed, count in enumerate(images))
-    return Trainer(*splits, params, machine, hosts, weights)
+    split, validation = (make_split(count, seed, shape) for seed, count in enumerate(images))
+    return Trainer(split, validation, params, machine, hosts, weights)
 
 
 def train(run: Trainer, checkpoint: CheckpointFile, stop_after: int | None = None) -> Trainer:

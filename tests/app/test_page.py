@@ -27,7 +27,7 @@ from selenium.webdriver.remote.webelement import WebElement
 
 from chromium import chromium, console_errors, requested
 from image_pipeline.tensors.tensor_files import read_sample
-from project import IN_CI, ROOT, Project, require
+from project import IN_CI, ROOT, Project, require, run
 
 ENVIRONMENT = ROOT / ".venv-app"
 TIMEOUT = 300  # seconds; only the prediction of a stroke must be quick
@@ -249,7 +249,7 @@ def server(
 @pytest.fixture(scope="module")
 def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
     if IN_CI:
-        subprocess.run(["make", ".venv-app/complete"], cwd=ROOT, check=True)
+        run("make", ".venv-app/complete", cwd=ROOT)
     complete = (ENVIRONMENT / "complete").exists()
     require(complete, "Gradio's environment (`make .venv-app/complete` makes it)")
     with chromium(tmp_path_factory.mktemp("chromium"), "1200,800") as started:
@@ -450,13 +450,7 @@ def test_a_port_in_use_is_named(page: Page) -> None:
 
 
 def test_a_missing_gradio_gives_an_error_with_a_remedy() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "image_pipeline", "app"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run(sys.executable, "-m", "image_pipeline", "app", cwd=ROOT, check=False)
     assert done.returncode == 1
     assert done.stderr == (
         "app: error: Gradio is not in this environment; run `make app`, which makes one with it\n"

@@ -1,13 +1,12 @@
 """How many cores there are: those that a process is bound to, and those that it is granted."""
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from project import require
+from project import require, run
 
 COUNT = "from image_pipeline.common.cores import available_cores; print(available_cores())"
 QUOTAS = Path("/sys/fs/cgroup")
@@ -16,9 +15,7 @@ QUOTAS = Path("/sys/fs/cgroup")
 def counted(before: str) -> int:
     """Return what a new process counts that runs `before` first."""
     script = f"import os; {before}\n{COUNT}"
-    return int(
-        subprocess.run([sys.executable, "-c", script], capture_output=True, check=True).stdout
-    )
+    return int(run(sys.executable, "-c", script).stdout)
 
 
 def elsewhere(folder: Path) -> str:

@@ -3,7 +3,6 @@ import os
 import re
 import signal
 import stat
-import subprocess
 import sys
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from code_facts import imported_files, stage_names
 from image_pipeline.common import files
 from image_pipeline.common.files import atomic_group, atomic_write, discard_partials, write_bytes
 from image_pipeline.serialization import write_csv, write_csv_rows, write_json
-from project import ROOT, require
+from project import ROOT, require, run
 
 
 def listed(folder: Path) -> list[str]:
@@ -63,7 +62,7 @@ def test_a_kill_leaves_the_old_file_and_the_next_write_clears_up(tmp_path: Path)
         "    file.write(b'longer than what comes after it'); file.flush()\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(path)], check=False)
+    done = run(sys.executable, "-c", code, path, check=False)
     assert done.returncode == -signal.SIGKILL
     assert path.read_bytes() == b"old"
     assert listed(tmp_path) == ["a.bin", "a.bin.partial"]

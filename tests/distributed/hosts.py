@@ -7,65 +7,35 @@ import contextlib
 import os
 import shutil
 import signal
-import subprocess
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
-from project import Project, require
+from background import BackgroundCommand
+from project import PATIENCE, Project, require, run, wait_until
 
 PORT = 29400
 TOKEN = "a token that only the tests know"
-TIMEOUT = 240.0  # seconds for whatever a test waits for
 COMMON = {"IMAGE_PIPELINE_TOKEN": TOKEN, "IMAGE_PIPELINE_WAIT": "120"}
 
 
 def ip(*words: str, check: bool = True) -> str:
-    done = subprocess.run(["ip", *words], capture_output=True, text=True, check=False)
-    assert not (check and done.returncode), f"ip {' '.join(words)}: {done.stderr}"
-    return done.stdout
+    return run("ip", *words, check=check).stdout
 
 
-def wait_until(condition: Callable[[], object], what: str, seconds: float = TIMEOUT) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"{what}: timeout after {seconds:.0f} s"
-        time.sleep(0.02)
-
-
-class Running:
+class Running(BackgroundCommand):
     """A command that runs on a host, and its output."""
 
     def __init__(self, host: "Host", command: tuple[str, ...], env: Mapping[str, str]) -> None:
-        self.log = host.project.root.parent / f"{host.name}.{os.urandom(3).hex()}.log"
-        with self.log.open("wb") as file:
-            self.process = subprocess.Popen(
-                ["ip", "netns", "exec", host.name, *command],
-                cwd=host.project.root,
-                env=host.project.environment({**COMMON, **env}),
-                stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=file,
-                start_new_session=True,
-            )
-
-    @property
-    def text(self) -> str:
-        return self.log.read_text(errors="replace").replace("\r", "\n")
+        there = ("ip", "netns", "exec", host.name)
+        super().__init__(host.project, *there, *command, env={**COMMON, **env})
 
     @property
     def lines(self) -> list[str]:
         """Printed lines, without the progress bar."""
         return [line for line in self.text.splitlines() if line and "%|" not in line]
 
-    def wait(self, seconds: float = TIMEOUT) -> int:
-        try:
-            return self.process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            raise AssertionError(f"still running after {seconds} s:\n{self.text}") from None
-
-    def wait_for(self, words: str, seconds: float = TIMEOUT) -> None:
+    def wait_for(self, words: str, seconds: float = PATIENCE) -> None:
         wait_until(
             lambda: words in self.text or self.process.poll() is not None, repr(words), seconds
         )
@@ -141,9 +111,7 @@ class Host:
         `DEVICE` stands for either end of the host's link.
         """
         for where, device in ((["-n", self.name], "eth0"), ([], self.link)):
-            command = ["tc", *where, *(device if word == "DEVICE" else word for word in words)]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            assert not done.returncode, f"{' '.join(command)}: {done.stderr}"
+            run("tc", *where, *(device if word == "DEVICE" else word for word in words))
 
     def limit(self, rate: str, delay: str = "") -> None:
         """Limit the link to a rate for `tc`, such as 1gbit; add a delay if the kernel can."""
@@ -196,7 +164,7 @@ class Network:
 
     def __init__(self, subnet: int | None = None) -> None:
         require(os.geteuid() == 0 and shutil.which("ip"), "root and `ip` (Debian's iproute2)")
-        done = subprocess.run(["ip", "netns", "add", "probe"], capture_output=True, check=False)
+        done = run("ip", "netns", "add", "probe", check=False)
         require(done.returncode == 0, "permission to create network namespaces")
         ip("netns", "delete", "probe")
         self.subnet = os.getpid() % 250 if subnet is None else subnet
@@ -217,9 +185,9 @@ class Network:
     def has_netem(self) -> bool:
         """Whether this kernel can delay packets."""
         words = ["tc", "qdisc", "replace", "dev", self.name, "root", "netem", "delay", "1us"]
-        done = subprocess.run(words, capture_output=True, check=False)
+        done = run(*words, check=False)
         if not done.returncode:
-            subprocess.run([*words[:2], "del", *words[3:6]], check=True)
+            run(*words[:2], "del", *words[3:6])
         return done.returncode == 0
 
     def add(self, project: Project) -> Host:

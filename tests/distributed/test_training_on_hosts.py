@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 from fault_harness import LONG, Round, fault_round, hosts_with, remove_outputs, train_outputs
-from hosts import PORT, Host, Network, wait_until
+from hosts import PORT, Host, Network
 from kill_harness import Undisturbed
 
-from project import ROOT, Project
+from project import ROOT, Project, wait_until
 
 READY_SECONDS = 12.0  # for a joining host's agent to start and to reach the rendezvous
 PAGE = (ROOT / "docs" / "machines.md").read_text(encoding="utf-8")

@@ -15,7 +15,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from image_pipeline.__main__ import main
-from project import Project
+from project import Project, run
 
 TEST_HASH = "0123456789abcdef0123456789abcdef"
 
@@ -42,7 +42,7 @@ class SyntheticProject(Project):
         (root / ".dvc" / "config").touch()  # as `dvc init` does, which takes a second
         (root / ".dvc" / ".gitignore").write_text("/config.local\n/tmp\n/cache\n")
         (root / "dvc.yaml").write_text("stages: {}\n")
-        subprocess.run(["git", "init", "--quiet", "-b", "main"], cwd=root, check=True)
+        run("git", "init", "--quiet", "-b", "main", cwd=root)
 
     def record(self, table: pd.DataFrame, test_hash: str = TEST_HASH, **params: Any) -> None:
         """Write the outputs of a run with these predictions, and commit them."""

@@ -5,17 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from project import ROOT, Project
+from project import IDENTITY, ROOT, Project
 
 PAGE = ROOT / "docs" / "experiments.md"
 BLOCKS = re.findall(
     r"^```sh\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
 )
-IDENTITY = {
-    f"GIT_{who}_{what}": "test@example.com"
-    for who in ("AUTHOR", "COMMITTER")
-    for what in ("NAME", "EMAIL")
-}
 
 
 @pytest.mark.slow

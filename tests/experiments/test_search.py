@@ -30,7 +30,7 @@ from image_pipeline.experiments import dvc_queue, trials
 from image_pipeline.experiments.dvc_runner import DvcRunner
 from image_pipeline.experiments.search_spaces import SPACES, current_values, read_space
 from image_pipeline.experiments.trials import NUMBER, search
-from project import Project
+from project import Project, run, wait_until
 
 COMMAND = (sys.executable, "-m", "image_pipeline")
 SPACE: dict[str, BaseDistribution] = {
@@ -242,12 +242,9 @@ def test_queueing_completes_if_the_command_is_killed(tmp_path: Path) -> None:
         "_run_uninterrupted(enqueue)\n"
     )
     path = tmp_path / "ended"
-    done = subprocess.run([sys.executable, "-c", script, str(path)], check=False)
+    done = run(sys.executable, "-c", script, path, check=False)
     assert done.returncode == -signal.SIGKILL
-    end = time.monotonic() + 30
-    while not path.exists():
-        assert time.monotonic() < end
-        time.sleep(0.05)
+    wait_until(path.exists, "the end of queueing", 30)
     with pytest.raises(PipelineError, match=r"DVC cannot queue a run: no such thing$"):
         dvc_queue._run_uninterrupted(partial(_fail, "no such thing"))
 

@@ -4,16 +4,14 @@ import os
 import re
 import shlex
 import shutil
-import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
 import pytest
 
-from project import LONGER, ROOT, Project, require
+from project import IDENTITY, LONGER, ROOT, Project, require, run, unused_port, wait_until
 
 PAGE = ROOT / "docs" / "sharing.md"
 BLOCKS = re.findall(
@@ -24,11 +22,6 @@ MERGE, MERGED, REGISTER, GET, VERIFY = BLOCKS[6:]
 HOST, FOLDER = "server.example.org", "/srv/dvc/pipeline"
 REPOSITORY = f"git@{HOST}:pipeline.git"
 SSHD = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
-IDENTITY = {
-    f"GIT_{who}_{what}": "test@example.com"
-    for who in ("AUTHOR", "COMMITTER")
-    for what in ("NAME", "EMAIL")
-}
 
 pytestmark = pytest.mark.slow
 
@@ -41,10 +34,8 @@ class Server:
         ssh = self.home / ".ssh"
         ssh.mkdir(parents=True)
         for key in (root / "host", root / "another_host", ssh / "id_ed25519"):
-            subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+            run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key)
+        self.port = unused_port()
         (root / "sshd_config").write_text(
             f"Port {self.port}\nListenAddress 127.0.0.1\nHostKey {root}/host\n"
             f"AuthorizedKeysFile {ssh}/id_ed25519.pub\nPidFile {root}/pid\nStrictModes no\n"
@@ -71,12 +62,8 @@ class Server:
         (self.home / ".ssh/known_hosts").write_text(f"[127.0.0.1]:{self.port} {key}\n")
 
     def start(self) -> None:
-        command = [str(SSHD), "-f", f"{self.root}/sshd_config", "-E", f"{self.root}/log"]
-        subprocess.run(command, check=True)
-        deadline = time.monotonic() + 30
-        while not (self.root / "pid").exists():
-            assert time.monotonic() < deadline, (self.root / "log").read_text()
-            time.sleep(0.05)
+        run(str(SSHD), "-f", f"{self.root}/sshd_config", "-E", f"{self.root}/log")
+        wait_until((self.root / "pid").exists, "the server's start", 30)
 
     def kill(self) -> None:
         """Kill the server with all its connections, as a power cut would."""
@@ -114,7 +101,7 @@ def shared(finished: Project, server: Server, tmp_path: Path) -> Project:
     project = finished.copy_to(tmp_path / "here")
     project.run("git", "branch", "-M", "main")
     bare = tmp_path / "origin.git"
-    subprocess.run(["git", "init", "--quiet", "--bare", "-b", "main", bare], check=True)
+    run("git", "init", "--quiet", "--bare", "-b", "main", bare)
     project.run("git", "remote", "add", "origin", str(bare))
     server.run(project, CONFIGURE + ADD)
     return project
@@ -122,7 +109,7 @@ def shared(finished: Project, server: Server, tmp_path: Path) -> Project:
 
 def clone_of(project: Project, root: Path) -> Project:
     origin = project.run("git", "remote", "get-url", "origin").stdout.strip()
-    subprocess.run(["git", "clone", "--quiet", origin, root], check=True)
+    run("git", "clone", "--quiet", origin, root)
     return Project.at(root)
 
 
@@ -208,11 +195,12 @@ def test_server_killed_during_push(shared: Project, server: Server, tmp_path: Pa
         stderr=subprocess.PIPE,
         text=True,
     )
-    deadline = time.monotonic() + 120
-    while not any(path.stat().st_size > 1 << 20 for path in server.storage.rglob("*.tmp")):
+
+    def begun() -> bool:
         assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+        return any(path.stat().st_size > 1 << 20 for path in server.storage.rglob("*.tmp"))
+
+    wait_until(begun, "a part of the large file", 120)
     server.kill()
     _, said = process.communicate(timeout=120)
     assert process.returncode != 0
@@ -231,19 +219,18 @@ def test_full_disk_on_the_server(shared: Project, server: Server, tmp_path: Path
     shared.run("dvc", "add", "--quiet", "big.bin")
     shared.commit("a large file")
     server.storage.mkdir()
-    small = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(server.storage)], check=False
-    )
+    options = ("-t", "tmpfs", "-o", "size=4m", "tmpfs")
+    small = run("mount", *options, server.storage, check=False)
     require(small.returncode == 0, "the right to mount a small disk")
     try:
         done = server.run(shared, PUSH, check=False)
         assert done.returncode != 0
         assert re.search(r"failed to push data to the cloud - \d+ files? failed", done.stderr)
         assert "Traceback" not in done.stderr
-        subprocess.run(["mount", "-o", "remount,size=64m", str(server.storage)], check=True)
+        run("mount", "-o", "remount,size=64m", server.storage)
         server.run(shared, PUSH)
         elsewhere = clone_of(shared, tmp_path / "elsewhere")
         server.run(elsewhere, PULL)
         assert elsewhere.hashes() == shared.hashes()
     finally:
-        subprocess.run(["umount", str(server.storage)], check=True)
+        run("umount", server.storage)

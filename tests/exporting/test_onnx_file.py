@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -25,7 +24,7 @@ from image_pipeline.modeling import networks
 from image_pipeline.modeling.model_card import ModelCard, WeightsProvenance
 from image_pipeline.modeling.model_file import read_model, write_model
 from image_pipeline.tensors.tensor_files import DatasetInfo, Split
-from project import ROOT
+from project import ROOT, run
 
 NAMES = ("zéro", "one", "two", "three", "four")
 # A custom network with lazy and depthwise convolution, batch and layer norm, GELU, attention,
@@ -198,14 +197,9 @@ def test_two_processes_write_the_same_bytes(custom_network: Path, tmp_path: Path
     elsewhere.mkdir()
     found = []
     for seed, cwd, paths in (("1", tmp_path, files), ("77", elsewhere, files[::-1])):
-        done = subprocess.run(
-            [sys.executable, "-c", IN_A_PROCESS, str(custom_network.parent), *map(str, paths)],
-            cwd=cwd,
-            env={**os.environ, "PYTHONHASHSEED": seed, "TZ": "Pacific/Kiritimati"},
-            capture_output=True,
-            text=True,
-            check=True,
-        )
+        env = {**os.environ, "PYTHONHASHSEED": seed, "TZ": "Pacific/Kiritimati"}
+        arguments = (custom_network.parent, *paths)
+        done = run(sys.executable, "-c", IN_A_PROCESS, *arguments, cwd=cwd, env=env)
         assert done.stderr == ""
         found.append(done.stdout.split())
     assert found[0] == found[1][::-1]

@@ -8,10 +8,9 @@ import json
 import os
 import random
 import signal
-import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -22,42 +21,23 @@ import psutil  # type: ignore[import-untyped]
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from project import OUTPUT_FOLDERS, SHARED_MNIST, SMALL, Project
+from background import BackgroundCommand
+from project import OUTPUT_FOLDERS, SHARED_MNIST, SMALL, Project, wait_until
 
 STAGES = ("download", "tensorize", "weights", "train", "evaluate", "plot", "export")
 DVC_ITSELF = "dvc"  # as an aim: while DVC starts, before any stage
 AIMS = (DVC_ITSELF, *STAGES)
-POLL = 0.01  # seconds
-PATIENCE = 300.0  # seconds until something that must happen has happened
 AFTER = 1.2  # kills fall up to this share of a stage's duration: DVC's own work after it, too
 SIGTERM_BIT = 1 << (signal.SIGTERM - 1)
+WAITING = "train: another run of this stage is active in this folder; waiting for it to end"
 MEND = "rm -f .dvc/tmp/rwlock && git checkout dvc.lock"  # as the README says
 
 
-def wait_until(condition: Callable[[], object], what: str) -> None:
-    """Poll `condition`; fail when it does not come true."""
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        if time.monotonic() > deadline:
-            raise AssertionError(f"{what}: did not happen in {PATIENCE:.0f} s")
-        time.sleep(POLL)
-
-
-class Command:
-    """A command in a session of its own, as in a terminal of its own."""
+class Command(BackgroundCommand):
+    """A command whose processes can be found and killed."""
 
     def __init__(self, project: Project, *command: str) -> None:
-        self.output = project.root.parent / f"{project.root.name}.{os.urandom(4).hex()}.log"
-        with self.output.open("wb") as file:
-            self.process = subprocess.Popen(
-                command,
-                cwd=project.root,
-                env=project.environment({"SHELL": "/bin/sh"}),
-                stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=file,
-                start_new_session=True,
-            )
+        super().__init__(project, *command, env={"SHELL": "/bin/sh"})
 
     def __enter__(self) -> "Command":
         return self
@@ -67,11 +47,6 @@ class Command:
         self.signal(signal.SIGKILL)
         self.process.wait()
         wait_until(lambda: not self._members(), "the end of every process of the command")
-
-    @property
-    def text(self) -> str:
-        """What the command has written so far; carriage returns end lines, too."""
-        return self.output.read_text(errors="replace").replace("\r", "\n")
 
     def signal(self, number: int) -> None:
         """Send a signal to every process of the command, as a terminal's Ctrl-C does."""
@@ -100,10 +75,6 @@ class Command:
 
         wait_until(seen, f"the start of {' or '.join(names)}")
         return found[0] if found else None
-
-    def wait(self) -> int:
-        """Wait for the command's end and return its exit status."""
-        return self.process.wait(PATIENCE)
 
     def _members(self) -> list[tuple[int, int]]:
         """Process and group ids of the session's processes that are not dead yet."""
@@ -139,6 +110,14 @@ class Undisturbed:
     status: str
     seconds: dict[str, float]
 
+    def check(self, project: Project) -> None:
+        """Fail where a project has other outputs than that run, or another status in Git."""
+        found = outputs(project)
+        names = found.keys() | self.outputs
+        different = sorted(name for name in names if found.get(name) != self.outputs.get(name))
+        assert not different, f"different: {different}"
+        assert project.git_status() == self.status
+
 
 def run_undisturbed(project: Project) -> Undisturbed:
     """Run the whole pipeline and measure it."""
@@ -173,10 +152,9 @@ def outputs(project: Project) -> dict[str, str]:
 
 def forget(project: Project) -> None:
     """Bring the project back to where nothing has run: no outputs, cache or checkpoints."""
-    for name in (*OUTPUT_FOLDERS, ".dvc/cache", ".dvc/tmp", "checkpoints"):
-        subprocess.run(["rm", "-rf", name], cwd=project.root, check=True)
-    for arguments in (["checkout", "--quiet", "."], ["clean", "--quiet", "-d", "--force"]):
-        subprocess.run(["git", *arguments], cwd=project.root, check=True)
+    project.run("rm", "-rf", *OUTPUT_FOLDERS, ".dvc/cache", ".dvc/tmp", "checkpoints")
+    project.run("git", "checkout", "--quiet", ".")
+    project.run("git", "clean", "--quiet", "-d", "--force")
 
 
 def kill_once(project: Project, aim: str, delay: float) -> bool:
@@ -239,14 +217,7 @@ def soak_round(
             mended += mend(project)
         with Command(project, "dvc", "repro") as command:
             assert command.wait() == 0, command.text
-        found = outputs(project)
-        different = {
-            name
-            for name in found.keys() | expected.outputs
-            if found.get(name) != expected.outputs.get(name)
-        }
-        assert not different, f"different: {sorted(different)}"
-        assert project.git_status() == expected.status
+        expected.check(project)
     except AssertionError as error:
         raise AssertionError(f"seed {seed}, kills at {moments}: {error}") from None
     return kills, mended

@@ -1,7 +1,7 @@
 """A full disk, a read-only folder, too little memory, a diverged loss: one line, nothing lost."""
 
 import os
-import subprocess
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from kill_harness import outputs
 
-from project import Project, require
+from project import Project, require, run
 
 RESTORE = (
     " (DVC removed this stage's outputs before running it; "
@@ -57,16 +57,13 @@ def fill(path: Path) -> None:
 @contextmanager
 def mounted(folder: Path, *options: str) -> Iterator[None]:
     """Mount something at `folder` while the block runs; skip where that is not allowed."""
-    command = ["mount", *options, str(folder)]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        done = subprocess.CompletedProcess(command, 1, "", "")
-    require(done.returncode == 0, f"the right to mount ({' '.join(command)})")
+    require(shutil.which("mount"), "`mount`")
+    done = run("mount", *options, folder, check=False)
+    require(done.returncode == 0, f"the right to mount ({' '.join(options)})")
     try:
         yield
     finally:
-        subprocess.run(["umount", str(folder)], check=True)
+        run("umount", folder)
 
 
 @pytest.mark.parametrize(("stage", "folder"), STAGES_THAT_WRITE.items())
@@ -98,7 +95,7 @@ def test_the_folder_is_read_only(committed: tuple[Project, dict[str, str]]) -> N
     stage, folder = "evaluate", "plots"
     target = project.root / folder
     with mounted(target, "--bind", str(target)):
-        subprocess.run(["mount", "-o", "remount,bind,ro", str(target)], check=True)
+        run("mount", "-o", "remount,bind,ro", target)
         done = project.stage(stage, check=False)
     assert done.returncode == 1
     said = last_line(done.stderr)

@@ -4,20 +4,9 @@ import os
 import signal
 
 import pytest
-from kill_harness import (
-    AIMS,
-    MEND,
-    STAGES,
-    Command,
-    Undisturbed,
-    forget,
-    mend,
-    outputs,
-    soak_round,
-    wait_until,
-)
+from kill_harness import AIMS, MEND, STAGES, WAITING, Command, Undisturbed, forget, mend, soak_round
 
-from project import ROOT, Project
+from project import ROOT, Project, wait_until
 
 REFUSALS = (
     "Unable to read RWLock-file",
@@ -48,8 +37,7 @@ def test_dvc_is_killed_while_it_writes_a_file_of_its_own(
     assert mend(project)
     assert not mend(project)
     project.run("dvc", "repro")
-    assert outputs(project) == expected.outputs
-    assert project.git_status() == expected.status
+    expected.check(project)
 
 
 def test_stage_alone_is_killed(undisturbed: tuple[Project, Undisturbed]) -> None:
@@ -66,8 +54,7 @@ def test_stage_alone_is_killed(undisturbed: tuple[Project, Undisturbed]) -> None
         assert "Traceback" not in command.text
     again = project.run("dvc", "repro")
     assert "train: going on after epoch" in again.stdout
-    assert outputs(project) == expected.outputs
-    assert project.git_status() == expected.status
+    expected.check(project)
 
 
 def test_dvc_alone_is_killed_and_its_stage_lives_on(
@@ -82,10 +69,6 @@ def test_dvc_alone_is_killed_and_its_stage_lives_on(
         assert first.stage("train"), "the orphan has ended too early for this test"
         with Command(project, "dvc", "repro") as second:
             assert second.wait() == 0, second.text
-            waited = (
-                "train: another run of this stage is active in this folder; waiting for it to end"
-            )
-            assert waited in second.text.splitlines()
+            assert WAITING in second.text.splitlines()
         assert not any(first.stage(stage) for stage in STAGES)
-    assert outputs(project) == expected.outputs
-    assert project.git_status() == expected.status
+    expected.check(project)

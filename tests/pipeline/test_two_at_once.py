@@ -3,11 +3,9 @@
 Several experiments of a queue at once are in experiments/test_seeds.py.
 """
 
-from kill_harness import Command, Undisturbed, forget, outputs
+from kill_harness import WAITING, Command, Undisturbed, forget, outputs
 
 from project import SMALL, Project
-
-WAITING = "train: another run of this stage is active in this folder; waiting for it to end"
 
 
 def test_two_dvc_repros_in_one_clone(undisturbed: tuple[Project, Undisturbed]) -> None:
@@ -22,8 +20,7 @@ def test_two_dvc_repros_in_one_clone(undisturbed: tuple[Project, Undisturbed]) -
             assert "ERROR" in text
             assert any(told in text for told in ("Unable to acquire lock", "is busy")), text
     assert project.run("dvc", "repro").returncode == 0
-    assert outputs(project) == expected.outputs
-    assert project.git_status() == expected.status
+    expected.check(project)
 
 
 def test_two_trainings_by_hand(undisturbed: tuple[Project, Undisturbed]) -> None:

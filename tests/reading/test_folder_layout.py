@@ -129,7 +129,7 @@ UNDERSTOOD = {
 @pytest.mark.parametrize("name", UNDERSTOOD)
 def test_a_layout_is_understood(name: str) -> None:
     files, meaning = UNDERSTOOD[name]
-    expected = {}
+    expected: dict[str, str] = {}
     for names, _, folders in (part.partition(": ") for part in meaning.split("; ")):
         expected |= {each: folders.replace("*", each) for each in names.split()}
     layout = read(files)

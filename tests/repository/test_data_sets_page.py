@@ -4,7 +4,6 @@ import itertools
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -25,7 +24,7 @@ from image_pipeline.common.schema import names_in
 from image_pipeline.datasets.emnist import CLASS_NAMES
 from image_pipeline.tensorizing.params import TensorizeParams
 from image_pipeline.tensors.tensor_files import read_split
-from project import ROOT
+from project import ROOT, run
 from published import PARAMS, md5, tensorize_into
 
 PAGE = ROOT / "docs" / "data-sets.md"
@@ -96,13 +95,7 @@ def test_the_example_reports_bad_files(leaves: ModuleType, mirror: Path) -> None
 def test_the_example_is_in_the_projects_style() -> None:
     path = "src/image_pipeline/datasets/leaves.py"
     for command in (["format", "--check"], ["check"]):
-        subprocess.run(
-            ["ruff", *command, "--stdin-filename", path, "-"],
-            input=EXAMPLE,
-            text=True,
-            cwd=ROOT,
-            check=True,
-        )
+        run("ruff", *command, "--stdin-filename", path, "-", input=EXAMPLE, cwd=ROOT)
 
 
 def test_the_example_of_a_change_changes_images(
@@ -129,7 +122,7 @@ def test_the_lines_for_a_table_write_its_images(tmp_path: Path) -> None:
         for label, row in zip(labels, pixels.tolist(), strict=True)
     ]
     (tmp_path / "train.csv").write_text("\n".join(lines))
-    subprocess.run([sys.executable, "-c", TABLE], cwd=tmp_path, check=True)
+    run(sys.executable, "-c", TABLE, cwd=tmp_path)
     written = {
         path.relative_to(tmp_path).as_posix(): np.asarray(Image.open(path))
         for path in tmp_path.rglob("*.png")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from project import ROOT, Project, require
+from project import ROOT, Project, require, run
 
 MAKEFILE = (ROOT / "Makefile").read_text()
 LOCK = ROOT / "requirements-dev.lock"
@@ -25,13 +25,7 @@ def phony_targets() -> set[str]:
 
 
 def make(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        ["make", "--no-print-directory", *arguments],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return run("make", "--no-print-directory", *arguments, cwd=cwd, check=False)
 
 
 def test_help_says_what_every_target_does() -> None:
@@ -72,16 +66,9 @@ def requirements(lock: Path) -> list[str]:
 
 def install(lock: Path, target: Path) -> subprocess.CompletedProcess[str]:
     """Install a lock into a folder, as `make setup` does into .venv."""
-    return subprocess.run(
-        [
-            *("uv", "pip", "install", "--no-cache", "--no-deps", "--require-hashes"),
-            *("--python", sys.executable, "--target", str(target), "--requirement", str(lock)),
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "UV_SYSTEM_CERTS": "true"},
-    )
+    command = ("uv", "pip", "install", "--no-cache", "--no-deps", "--require-hashes")
+    where = ("--python", sys.executable, "--target", target, "--requirement", lock)
+    return run(*command, *where, check=False, env={**os.environ, "UV_SYSTEM_CERTS": "true"})
 
 
 @pytest.mark.slow  # it asks a package registry

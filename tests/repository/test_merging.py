@@ -1,14 +1,13 @@
 """Branches that both ran are merged by the words of docs/sharing.md."""
 
 import re
-import subprocess
 from pathlib import Path
 
 import pytest
 from ruamel.yaml import YAML
 
-from experiments.test_sharing import IDENTITY, MERGE, MERGED
-from project import LONGER, ROOT, Project
+from experiments.test_sharing import MERGE, MERGED
+from project import IDENTITY, LONGER, ROOT, Project, run
 
 CONFLICT = re.compile(r"^(<{7}|={7}|>{7})( .*)?$", re.MULTILINE)
 
@@ -20,13 +19,7 @@ def test_what_a_run_makes_is_not_merged_line_by_line() -> None:
         for out in (*stage.get("metrics", []), *stage.get("plots", [])):
             made += [name for name, options in out.items() if options.get("cache") is False]
     assert len(made) > 15
-    done = subprocess.run(
-        ["git", "check-attr", "merge", *made, "params.yaml", "dvc.yaml"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    done = run("git", "check-attr", "merge", *made, "params.yaml", "dvc.yaml", cwd=ROOT)
     said = dict(line.split(": merge: ") for line in done.stdout.splitlines())
     assert {said.pop("params.yaml"), said.pop("dvc.yaml")} == {"unspecified"}
     assert said == dict.fromkeys(made, "unset")

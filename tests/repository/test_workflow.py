@@ -4,7 +4,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from project import LONGER, ROOT, Project, require
+from project import LONGER, ROOT, Project, require, run
 
 PATH = ROOT / ".github" / "workflows" / "pipeline.yaml"
 WORKFLOW: dict[str, Any] = YAML(typ="safe").load(PATH)
@@ -71,16 +70,8 @@ def test_the_report(clone: Project, tmp_path: Path) -> None:
     } | {"PYTHONPATH": str(clone.root / "src")}
     said = []
     for line in lines_of("report"):
-        done = subprocess.run(
-            ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", line],  # as GitHub does
-            cwd=clone.root,
-            env=environment | event,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=900,
-        )
-        assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+        bash = ("bash", "--noprofile", "--norc", "-eo", "pipefail", "-c")  # as GitHub does
+        done = run(*bash, line, cwd=clone.root, env=environment | event, timeout=900)
         said.append(done.stdout)
 
     report = summary.read_text(encoding="utf-8")
@@ -114,10 +105,7 @@ def test_the_comment_is_written_once_and_then_changed() -> None:
       console.log(JSON.stringify(calls));
     }})();
     """
-    done = subprocess.run(
-        ["node", "-e", program], capture_output=True, text=True, check=False, timeout=60
-    )
-    assert done.returncode == 0, done.stderr
+    done = run("node", "-e", program)
     (first, body, _), (second, _, changed) = json.loads(done.stdout)
     assert (first, second, changed) == ("create", "update", 2)
     assert body.endswith("the report")

@@ -1,6 +1,5 @@
 """The optimizers are torch's own, to the bit, without the import of its compiler."""
 
-import subprocess
 import sys
 from typing import Any
 
@@ -9,7 +8,7 @@ import torch
 from torch import nn
 
 from image_pipeline.training.optimizer import optimizer_names, without_compiler
-from project import ROOT
+from project import ROOT, run
 
 SCRIPT = """
 import sys
@@ -51,11 +50,5 @@ def test_steps_are_torchs_own(name: str) -> None:
 
 
 def test_training_does_not_import_the_compiler() -> None:
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", SCRIPT],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run(sys.executable, "-W", "error", "-c", SCRIPT, cwd=ROOT, check=False)
     assert (done.stdout, done.stderr) == ("False\n", "")
