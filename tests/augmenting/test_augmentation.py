@@ -31,22 +31,13 @@ from image_pipeline.augmenting.params import (
 from image_pipeline.common.errors import ParamsError
 from image_pipeline.common.params import read_params
 from project import ROOT
+from refusals import said_by
 
 COMMITTED = read_params(ROOT / "params.yaml").train.augmentation
-DISABLED: dict[str, Any] = {
-    **dict.fromkeys(AUGMENTATION_AMOUNTS, 0),
-    "images_per_draw": 4,
-    "custom": "none",
-}
-ALL_WARPS: dict[str, Any] = {
-    **DISABLED,
-    "rotation": 30.0,
-    "scale": 0.2,
-    "shear": 15.0,
-    "translation": 0.1,
-    "elastic": 0.1,
-    "images_per_draw": 4,
-}
+DISABLED: dict[str, Any] = dict.fromkeys(AUGMENTATION_AMOUNTS, 0)
+DISABLED |= {"images_per_draw": 4, "custom": "none"}
+ALL_WARPS: dict[str, Any] = DISABLED | {"rotation": 30.0, "scale": 0.2, "shear": 15.0}
+ALL_WARPS |= {"translation": 0.1, "elastic": 0.1}
 
 
 class FixedDraws(np.random.Generator):
@@ -71,13 +62,6 @@ def random_images(*shape: int) -> np.ndarray:
 IMAGE = np.array([[1, 2, 3], [4, 5, 6], [7, 8, 9]], np.uint8)
 
 
-def warp(image: np.ndarray, draw: tuple[float, ...], **amounts: float) -> np.ndarray:
-    result = augment(image[np.newaxis, np.newaxis], params(**amounts), FixedDraws(draw))
-    assert result.dtype == np.float32
-    warped: np.ndarray = result[0, 0]
-    return warped
-
-
 def test_without_augmentation_the_images_are_returned() -> None:
     images = random_images(5, 1, 28, 28)
     changed = augment(images, params(), np.random.default_rng(0))
@@ -85,37 +69,33 @@ def test_without_augmentation_the_images_are_returned() -> None:
     assert np.array_equal(changed, images)
 
 
-def test_translation_by_whole_pixels() -> None:
-    # An output pixel is read one row further down: the image moves up, and zeros fill the gap.
-    up = warp(IMAGE, (0, 0, 0, 0, 1, 0), translation=1 / 3)
-    assert up.tolist() == [[4, 5, 6], [7, 8, 9], [0, 0, 0]]
-    right = warp(IMAGE, (0, 0, 0, 0, 0, -1), translation=1 / 3)
-    assert right.tolist() == [[0, 1, 2], [0, 4, 5], [0, 7, 8]]
-
-
-def test_translation_by_half_a_pixel_averages_two() -> None:
-    up = warp(IMAGE, (0, 0, 0, 0, 0.5, 0), translation=1 / 3)
-    assert up == pytest.approx(np.array([[2.5, 3.5, 4.5], [5.5, 6.5, 7.5], [3.5, 4, 4.5]]))
-
-
-def test_rotation_by_90_degrees() -> None:
-    # Counter-clockwise: the right column becomes the top row.
-    counterclockwise = warp(IMAGE, (1, 0, 0, 0, 0, 0), rotation=90.0)
-    assert counterclockwise == pytest.approx(np.rot90(IMAGE), abs=1e-4)
-    clockwise = warp(IMAGE, (-1, 0, 0, 0, 0, 0), rotation=90.0)
-    assert clockwise == pytest.approx(np.rot90(IMAGE, -1), abs=1e-4)
-
-
-def test_scale_stretches_about_the_centre() -> None:
-    # 1 + 0.5 * 1 = 1.5 times as tall: the row at distance 1 is read at 1 / 1.5 = 2/3.
-    tall = warp(IMAGE, (0, 1, 0, 0, 0, 0), scale=0.5)
-    assert tall == pytest.approx(np.array([[2, 3, 4], [4, 5, 6], [6, 7, 8]]))
-
-
-def test_shear_by_45_degrees() -> None:
-    # The tangent is 1: a row at distance 1 from the centre is read one column further.
-    sheared = warp(IMAGE, (0, 0, 0, 0.75, 0, 0), shear=60.0)
-    assert sheared == pytest.approx(np.array([[0, 1, 2], [4, 5, 6], [8, 9, 0]]), abs=1e-4)
+@pytest.mark.parametrize(
+    ("amounts", "draw", "expected"),
+    [
+        # A pixel is read one row further down: the image moves up, and zeros fill the gap.
+        ({"translation": 1 / 3}, (0, 0, 0, 0, 1, 0), [[4, 5, 6], [7, 8, 9], [0, 0, 0]]),
+        ({"translation": 1 / 3}, (0, 0, 0, 0, 0, -1), [[0, 1, 2], [0, 4, 5], [0, 7, 8]]),
+        # By half a pixel: the average of two.
+        (
+            {"translation": 1 / 3},
+            (0, 0, 0, 0, 0.5, 0),
+            [[2.5, 3.5, 4.5], [5.5, 6.5, 7.5], [3.5, 4, 4.5]],
+        ),
+        # Counter-clockwise: the right column becomes the top row.
+        ({"rotation": 90.0}, (1, 0, 0, 0, 0, 0), np.rot90(IMAGE)),
+        ({"rotation": 90.0}, (-1, 0, 0, 0, 0, 0), np.rot90(IMAGE, -1)),
+        # 1 + 0.5 * 1 = 1.5 times as tall: the row at distance 1 is read at 1 / 1.5 = 2/3.
+        ({"scale": 0.5}, (0, 1, 0, 0, 0, 0), [[2, 3, 4], [4, 5, 6], [6, 7, 8]]),
+        # The tangent of 45 degrees is 1: a row at distance 1 is read one column further.
+        ({"shear": 60.0}, (0, 0, 0, 0.75, 0, 0), [[0, 1, 2], [4, 5, 6], [8, 9, 0]]),
+    ],
+)
+def test_warps_by_hand(
+    amounts: dict[str, float], draw: tuple[float, ...], expected: np.ndarray
+) -> None:
+    changed = augment(IMAGE[np.newaxis, np.newaxis], params(**amounts), FixedDraws(draw))
+    assert changed.dtype == np.float32
+    assert changed[0, 0] == pytest.approx(np.array(expected), abs=1e-4)
 
 
 @pytest.mark.parametrize(("shape", "channels"), [((28, 28), 1), ((20, 33), 3), ((1, 7), 1)])
@@ -368,9 +348,8 @@ def test_a_hue_turns_and_keeps_its_luma() -> None:
 
 def test_colours_need_images_in_colour() -> None:
     for name in ("saturation", "hue"):
-        with pytest.raises(ParamsError) as caught:
-            params(**{name: 0.25}).check_channels(1)
-        assert str(caught.value) == (
+        said = said_by(ParamsError, params(**{name: 0.25}).check_channels, 1)
+        assert said == (
             f"params.yaml: train.augmentation.{name}: 0.25 needs images with 3 channels, but these "
             "have 1; set it to 0"
         )
@@ -460,10 +439,8 @@ MISTAKES = {
 def test_mistakes_in_a_custom_augmentation(
     number: int, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(ParamsError) as caught:
-        apply_custom(code, tmp_path, monkeypatch, f"custom_mistake_{number}")
-    message = str(caught.value)
+    name = f"custom_mistake_{number}"
+    message = said_by(ParamsError, apply_custom, code, tmp_path, monkeypatch, name)
     place = f"src/image_pipeline/augmentations/custom_mistake_{number}.py"
     assert message.startswith(f"params.yaml: train.augmentation.custom: {place} {MISTAKES[code]}")
-    assert "\n" not in message
     assert ("(line 4)" in message) == ("index 9" in message)

@@ -1,13 +1,11 @@
-"""The digits that come with scikit-learn."""
+"""The digits that come with scikit-learn; files that are something else: reading/test_idx.py."""
 
-import gzip
 import hashlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from image_pipeline.common.errors import DataError
 from image_pipeline.datasets import digits
 from image_pipeline.reading.digits import center_digit
 from published import PARAMS, whole
@@ -58,29 +56,3 @@ def test_a_block_by_hand() -> None:
     expected = np.zeros((28, 28), np.uint8)
     expected[4:24, 9:19] = 255
     assert np.array_equal(center_digit(image), expected)
-
-
-@pytest.mark.parametrize(
-    ("content", "problem"),
-    [
-        (b"not packed", "not a valid gzip file"),
-        (gzip.compress(b"1,2,3\n"), "not scikit-learn's digits"),
-    ],
-    ids=["not packed", "other numbers"],  # as ids, the bytes would have gzip's time in them
-)
-def test_another_file_is_refused(tmp_path: Path, content: bytes, problem: str) -> None:
-    (tmp_path / "digits.csv.gz").write_bytes(content)
-    with pytest.raises(DataError, match=problem):
-        digits.read(tmp_path, PARAMS)
-
-
-def test_a_torn_file_is_refused(raw: Path) -> None:
-    path = raw / "digits.csv.gz"
-    path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(DataError, match="not a valid gzip file"):
-        digits.read(raw, PARAMS)
-
-
-def test_a_missing_file_is_told(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="not found; run `dvc repro --force download`"):
-        digits.read(tmp_path, PARAMS)

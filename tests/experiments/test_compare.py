@@ -30,9 +30,9 @@ def compare(
     return call(project, "compare", *arguments, check=check)
 
 
-def error(project: Project, *arguments: str) -> str:
+def error(project: Project, *arguments: str, status: int = 1) -> str:
     done = compare(project, *arguments, check=False)
-    assert done.returncode == 1
+    assert done.returncode == status
     assert done.stderr.startswith("compare: error: ")
     assert done.stderr.count("\n") == 1
     return done.stderr
@@ -60,11 +60,7 @@ def test_without_git_there_is_a_one_line_error(
     synthetic: SyntheticProject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(synthetic.root))
-    done = compare(synthetic, check=False)
-    assert done.returncode == 2
-    assert done.stderr.startswith("compare: error: ")
-    assert "Git is not installed" in done.stderr
-    assert done.stderr.count("\n") == 1
+    assert "Git is not installed" in error(synthetic, status=2)
 
 
 def test_json_is_complete(synthetic: SyntheticProject) -> None:
@@ -109,9 +105,7 @@ def test_any_name_that_dvc_knows(synthetic: SyntheticProject) -> None:
         done = compare(synthetic, name)
         assert done.stdout.splitlines()[1] == "B  workspace"
         assert "only B gets 41 right" in done.stdout
-    done = compare(synthetic, "no-such", check=False)
-    assert done.returncode == 2
-    assert done.stderr == (
+    assert error(synthetic, "no-such", status=2) == (
         "compare: error: unknown Git revision 'no-such'; `git log --oneline --all` lists commits, "
         "`dvc exp list --all-commits` experiments\n"
     )
@@ -138,9 +132,8 @@ def test_missing_files_are_named(synthetic: SyntheticProject) -> None:
     (synthetic.root / "dvc.lock").unlink()
     assert "dvc.lock: not in workspace; there is no run to read" in error(synthetic)
     (synthetic.root / "dvc.yaml").unlink()
-    done = compare(synthetic, check=False)
-    assert done.returncode == 2
-    assert done.stderr.endswith("no dvc.yaml here; run from the root of a project\n")
+    said = error(synthetic, status=2)
+    assert said.endswith("no dvc.yaml here; run from the root of a project\n")
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import save
@@ -293,7 +293,7 @@ def test_a_split_of_another_shape_or_other_classes(tmp_path: Path) -> None:
     assert "its classes differ from the model's; run `dvc repro" in told
 
 
-@quick
+@settings(quick, max_examples=300)
 @given(content=damaged(GOOD) | st.binary(max_size=100))
 def test_any_bytes(content: bytes, file: Path) -> None:
     file.write_bytes(content)

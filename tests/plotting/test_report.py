@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from image_pipeline.common import paths
 from image_pipeline.common.params import read_params
@@ -37,6 +39,14 @@ BALANCE = "class,split,images\n" + "".join(
 SPLIT_TABLE = "split,images,leaked,in_test\ntrain,4,0,1\nvalidation,3,1,0\ntest,4,1,\n"
 HISTORY = "epoch,train_loss,validation_loss,train_accuracy,validation_accuracy\n1,0.9,0.8,0.7,0.6\n"
 COLUMNS = report.TABLES[paths.PREDICTIONS]
+TABLES = {
+    paths.PREDICTIONS: PREDICTIONS,
+    paths.CLASSES: CLASSES,
+    paths.RELIABILITY: RELIABILITY,
+    paths.CLASS_BALANCE: BALANCE,
+    paths.DATA_TABLE: SPLIT_TABLE,
+    paths.HISTORY: HISTORY,
+}
 
 
 def write_inputs(
@@ -68,14 +78,7 @@ def write_inputs(
         with open_split_writer(path, len(labels), sizes, "toy", data.class_names) as writer:
             writer.append(pixels, labels)
             writer.finish(data)
-    for path, text in (
-        (paths.PREDICTIONS, PREDICTIONS),
-        (paths.CLASSES, CLASSES),
-        (paths.RELIABILITY, RELIABILITY),
-        (paths.CLASS_BALANCE, BALANCE),
-        (paths.DATA_TABLE, SPLIT_TABLE),
-        (paths.HISTORY, HISTORY),
-    ):
+    for path, text in TABLES.items():
         path.parent.mkdir(exist_ok=True)
         path.write_text(text)
 
@@ -139,103 +142,50 @@ def test_without_a_first_layer_the_plot_is_a_note(
     assert (folder / "plots/first_layer.png").stat().st_size > 1000
 
 
-BAD_TABLES: dict[str, tuple[Path, str | bytes, str]] = {
-    "empty": (paths.PREDICTIONS, "", "confidence (No columns to parse from file)"),
-    "only a header": (
-        paths.PREDICTIONS,
-        "actual,predicted,confidence\n",
-        "0 rows for the 4 images of data/tensors/test.safetensors",
-    ),
-    "no confidence": (
-        paths.PREDICTIONS,
-        PREDICTIONS.replace("confidence", "certainty"),
-        "columns expected but not found: ['confidence'])",
-    ),
-    "nothing known": (paths.CLASSES, "a\n1\n", "not a table of class, f1 (Usecols do not match"),
-    "text for a number": (
-        paths.PREDICTIONS,
-        PREDICTIONS.replace("0.8", "high"),
-        "confidence (could not convert string to float: 'high')",
-    ),
-    "no number": (
-        paths.PREDICTIONS,
-        PREDICTIONS.replace("0.8", ""),
-        "confidence (could not convert string to float: '')",
-    ),
-    "NaN": (paths.PREDICTIONS, PREDICTIONS.replace("0.8", "nan"), "not a table of actual, "),
-    "infinite": (paths.PREDICTIONS, PREDICTIONS.replace("0.8", "inf"), "confidence must be numb"),
-    "more than all": (paths.PREDICTIONS, PREDICTIONS.replace("0.8", "1.8"), "confidence must be"),
-    "negative images": (
-        paths.RELIABILITY,
-        RELIABILITY.replace(",4", ",-4"),
-        "images must be numbers from 0 to 1e+15",
-    ),
-    "no images": (paths.RELIABILITY, RELIABILITY.replace(",4", ",0"), "no images in any bin"),
-    "a score above 1": (paths.CLASSES, CLASSES.replace("1.0", "7"), "f1 must be numbers from 0"),
-    "long rows": (
-        paths.PREDICTIONS,
-        "actual,predicted,confidence\ncat,cat,dog,0.9\n",
-        "confidence (could not convert string to float: 'dog')",
-    ),
-    "an open quote": (paths.PREDICTIONS, f'{PREDICTIONS}"cat', "not a table of "),
-    "another encoding": (paths.PREDICTIONS, PREDICTIONS.encode("utf-16"), "not a table of "),
-    "half a character": (paths.PREDICTIONS, PREDICTIONS.encode() + b"\xff,a,1", "not a table of "),
-    "noise": (paths.PREDICTIONS, bytes(range(256)) * 9, ""),
-    "a row too few": (
-        paths.PREDICTIONS,
-        PREDICTIONS.replace("cat,cat,0.9\n", ""),
-        "3 rows for the 4 images of data/tensors/test.safetensors",
-    ),
-    "a row too many": (
-        paths.PREDICTIONS,
-        f"{PREDICTIONS}cat,cat,0.9\n",
-        "5 rows for the 4 images of data/tensors/test.safetensors",
-    ),
-    "an unknown class": (
-        paths.PREDICTIONS,
-        PREDICTIONS.replace("fox,dog", "fox,\x1bcow"),
-        r"'\x1bcow' is not a class of models/model.safetensors",
-    ),
+NO_NUMBER = "could not convert string to float: "
+NO_MATCH = "its rows do not match the classes of models/model.safetensors"
+OTHER_COUNT = "rows for the 4 images of data/tensors/test.safetensors"
+# What is put in place of what, in a table that is right; None: of all of it.
+BAD_TABLES: dict[str, tuple[Path, str | None, str | bytes, str]] = {
+    "empty": (paths.PREDICTIONS, None, "", "confidence (No columns to parse from file)"),
+    "a header": (paths.PREDICTIONS, None, "actual,predicted,confidence\n", f"0 {OTHER_COUNT}"),
+    "no confidence": (paths.PREDICTIONS, "conf", "x", "expected but not found: ['confidence'])"),
+    "nothing known": (paths.CLASSES, None, "a\n1\n", "not a table of class, f1 (Usecols do not m"),
+    "text for a number": (paths.PREDICTIONS, "0.8", "high", f"confidence ({NO_NUMBER}'high')"),
+    "no number": (paths.PREDICTIONS, "0.8", "", f"confidence ({NO_NUMBER}'')"),
+    "NaN": (paths.PREDICTIONS, "0.8", "nan", "not a table of actual, "),
+    "infinite": (paths.PREDICTIONS, "0.8", "inf", "confidence must be numbers"),
+    "more than all": (paths.PREDICTIONS, "0.8", "1.8", "confidence must be numbers"),
+    "negative images": (paths.RELIABILITY, ",4", ",-4", "images must be numbers from 0 to 1e+15"),
+    "no images": (paths.RELIABILITY, ",4", ",0", "no images in any bin"),
+    "a score above 1": (paths.CLASSES, "1.0", "7", "f1 must be numbers from 0"),
+    "long rows": (paths.PREDICTIONS, "\ncat,cat", "\ncat,cat,dog", f"({NO_NUMBER}'dog')"),
+    "an open quote": (paths.PREDICTIONS, "fox,fox", '"fox,fox', "not a table of "),
+    "another encoding": (paths.PREDICTIONS, None, PREDICTIONS.encode("utf-16"), "not a table of "),
+    "half a character": (paths.PREDICTIONS, None, b"\xff,a,1", "not a table of "),
+    "a row too few": (paths.PREDICTIONS, "cat,cat,0.9\n", "", f"3 {OTHER_COUNT}"),
+    "a row too many": (paths.PREDICTIONS, "0.6\n", "0.6\ncat,cat,0.9\n", f"5 {OTHER_COUNT}"),
+    "an unknown class": (paths.PREDICTIONS, "x,dog", "x,\x1bcow", r"'\x1bcow' is not a class of m"),
     "an unknown truth": (
         paths.PREDICTIONS,
-        PREDICTIONS.replace("fox,dog", ",dog"),
-        "'' is not a class of models/model.safetensors",
+        "fox,dog",
+        ",dog",
+        "'' is not a class of models/model.s",
     ),
-    "a class missing": (
-        paths.CLASSES,
-        CLASSES.replace("dog,1,0.5,1,0.7\n", ""),
-        "its rows do not match the classes of models/model.safetensors",
-    ),
-    "a split missing": (
-        paths.CLASS_BALANCE,
-        BALANCE.replace("dog,test,2\n", ""),
-        "its rows do not match the classes of models/model.safetensors and the splits",
-    ),
-    "a balance without numbers": (
-        paths.CLASS_BALANCE,
-        BALANCE.replace("test,2", "test,two"),
-        "images (could not convert string to float: 'two')",
-    ),
-    "another order of splits": (
-        paths.DATA_TABLE,
-        SPLIT_TABLE.replace("train", "t").replace("test,4", "train,4").replace("t,4", "test,4"),
-        "its rows do not match the classes of models/model.safetensors and the splits",
-    ),
-    "no leaks counted": (
-        paths.DATA_TABLE,
-        SPLIT_TABLE.replace("4,1,", "4,,"),
-        "not a table of split, images, leaked (could not convert string to float: '')",
-    ),
+    "a class missing": (paths.CLASSES, "dog,1,0.5,1,0.7\n", "", NO_MATCH),
+    "a split missing": (paths.CLASS_BALANCE, "dog,test,2\n", "", f"{NO_MATCH} and the splits"),
+    "a balance in words": (paths.CLASS_BALANCE, "test,2", "test,two", f"images ({NO_NUMBER}'two')"),
+    "another split": (paths.DATA_TABLE, "\ntest", "\ntrain", f"{NO_MATCH} and the splits"),
+    "no leaks counted": (paths.DATA_TABLE, "4,1,", "4,,", f"split, images, leaked ({NO_NUMBER}'')"),
 }
-
-
 STAGES = {paths.CLASS_BALANCE: "tensorize", paths.DATA_TABLE: "tensorize", paths.HISTORY: "train"}
 
 
 @pytest.mark.parametrize("name", BAD_TABLES)
 def test_invalid_tables(name: str, folder: Path) -> None:
     write_inputs()
-    path, content, cause = BAD_TABLES[name]
+    path, old, new, cause = BAD_TABLES[name]
+    content = new if isinstance(new, bytes) else TABLES[path].replace(old or TABLES[path], new)
     (folder / path).write_bytes(content if isinstance(content, bytes) else content.encode())
     message = error_of(path)
     assert cause in message
@@ -278,12 +228,8 @@ def test_tensors_of_other_classes(folder: Path) -> None:
     ],
 )
 def test_weights_that_cannot_be_drawn(weights: torch.Tensor, cause: str, folder: Path) -> None:
-    from safetensors.torch import load_file, save_file
-
     write_inputs()
     path = folder / paths.MODEL
-    from safetensors import safe_open
-
     with safe_open(path, framework="pt") as opened:
         metadata = opened.metadata()
     save_file(load_file(path) | {"hidden.0.weight": weights}, path, metadata)
@@ -339,20 +285,23 @@ def test_an_invalid_augmentation_in_the_model_file(folder: Path) -> None:
     assert error_of(paths.MODEL).startswith("invalid augmentation (Input should be greater than")
 
 
-@quick
-@given(content=st.binary(max_size=200), header=st.booleans())
-def test_any_bytes(content: bytes, header: bool, file: Path) -> None:
-    file.write_bytes(b"actual,predicted,confidence\n" * header + content)
-    valid_or_refused(file, lambda: _read_table(file, COLUMNS))
+TEXT = st.text(alphabet='01.-einfa,"\n\r\0 ', max_size=8) | st.text(max_size=4)
 
 
-@quick
-@given(
-    start=st.integers(0, len(PREDICTIONS)),
-    length=st.integers(0, 20),
-    inserted=st.text(alphabet='01.-einfa,"\n\r\0 ', max_size=8) | st.text(max_size=4),
-)
-def test_any_damage(start: int, length: int, inserted: str, file: Path) -> None:
-    content = PREDICTIONS[:start] + inserted + PREDICTIONS[start + length :]
-    file.write_bytes(content.encode("utf-8", "surrogatepass"))
+@st.composite
+def edited(draw: st.DrawFn) -> bytes:
+    """Return the table with some text replaced by other."""
+    start = draw(st.integers(0, len(PREDICTIONS)))
+    end = start + draw(st.integers(0, 20))
+    text = PREDICTIONS[:start] + draw(TEXT) + PREDICTIONS[end:]
+    return text.encode("utf-8", "surrogatepass")
+
+
+ANY = st.binary(max_size=200)
+
+
+@settings(quick, max_examples=300)
+@given(content=ANY | ANY.map(b"actual,predicted,confidence\n".__add__) | edited())
+def test_any_table(content: bytes, file: Path) -> None:
+    file.write_bytes(content)
     valid_or_refused(file, lambda: _read_table(file, COLUMNS))

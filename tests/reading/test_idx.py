@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from image_pipeline.common.errors import DataError
@@ -102,7 +102,7 @@ HEADERS = st.binary(max_size=52).map(lambda rest: gzip.compress(b"\0\0\x08\x03" 
 ANY = st.binary(max_size=200)
 
 
-@quick
+@settings(quick, max_examples=400)
 @given(content=ANY | ANY.map(gzip.compress) | damaged(PACKED) | HEADERS, rank=st.integers(1, 4))
 def test_any_bytes(content: bytes, rank: int, file: Path) -> None:
     file.write_bytes(content)
@@ -154,6 +154,8 @@ DIGITS = files("sklearn.datasets.data").joinpath(FILE).read_bytes()
 
 
 def test_digits_are_read_as_they_are(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="not found; run `dvc repro --force download`"):
+        digits.read(tmp_path, PARAMS)
     (tmp_path / FILE).write_bytes(DIGITS)
     rows = read_rows(tmp_path / FILE)
     assert rows.shape == (1797, 65)

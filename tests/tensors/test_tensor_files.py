@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save
 
@@ -240,7 +240,7 @@ def every_reader_takes_or_refuses(path: Path) -> None:
 ANY = st.binary(max_size=100)
 
 
-@quick
+@settings(quick, max_examples=400)
 @given(content=ANY | ANY.map(raw) | damaged(GOOD))
 def test_any_bytes(content: bytes, file: Path) -> None:
     file.write_bytes(content)

@@ -197,13 +197,6 @@ def test_a_resumed_run_ends_in_the_same_bits(
     assert result(resumed) == result(whole) != result(stopped)
 
 
-def test_the_last_checkpoint_counts(checkpoint: CheckpointFile) -> None:
-    """With one every other epoch, a run stopped after the third goes on after the second."""
-    train(make_trainer(checkpoint_every=2), checkpoint, 3)
-    resumed = make_trainer(checkpoint_every=2)
-    assert [len(history) for history in resumed.train(checkpoint)] == [3, 4]
-
-
 @pytest.mark.parametrize(("every", "epochs"), [(0, 3), (1, 1), (5, 3)])
 def test_no_checkpoint_where_none_is_due(
     every: int, epochs: int, checkpoint: CheckpointFile
