@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -87,6 +88,11 @@ def wait_until(condition: Callable[[], object], what: str, seconds: float = PATI
     while not condition():
         assert time.monotonic() < deadline, f"{what}: did not happen in {seconds:.0f} s"
         time.sleep(0.01)
+
+
+def code_blocks(text: str, language: str = "sh") -> list[str]:
+    """Return the code in a page of Markdown, or in a part of one."""
+    return re.findall(rf"^ *```{language}\n(.*?)^ *```$", text, re.MULTILINE | re.DOTALL)
 
 
 def unused_port() -> int:

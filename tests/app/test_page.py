@@ -8,12 +8,10 @@ import re
 import signal
 import socket
 import struct
-import subprocess
 import sys
 import threading
-import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +23,10 @@ from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 
+from background import BackgroundCommand
 from chromium import chromium, console_errors, requested
 from image_pipeline.tensors.tensor_files import read_sample
-from project import IN_CI, ROOT, Project, require, run
+from project import IN_CI, ROOT, Project, require, run, wait_until
 
 ENVIRONMENT = ROOT / ".venv-app"
 TIMEOUT = 300  # seconds; only the prediction of a stroke must be quick
@@ -69,36 +68,23 @@ return [...document.querySelectorAll('*')].filter(element => {
 """
 
 
-class Server:
+class Server(BackgroundCommand):
     """`make app` in a project, without make."""
 
     def __init__(self, project: Project, proxy: str) -> None:
-        self._log = project.root.parent / "app.log"
         proxies = dict.fromkeys(("http_proxy", "https_proxy", "all_proxy"), proxy)
         proxies |= {"no_proxy": ""}
         proxies |= {name.upper(): value for name, value in proxies.items()}
-        environment = project.environment(proxies)
-        environment.pop("PYTHONDONTWRITEBYTECODE", None)  # makes the second start faster
-        with self._log.open("wb") as log:
-            self.process = subprocess.Popen(
-                [ENVIRONMENT / "bin/python", "-m", "image_pipeline", "app"],
-                cwd=project.root,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-            )
+        python = str(ENVIRONMENT / "bin/python")
+        super().__init__(project, python, "-m", "image_pipeline", "app", env=proxies)
 
     def wait_for_address(self) -> str:
         """Wait for the last line of its output; return the address there."""
-        wait(lambda: self.process.poll() is not None or "http://" in self.output(), "the start")
-        addresses = re.findall(r"http://127\.0\.0\.1:\d+/$", self.output().strip())
+        wait_until(lambda: self.process.poll() is not None or "http://" in self.text, "the start")
+        addresses = re.findall(r"http://127\.0\.0\.1:\d+/$", self.text.strip())
         if not addresses:
-            pytest.fail(self.output())
+            pytest.fail(self.text)
         return str(addresses[0])
-
-    def output(self) -> str:
-        return self._log.read_text()
 
 
 class Page:
@@ -122,7 +108,7 @@ class Page:
             self.driver
         )  # drop Gradio's own, of responses that nobody waits for any more
         self.driver.get(self.address)
-        wait(lambda: self.is_shown("#pad canvas"), "the pad")
+        wait_until(lambda: self.is_shown("#pad canvas"), "the pad")
         self.run(WATCH)
 
     def check(self) -> None:
@@ -172,7 +158,7 @@ class Page:
 
     def prediction(self) -> tuple[str, str]:
         """Wait for a prediction and its nearest images; return the class and its probability."""
-        wait(lambda: self.is_shown(".nearest figure", 8), "the nearest images")
+        wait_until(lambda: self.is_shown(".nearest figure", 8), "the nearest images")
         found = re.search(r"Predicted class: (\S+), (\d+\.\d%)\.", self.text(".prediction"))
         assert found
         return found[1], found[2]
@@ -180,10 +166,10 @@ class Page:
     def drop(self, files: dict[str, bytes]) -> list[list[str]]:
         """Drop files; return the rows of the table of predictions."""
         self.open_tab("Image files")
-        wait(lambda: self.is_shown("#files button"), "the place for files")
+        wait_until(lambda: self.is_shown("#files button"), "the place for files")
         encoded = [[name, base64.b64encode(content).decode()] for name, content in files.items()]
         self.run(DROP, encoded)
-        wait(lambda: self.is_shown(".results tbody tr", len(files)), "the table")
+        wait_until(lambda: self.is_shown(".results tbody tr", len(files)), "the table")
         rows = "return [...document.querySelectorAll('.results tbody tr')]"
         cells: list[list[str]] = self.run(
             f"{rows}.map(row => [...row.children].map(cell => cell.innerText))"
@@ -197,13 +183,6 @@ class Page:
         names = [str(folder / name) for name in files]
         done = self.project.run("python", "-m", "image_pipeline", "predict", "--json", *names)
         return [json.loads(line) for line in done.stdout.splitlines()]
-
-
-def wait(condition: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + TIMEOUT
-    while not condition():
-        assert time.monotonic() < deadline, f"{what}: not in {TIMEOUT} s"
-        time.sleep(0.02)
 
 
 @pytest.fixture(scope="module")
@@ -238,8 +217,8 @@ def server(
         # Ctrl-C stops it without a traceback, and no other machine was contacted.
         server.process.send_signal(signal.SIGINT)
         assert server.process.wait(TIMEOUT) == 0
-        assert server.output().splitlines()[-1] == "app: stopped"
-        assert "Traceback" not in server.output()
+        assert server.text.splitlines()[-1] == "app: stopped"
+        assert "Traceback" not in server.text
         assert proxied[1] == []
     finally:
         server.process.kill()
@@ -273,11 +252,11 @@ def test_a_stroke_is_predicted_within_a_second_and_as_the_command_does(
     times = []
     for _ in range(3):
         page.draw_seven()
-        wait(lambda: page.run(SETTLED), "the last prediction")
+        wait_until(lambda: page.run(SETTLED), "the last prediction")
         times.append(page.run("return window.predicted - window.lifted"))
         prediction, drawing = page.prediction(), page.drawing()
         page.find("#pad button")[0].click()
-        wait(lambda: not page.text(".prediction"), "an empty page")
+        wait_until(lambda: not page.text(".prediction"), "an empty page")
     busy = max(1, os.getloadavg()[0] / (os.cpu_count() or 1))  # slower while other tests run
     assert min(times) < 1000 * busy
     (predicted,) = page.predict({"drawn.png": drawing}, tmp_path)
@@ -321,25 +300,25 @@ def test_bad_files_get_an_error_each_and_the_server_keeps_running(page: Page) ->
     assert "truncated" in errors[1]
     assert "pixels" in errors[2]
     # It may come after the table.
-    wait(lambda: page.text(".message").startswith("notes.txt: not an image"), "the message")
+    wait_until(lambda: page.text(".message").startswith("notes.txt: not an image"), "the message")
     page.open_tab("Test images")
-    wait(lambda: page.is_shown("#number input"), "the number")
+    wait_until(lambda: page.is_shown("#number input"), "the number")
     page.find("#number input")[0].send_keys("123456")
-    wait(lambda: "there is no test image 123456" in page.text(".message"), "the error")
+    wait_until(lambda: "there is no test image 123456" in page.text(".message"), "the error")
     page.open_tab("Draw")
     page.draw_seven()
     page.prediction()
-    assert "Traceback" not in page.server.output()
+    assert "Traceback" not in page.server.text
 
 
 def test_a_test_image_is_shown_with_its_true_class(page: Page) -> None:
     sample = read_sample(page.project.root / "data/tensors/test.safetensors", [12])
     page.open_tab("Test images")
-    wait(lambda: page.is_shown("#number input"), "the number")
+    wait_until(lambda: page.is_shown("#number input"), "the number")
     page.find("#number input")[0].send_keys("12")
     page.prediction()
     actual = sample.info.class_names[int(sample.labels[0])]
-    wait(lambda: f"its class is {actual}." in page.text(".prediction"), "its class")
+    wait_until(lambda: f"its class is {actual}." in page.text(".prediction"), "its class")
     assert network_input(page) == sample.images[0].tobytes()
 
 
@@ -373,7 +352,7 @@ def test_on_a_phone_nothing_is_too_wide_and_touch_draws(page: Page) -> None:
     page.drop({f"{'long' * 20}.png": png(np.zeros((1, 28, 28), np.uint8)), "text": b"text"})
     for name in TABS:
         page.open_tab(name)
-        wait(lambda: page.run(TOO_WIDE) == [], f"everything in the window at {name}")
+        wait_until(lambda: page.run(TOO_WIDE) == [], f"everything in the window at {name}")
         assert page.run("return document.documentElement.scrollWidth") == 390
 
 
@@ -402,7 +381,7 @@ def test_the_keyboard_draws(page: Page) -> None:
     assert np.ptp(rows) > 4 * np.ptp(columns) > 0  # a vertical stroke
     press_tab_until(page, "document.activeElement.matches('#pad button')")
     page.driver.switch_to.active_element.send_keys(Keys.ENTER)
-    wait(lambda: not page.text(".prediction"), "an empty page")
+    wait_until(lambda: not page.text(".prediction"), "an empty page")
 
 
 def press_tab_until(page: Page, condition: str) -> str:

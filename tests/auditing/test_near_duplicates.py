@@ -59,10 +59,16 @@ def found(images: Descriptors, cores: int = 1) -> Pairs:
 
 
 @pytest.fixture(scope="module")
-def pairs() -> Pairs:
+def images() -> Descriptors:
     originals = photographs(COUNT)
-    changed = [change(originals[10 * n]) for n, change in enumerate(CHANGES.values())]
-    return found(described([*originals, *changed]))
+    return described(
+        [*originals, *(change(originals[10 * n]) for n, change in enumerate(CHANGES.values()))]
+    )
+
+
+@pytest.fixture(scope="module")
+def pairs(images: Descriptors) -> Pairs:
+    return found(images)
 
 
 def test_each_kind_of_change_is_found_and_nothing_else(pairs: Pairs) -> None:
@@ -79,10 +85,8 @@ def test_the_nearest_come_first_and_an_equal_one_is_at_0(pairs: Pairs) -> None:
     assert same < 1e-3
 
 
-def test_the_number_of_processes_changes_no_bit(pairs: Pairs) -> None:
-    originals = photographs(COUNT)
-    changed = [change(originals[10 * n]) for n, change in enumerate(CHANGES.values())]
-    again = found(described([*originals, *changed]), 2)
+def test_the_number_of_processes_changes_no_bit(images: Descriptors, pairs: Pairs) -> None:
+    again = found(images, 2)
     for name in ("first", "second", "distance", "mirrored"):
         assert getattr(again, name).tobytes() == getattr(pairs, name).tobytes()
 

@@ -13,7 +13,7 @@ from fault_harness import LONG, Round, fault_round, hosts_with, remove_outputs, 
 from hosts import PORT, Host, Network
 from kill_harness import Undisturbed
 
-from project import ROOT, Project, wait_until
+from project import ROOT, Project, code_blocks, wait_until
 
 READY_SECONDS = 12.0  # for a joining host's agent to start and to reach the rendezvous
 PAGE = (ROOT / "docs" / "machines.md").read_text(encoding="utf-8")
@@ -76,8 +76,7 @@ def test_faults(alone: Project, tmp_path: Path, fault: Callable[[Round], None], 
 
 def commands(heading: str) -> list[str]:
     """Return the shell blocks in a section of the page."""
-    section = PAGE.split(f"## {heading}\n")[1].split("\n## ")[0]
-    return re.findall(r"^```sh\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
+    return code_blocks(PAGE.split(f"## {heading}\n")[1].split("\n## ")[0])
 
 
 def test_commands_of_the_page(undisturbed: tuple[Project, Undisturbed], tmp_path: Path) -> None:

@@ -31,15 +31,6 @@ def evaluate(
     return evaluation.compute(), evaluation, pd.concat(rows)
 
 
-def calibration(
-    confidence: np.ndarray, correct: np.ndarray, bins: int
-) -> tuple[pd.DataFrame, float]:
-    result = Calibration(bins)
-    result.update(confidence[:1], correct[:1])
-    result.update(confidence[1:], correct[1:])
-    return result.table(), result.error()
-
-
 def test_metrics_by_hand() -> None:
     metrics, evaluation, _ = evaluate()
     assert metrics["accuracy"] == 0.8
@@ -89,38 +80,41 @@ def test_one_row_per_image() -> None:
     }
 
 
-def test_calibration_by_hand() -> None:
-    # Two bins. (0, 0.5]: 0.2 wrong, 0.5 right: mean 0.35, accuracy 0.5, gap 0.15.
-    # (0.5, 1]: 0.7 right, 0.9 right, 0.8 wrong: mean 0.8, accuracy 2/3, gap 2/15.
-    confidence = np.array([0.2, 0.5, 0.7, 0.9, 0.8])
-    correct = np.array([False, True, True, True, False])
-    table, error = calibration(confidence, correct, bins=2)
-    assert error == pytest.approx((2 * 0.15 + 3 * 2 / 15) / 5)
-    assert table["confidence"].tolist() == pytest.approx([0.35, 0.8])
-    assert table["accuracy"].tolist() == pytest.approx([0.5, 2 / 3])
-    assert table["images"].tolist() == [2, 3]
+@pytest.mark.parametrize(
+    ("confidence", "correct", "bins", "gap", "rows"),
+    [
+        # (0, 0.5]: 0.2 wrong, 0.5 right: mean 0.35, accuracy 0.5, gap 0.15.
+        # (0.5, 1]: 0.7 right, 0.9 right, 0.8 wrong: mean 0.8, accuracy 2/3, gap 2/15.
+        (
+            [0.2, 0.5, 0.7, 0.9, 0.8],
+            [0, 1, 1, 1, 0],
+            2,
+            (2 * 0.15 + 3 * 2 / 15) / 5,
+            [[0.35, 0.5, 2], [0.8, 2 / 3, 3]],
+        ),
+        # 0 and 1 have no bin beyond the outer ones; an upper edge belongs to the bin below it:
+        # (0, 0.25], (0.25, 0.5], (0.75, 1].
+        (
+            [0.0, 1.0, 0.25, 0.26],
+            [0, 1, 1, 1],
+            4,
+            (2 * (0.5 - 0.125) + (1 - 0.26) + 0) / 4,
+            [[0.125, 0.5, 2], [0.26, 1, 1], [1.0, 1, 1]],
+        ),
+        ([0.6, 0.8], [1, 0], 1, 0.2, [[0.7, 0.5, 2]]),
+        ([1.0, 1.0, 1.0], [1, 1, 1], 15, 0, [[1, 1, 3]]),
+    ],
+)
+def test_calibration_by_hand(
+    confidence: list[float], correct: list[int], bins: int, gap: float, rows: list[list[float]]
+) -> None:
+    found = Calibration(bins)
+    for part in (slice(1), slice(1, None)):
+        found.update(np.array(confidence[part]), np.array(correct[part], bool))
+    assert found.error() == pytest.approx(gap)
+    table = found.table()
+    assert table[["confidence", "accuracy", "images"]].to_numpy() == pytest.approx(np.array(rows))
     assert table["perfect"].tolist() == table["confidence"].tolist()
-
-
-def test_calibration_at_the_edges() -> None:
-    # 0 and 1 have no bin beyond the outer ones; an upper edge belongs to the bin below it.
-    table, error = calibration(
-        np.array([0.0, 1.0, 0.25, 0.26]), np.array([False, True, True, True]), bins=4
-    )
-    assert table["images"].tolist() == [2, 1, 1]  # (0, 0.25], (0.25, 0.5], (0.75, 1]
-    assert table["confidence"].tolist() == pytest.approx([0.125, 0.26, 1.0])
-    assert error == pytest.approx((2 * (0.5 - 0.125) + (1 - 0.26) + 0) / 4)
-
-
-def test_calibration_in_a_single_bin() -> None:
-    table, error = calibration(np.array([0.6, 0.8]), np.array([True, False]), bins=1)
-    assert error == pytest.approx(0.2)  # mean confidence 0.7, accuracy 0.5
-    assert table["images"].tolist() == [2]
-
-
-def test_correct_predictions_of_full_confidence_have_no_error() -> None:
-    _, error = calibration(np.ones(3), np.ones(3, bool), bins=15)
-    assert error == 0
 
 
 def test_the_loss_of_a_wrong_certainty_is_finite() -> None:

@@ -5,12 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from project import IDENTITY, ROOT, Project
+from project import IDENTITY, ROOT, Project, code_blocks
 
-PAGE = ROOT / "docs" / "experiments.md"
-BLOCKS = re.findall(
-    r"^```sh\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
-)
+BLOCKS = code_blocks((ROOT / "docs" / "experiments.md").read_text(encoding="utf-8"))
 
 
 @pytest.mark.slow

@@ -11,12 +11,20 @@ from pathlib import Path
 import psutil  # type: ignore[import-untyped]
 import pytest
 
-from project import IDENTITY, LONGER, ROOT, Project, require, run, unused_port, wait_until
+from project import (
+    IDENTITY,
+    LONGER,
+    ROOT,
+    Project,
+    code_blocks,
+    require,
+    run,
+    unused_port,
+    wait_until,
+)
 
 PAGE = ROOT / "docs" / "sharing.md"
-BLOCKS = re.findall(
-    r"^```sh\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
-)
+BLOCKS = code_blocks(PAGE.read_text(encoding="utf-8"))
 CONFIGURE, ADD, PUSH, PULL, PUSH_EXPERIMENT, PULL_EXPERIMENT = BLOCKS[:6]
 MERGE, MERGED, REGISTER, GET, VERIFY = BLOCKS[6:]
 HOST, FOLDER = "server.example.org", "/srv/dvc/pipeline"

@@ -11,6 +11,7 @@ from image_pipeline import models
 from image_pipeline.common.errors import NetworkError
 from image_pipeline.modeling import networks
 from image_pipeline.models import efficientnet_lite0, resnet
+from refusals import said_by
 
 MNIST = (1, 28, 28)
 
@@ -142,10 +143,7 @@ def test_a_new_network_is_one_file(folder: Path) -> None:
 )
 def test_invalid_options(options: dict[str, object], message: str, folder: Path) -> None:
     write(folder, "odd", "return self.output(self.hidden(images.flatten(1)))")
-    with pytest.raises(NetworkError) as caught:
-        networks.build("odd", options, (1, 4, 4), 2)
-    assert str(caught.value).startswith(message)
-    assert str(caught.value).isprintable()
+    assert said_by(NetworkError, networks.build, "odd", options, (1, 4, 4), 2).startswith(message)
 
 
 def test_the_line_that_fails_is_named(folder: Path) -> None:
@@ -175,9 +173,7 @@ def test_a_state_that_is_no_tensor(folder: Path) -> None:
     write(folder, "counting", "return self.output(self.hidden(images.flatten(1)))")
     with (folder / "counting.py").open("a") as file:
         file.write("\n    def get_extra_state(self):\n        return {'steps': 3}\n")
-    with pytest.raises(NetworkError) as caught:
-        networks.build("counting", {}, (1, 4, 4), 2)
-    assert str(caught.value) == (
+    assert said_by(NetworkError, networks.build, "counting", {}, (1, 4, 4), 2) == (
         "src/image_pipeline/models/counting.py: a model file stores tensors only, but "
         "`_extra_state` is of type dict; use `register_buffer` instead of `get_extra_state`"
     )
@@ -196,15 +192,12 @@ def test_a_function_may_build_the_network(folder: Path) -> None:
 
 
 def test_a_name_without_a_file_or_a_model(folder: Path) -> None:
-    with pytest.raises(NetworkError) as caught:
-        networks.build("resnte", {}, MNIST, 10)
-    assert str(caught.value).startswith("train.model.name: no network `resnte` in ")
-    assert str(caught.value).endswith(", mlp, resnet, torchvision")
+    said = said_by(NetworkError, networks.build, "resnte", {}, MNIST, 10)
+    assert said.startswith("train.model.name: no network `resnte` in ")
+    assert said.endswith(", mlp, resnet, torchvision")
     (folder / "empty.py").write_text("")
-    with pytest.raises(
-        NetworkError, match=r"empty.py: no `class Model\(nn.Module\)` in this file$"
-    ):
-        networks.build("empty", {}, MNIST, 10)
+    said = said_by(NetworkError, networks.build, "empty", {}, MNIST, 10)
+    assert said.endswith("empty.py: no `class Model(nn.Module)` in this file")
 
 
 def wave(count: int, factor: int, period: int) -> torch.Tensor:

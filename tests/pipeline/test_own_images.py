@@ -28,14 +28,7 @@ NAMES = ("zero", "one", "two", "Two", "four", "five", "six", "seven", "eight", "
 CLASSES = tuple(sorted(NAMES))
 SPLITS = {"train": 4000, "test": 1000}
 KINDS = 6  # of files, in turn
-LEARNING = (
-    "-S",
-    "train.epochs=4",
-    "-S",
-    "train.batch_size=32",
-    "-S",
-    "train.loss.cross_entropy.label_smoothing=0",
-)
+LEARNING = ("epochs=4", "batch_size=32", "loss.cross_entropy.label_smoothing=0")
 
 
 def real_images(split: str, count: int, tmp_path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -105,7 +98,8 @@ def test_an_experiment_on_them(
     command = "dvc exp run -S download.dataset=folder -S download.folder.path=images"
     assert f"\n{command}\n" in (ROOT / "README.md").read_text()
     shutil.copytree(root, copy.root / "images", dirs_exist_ok=True)
-    done = copy.run(*command.split(), *LEARNING, "-S", "tensorize.folder.fit=crop")
+    learning = [word for setting in LEARNING for word in ("-S", f"train.{setting}")]
+    done = copy.run(*command.split(), *learning, "-S", "tensorize.folder.fit=crop")
     assert "WARNING" not in done.stderr
     assert "download: images: 'test/Two' and 'test/two' differ only in case" in done.stdout
 

@@ -11,14 +11,14 @@ import pytest
 from PIL import Image
 
 from image_pipeline.tensors.tensor_files import read_sample
-from project import ROOT, Project
+from project import ROOT, Project, code_blocks
 
 if TYPE_CHECKING:
     from kill_harness import Undisturbed
 
 PAGE = (ROOT / "docs" / "using.md").read_text(encoding="utf-8")
-COMMANDS = re.search(r"^```sh\n(.*?predict.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
-PYTHON = re.search(r"^```python\n(.*?Predictor.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+[COMMANDS] = [block for block in code_blocks(PAGE) if "predict" in block]
+[PYTHON] = [block for block in code_blocks(PAGE, "python") if "Predictor" in block]
 COUNT = 360  # test images of the digits
 
 
@@ -53,8 +53,7 @@ def test_the_test_images_come_out_as_evaluate_has_them(project: Project) -> None
 
 
 def test_the_pages_commands(project: Project) -> None:
-    assert COMMANDS
-    done = project.run("bash", "-c", f"set -eo pipefail\n{COMMANDS[1]}")
+    done = project.run("bash", "-c", f"set -eo pipefail\n{COMMANDS}")
     assert done.stdout.count("  image\n") == 4
     assert f"{COUNT + 2} images by models/model.safetensors (mlp, digits)" in done.stderr
     assert "; seen.png shows the first 24\n" in done.stderr
@@ -68,8 +67,7 @@ def test_the_pages_commands(project: Project) -> None:
 
 
 def test_the_pages_python(project: Project) -> None:
-    assert PYTHON
-    asked = PYTHON[1].replace("images = ...", "import numpy as np; images = np.load('images.npy')")
+    asked = PYTHON.replace("images = ...", "import numpy as np; images = np.load('images.npy')")
     script = f"{asked}\nprint(*(f'{{p:.6f}}' for p in predictions.probabilities.max(axis=1)))"
     done = project.run(sys.executable, "-c", script)
     assert done.stdout.split() == [row["confidence"] for row in predicted(project)]

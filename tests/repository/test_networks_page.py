@@ -1,7 +1,6 @@
 """docs/networks.md: its example is a whole network, its table has each, what it links exists."""
 
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -10,11 +9,11 @@ import torch
 
 from image_pipeline import models
 from image_pipeline.modeling import networks
-from project import ROOT, Project
+from project import ROOT, Project, code_blocks, run
 
 PAGE = ROOT / "docs" / "networks.md"
 TEXT = PAGE.read_text(encoding="utf-8")
-[EXAMPLE] = re.findall(r"^```python\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
+[EXAMPLE] = code_blocks(TEXT, "python")
 
 
 @pytest.mark.slow
@@ -41,12 +40,10 @@ def test_its_options_do_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyP
     sys.modules.pop("image_pipeline.models.mixer")
 
 
-def test_the_example_is_in_the_projects_style(tmp_path: Path) -> None:
-    path = tmp_path / "mixer.py"
-    path.write_text(EXAMPLE)
+def test_the_example_is_in_the_projects_style() -> None:
     for command in (["format", "--check"], ["check", "--ignore", "D102"]):
-        config = ["--config", str(ROOT / "pyproject.toml")]
-        subprocess.run(["ruff", *command, *config, str(path)], check=True)
+        path = ("--stdin-filename", "src/image_pipeline/models/mixer.py", "-")
+        run("ruff", *command, *path, input=EXAMPLE, cwd=ROOT)
 
 
 def test_its_table_has_each_network_and_every_file_it_links_exists() -> None:
