@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 from ruamel.yaml import YAML
@@ -132,27 +132,27 @@ class Project:
         _git("init", "--quiet", cwd=root)
         self.commit("the project, with the test's params")
 
-    def copy_to(self, root: Path) -> "Project":
+    def copy_to(self, root: Path) -> Self:
         """Return a copy of this project with everything in it: outputs, Git's and DVC's history."""
         shutil.copytree(self.root, root, symlinks=True)
         return self.at(root)
 
-    def copy_without_results(self, root: Path) -> "Project":
+    def copy_without_results(self, root: Path) -> Self:
         """Return a copy of this project with what is in `data/`, and no other of its outputs."""
         copy = self.copy_to(root)
         for folder in OUTPUT_FOLDERS[1:]:
             shutil.rmtree(root / folder)
         return copy
 
-    def clone_to(self, root: Path) -> "Project":
+    def clone_to(self, root: Path) -> Self:
         """Return a plain `git clone` of this project: what Git tracks, none of DVC's cache."""
         _git("clone", "--quiet", "--no-hardlinks", str(self.root), str(root), cwd=self.root)
         return self.at(root)
 
-    @staticmethod
-    def at(root: Path) -> "Project":
+    @classmethod
+    def at(cls, root: Path) -> Self:
         """Return the project that lies in a folder."""
-        project = object.__new__(Project)
+        project = object.__new__(cls)
         project.root = root
         return project
 

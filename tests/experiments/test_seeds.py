@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
@@ -101,17 +102,27 @@ def record_run(project: SyntheticProject, seed: int, wrong: int, **params: Any) 
     )
 
 
-@pytest.fixture
-def repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SyntheticProject:
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> SyntheticProject:
     """Return a project with two settings: `plain` under seeds 0 to 3, `longer` under 1 to 4."""
-    project = SyntheticProject(tmp_path / "project")
+    project = SyntheticProject(tmp_path_factory.mktemp("seeds") / "project")
+    with chdir(project.root):
+        for seed, wrong in enumerate((50, 54, 49, 55)):
+            record_run(project, seed, wrong)
+        project.run("git", "branch", "plain")
+        for seed, wrong in zip(range(1, 5), (44, 41, 45, 90), strict=True):
+            record_run(project, seed, wrong, epochs=9)
+        project.run("git", "branch", "longer")
+    return project
+
+
+@pytest.fixture
+def repeated(
+    recorded: SyntheticProject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> SyntheticProject:
+    """Return a copy of that project, in which the test runs."""
+    project = recorded.copy_to(tmp_path / "project")
     monkeypatch.chdir(project.root)
-    for seed, wrong in enumerate((50, 54, 49, 55)):
-        record_run(project, seed, wrong)
-    project.run("git", "branch", "plain")
-    for seed, wrong in zip(range(1, 5), (44, 41, 45, 90), strict=True):
-        record_run(project, seed, wrong, epochs=9)
-    project.run("git", "branch", "longer")
     return project
 
 
