@@ -227,7 +227,9 @@ def test_host_without_heartbeats_is_lost(server: RendezvousServer, address: Addr
 
 
 def test_addresses_that_cannot_be_listened_on(server: RendezvousServer, address: Address) -> None:
-    with pytest.raises(HostError, match="is in use by another program; choose another port"):
+    with pytest.raises(
+        HostError, match=f"^IMAGE_PIPELINE_ADDRESS: {address} is in use by another program; choose "
+    ):
         RendezvousServer(address, TOKEN, FINGERPRINT)
     with pytest.raises(HostError, match="is not an address of this machine"):
         RendezvousServer(Address("192.0.2.1", 29400), TOKEN, FINGERPRINT)

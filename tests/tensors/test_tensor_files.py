@@ -133,34 +133,24 @@ def test_any_split_is_read_back_by_safetensors_itself(
 GOOD = split()
 U8, I64 = tensor("U8", [4, 1, 2, 3], 0, 24), tensor("I64", [4], 24, 56)
 DATA = IMAGES.tobytes() + LABELS.tobytes()
+# The library itself refuses these, and many more that `test_any_header` comes upon.
 TORN = "not a valid safetensors file ("
 UNUSABLE = "its header or a value in it is invalid ("
 BAD: dict[str, tuple[bytes, str]] = {
     "empty": (b"", TORN),
-    "short": (GOOD[:7], TORN),
     "torn": (GOOD[:-1], TORN),
     "oversized": (GOOD + b"?", TORN),
     "another file": (b"PK\x03\x04" * 50, TORN),
     "a huge header": (struct.pack("<Q", 1 << 62) + GOOD[8:], TORN),
-    "a header beyond the end": (struct.pack("<Q", 1 << 20) + GOOD[8:], TORN),
     "no JSON": (raw(b"{images}", DATA), TORN),
-    "no UTF-8": (raw(b'{"\xff": 1}', DATA), TORN),
-    "no mapping": (raw([1, 2]), TORN),
     "deep JSON": (raw(b'{"a":' * 50_000), TORN),
     "overlapping": (raw(pair(U8, tensor("I64", [4], 16, 48)), DATA), TORN),
-    "beyond the end": (raw(pair(U8, tensor("I64", [9], 24, 96)), DATA), TORN),
-    "a hole": (raw(pair(U8, tensor("I64", [4], 32, 64)), DATA + bytes(8)), TORN),
-    "backwards": (raw(pair(U8, tensor("I64", [4], 56, 24)), DATA), TORN),
     "another size": (raw(pair(U8, tensor("I64", [5], 24, 56)), DATA), TORN),
-    "a negative size": (raw(pair(U8, tensor("I64", [-4], 24, 56)), DATA), TORN),
-    "an overflowing size": (raw(pair(tensor("U8", [1 << 62] * 4, 0, 24), I64), DATA), TORN),
     "an unknown dtype": (raw(pair(tensor("U9", [4, 1, 2, 3], 0, 24), I64), DATA), TORN),
-    "metadata that are no text": (raw({"__metadata__": {"a": 1}, "images": U8}, DATA), TORN),
     "other tensors": (save({"a": IMAGES}), "it holds the tensors ['a'], not images and labels"),
     "no tensors": (raw({}), "it holds the tensors [], not images and labels"),
     "floats": (split(IMAGES.astype(np.float32)), "`images` is F32 [4, 1, 2, 3], not U8 of rank 4"),
     "one image": (split(IMAGES[0]), "`images` is U8 [1, 2, 3], not U8 of rank 4"),
-    "a hundred dimensions": (raw(pair(tensor("U8", [1] * 100, 0, 1), I64), DATA), TORN),
     "small labels": (split(labels=LABELS.astype(np.int32)), "`labels` is I32 [4], not I64"),
     "a table of labels": (split(labels=LABELS[:, np.newaxis]), "`labels` is I64 [4, 1], not I64"),
     "a label too few": (split(labels=LABELS[:3]), "(4, 1, 2, 3) images do not match 3 labels"),
