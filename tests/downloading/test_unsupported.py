@@ -5,7 +5,6 @@ import sqlite3
 import zlib
 from bz2 import compress as bzip2
 from io import BytesIO
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -33,6 +32,12 @@ def saved(form: str) -> bytes:
     return file.getvalue()
 
 
+def database() -> bytes:
+    with sqlite3.connect(":memory:") as connection:
+        connection.execute("create table a(b)")
+        return connection.serialize()
+
+
 def array() -> bytes:
     file = BytesIO()
     np.save(file, np.zeros(3))
@@ -51,6 +56,7 @@ UNSUPPORTED: dict[str, tuple[bytes, str]] = {
     "table of tabs": (table("\t", header=False), "a table of 785 columns" + CONVERT),
     "table of Excel": (b"\xef\xbb\xbf" + table(";"), "a table of 785 columns" + CONVERT),
     "NumPy": (array(), "a NumPy array" + CONVERT),
+    "SQLite": (database(), "an SQLite database" + CONVERT),
     "Parquet": (b"PAR1\x15\4", "a Parquet file" + CONVERT),
     "HDF5": (b"\x89HDF\r\n\x1a\n\0", "an HDF5 file" + CONVERT),
     "MATLAB 7.3": (b"MATLAB 7.3 MAT-file, Platform: GLNXA64", "an HDF5 file" + CONVERT),
@@ -86,13 +92,6 @@ def test_what_it_is_and_what_to_do(name: str) -> None:
     assert message.startswith(f"it is {told}")
     assert "again" not in message  # which is no remedy here
     assert message.isprintable()
-
-
-def test_a_database(tmp_path: Path) -> None:
-    with sqlite3.connect(tmp_path / "x.db") as connection:
-        connection.execute("create table a(b)")
-    start = (tmp_path / "x.db").read_bytes()
-    assert describe_unsupported(start) == f"it is an SQLite database{CONVERT}"
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from declared_plots import CHARTS, PICTURES
-from project import ROOT, Project
+from project import IDENTITY, ROOT, Project
 
 DVC = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())
 STAGES = list(DVC["stages"])
@@ -166,12 +166,9 @@ def test_experiments_are_listed_and_fit_on_a_screen(changed: Project, tmp_path: 
     """A queue of them is in experiments/test_seeds.py."""
     project = changed.copy_to(tmp_path / "copy")  # whose cache has the run of two epochs
     project.run("git", "checkout", "--quiet", ".")
-    names = {"GIT_AUTHOR_NAME": "test", "GIT_COMMITTER_NAME": "test"}
-    mails = {"GIT_AUTHOR_EMAIL": "test@example.com", "GIT_COMMITTER_EMAIL": "test@example.com"}
-    identity = names | mails
 
     def run(*command: str) -> str:
-        return project.run("dvc", *command, env=identity).stdout
+        return project.run("dvc", *command, env=IDENTITY).stdout
 
     run("exp", "run", "--name", "at-once", "-S", "train.epochs=2")
     at_once = json.loads((project.root / "metrics/train.json").read_text())

@@ -201,12 +201,18 @@ def test_the_size_follows_the_resolution(tmp_path: Path) -> None:
             assert picture.size == (7 * dpi, 3 * dpi)
 
 
+@pytest.fixture
+def shown(monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
+    """Return the pixels that are shown."""
+    found: list[np.ndarray] = []
+    monkeypatch.setattr(Axes, "imshow", lambda _, pixels, **__: found.append(pixels))
+    return found
+
+
 @pytest.mark.parametrize("count", [1, 20, 21, MAX_UNITS, MAX_UNITS + 1])
 def test_every_unit_of_the_first_layer_is_drawn(
-    count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    count: int, shown: list[np.ndarray], tmp_path: Path
 ) -> None:
-    shown: list[np.ndarray] = []
-    monkeypatch.setattr(Axes, "imshow", lambda _, pixels, **__: shown.append(pixels))
     weights = np.arange(count * 12, dtype=np.float32).reshape(count, 2, 2, 3)
     draw_first_layer(tmp_path / "p.png", weights, DPI)
     (mosaic,) = shown
@@ -216,12 +222,8 @@ def test_every_unit_of_the_first_layer_is_drawn(
     assert np.isfinite(mosaic).sum() == 6 * min(count, MAX_UNITS)
 
 
-def test_filters_of_images_in_colour_are_in_colour(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_filters_of_images_in_colour_are_in_colour(shown: list[np.ndarray], tmp_path: Path) -> None:
     """Each is scaled to its own largest weight; 0 is grey, and the gaps are white."""
-    shown: list[np.ndarray] = []
-    monkeypatch.setattr(Axes, "imshow", lambda _, pixels, **__: shown.append(pixels))
     weights = np.zeros((3, 3, 1, 2), np.float32)
     weights[0, :, 0, 0] = 0.2, 0.1, -0.2
     weights[1, 2, 0, 1] = 7
@@ -266,33 +268,25 @@ def test_first_layer_is_red_above_zero_and_blue_below(tmp_path: Path) -> None:
     assert (5, 48, 97) in colours
 
 
-def test_curves_of_several_seeds_are_a_mean_and_a_band(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    drawn: list[Any] = []
-    monkeypatch.setattr(
-        "image_pipeline.plotting.curves.save_figure", lambda _, figure, __: drawn.append(figure)
-    )
-    curves(2, 1, 0.5, 0.3)(tmp_path / "c.png")
-    loss, _ = drawn[0].axes
-    assert [line.get_ydata() for line in loss.lines] == [
-        pytest.approx([0.6, 0.3]),
-        pytest.approx([1.2, 0.6]),
-    ]
-    bands = [band.get_paths()[0].get_extents() for band in loss.collections]
-    assert [(band.ymin, band.ymax) for band in bands] == [(0.15, 1), (0.3, 2)]
-
-
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Return the figures that are drawn, which are not written."""
     figures: list[Any] = []
-    for module in ("classification", "balance"):
+    for module in ("classification", "balance", "curves"):
         monkeypatch.setattr(
             f"image_pipeline.plotting.{module}.save_figure",
             lambda _, figure, __: figures.append(figure),
         )
     return figures
+
+
+def test_curves_of_several_seeds_are_a_mean_and_a_band(drawn: list[Any]) -> None:
+    curves(2, 1, 0.5, 0.3)(Path("c.png"))
+    loss, _ = drawn[0].axes
+    lines = [line.get_ydata().tolist() for line in loss.lines]
+    assert lines == [pytest.approx([0.6, 0.3]), pytest.approx([1.2, 0.6])]
+    bands = [band.get_paths()[0].get_extents() for band in loss.collections]
+    assert [(band.ymin, band.ymax) for band in bands] == [(0.15, 1), (0.3, 2)]
 
 
 def named(count: int) -> list[str]:
@@ -312,9 +306,8 @@ def test_of_very_many_classes_the_worst_and_the_best_scores_are_drawn(drawn: lis
     points = axes.lines[0]
     assert points.get_xdata().tolist() == [n / 1000 for n in [*range(30), *range(970, 1000)]]
     assert points.get_ydata().tolist() == [*range(30), *range(31, 61)]
-    assert (
-        axes.get_title() == "F1 score by class, test split (dashed: their mean, 49.95%)"
-    )  # of all
+    # Of all classes.
+    assert axes.get_title() == "F1 score by class, test split (dashed: their mean, 49.95%)"
     texts = [text.get_text() for text in axes.texts]
     assert "940 of 1000 classes, in between, are left out" in texts
 

@@ -1,14 +1,40 @@
-"""Image files written by hand, for kinds that Pillow does not write."""
+"""Image files, some written by hand as Pillow does not, and what they are decoded to."""
 
 import base64
+import io
 import struct
 import zlib
+from typing import Any
 
 import numpy as np
+from PIL import Image
+
+from image_pipeline.reading.pixels import PixelSettings, decode, error_cause, strict_warnings
 
 LITTLE, BIG = "<", ">"
 SHORT, LONG = 3, 4  # TIFF's types
 LETTERS = {SHORT: "H", LONG: "I"}
+
+
+def encoded(image: Image.Image, form: str = "PNG", **options: Any) -> bytes:
+    file = io.BytesIO()
+    image.save(file, form, **options)
+    return file.getvalue()
+
+
+def decoded(content: bytes, settings: PixelSettings) -> np.ndarray:
+    """Return an image's pixels, uint8 `[C, H, W]`."""
+    with strict_warnings():
+        pixels, _ = decode(content, settings)
+    return np.frombuffer(pixels, np.uint8).reshape(settings.shape)
+
+
+def failure(content: bytes) -> str:
+    try:
+        decoded(content, PixelSettings(1, 4, "pad"))
+    except Exception as error:
+        return error_cause(error)
+    return "it was decoded"
 
 
 def tiff(

@@ -1,6 +1,5 @@
 """The orientation is applied wherever it is written, and whatever else the metadata hold."""
 
-import io
 import struct
 from typing import Any
 
@@ -9,8 +8,8 @@ import pytest
 from PIL import Image
 from PIL.TiffImagePlugin import IFDRational
 
-from image_pipeline.reading.pixels import PixelSettings, decode, strict_warnings
-from reading.image_files import chunk
+from image_pipeline.reading.pixels import PixelSettings
+from reading.image_files import chunk, decoded, encoded
 
 SIDE = 16
 UPRIGHT = np.zeros((SIDE, SIDE), np.uint8)
@@ -18,16 +17,13 @@ UPRIGHT[:, SIDE // 2 :] = 255  # of a picture whose upper half is white, turned 
 PICTURE = Image.fromarray(np.rot90(UPRIGHT).copy())
 
 
-def encoded(form: str, **options: Any) -> bytes:
-    file = io.BytesIO()
-    PICTURE.save(file, form, **options)
-    return file.getvalue()
+def turned(form: str, **options: Any) -> bytes:
+    return encoded(PICTURE, form, **options)
 
 
-def decoded(content: bytes) -> np.ndarray:
-    with strict_warnings():
-        pixels, _ = decode(content, PixelSettings(1, SIDE, "pad"))
-    return np.frombuffer(pixels, np.uint8).reshape(SIDE, SIDE)
+def upright(content: bytes) -> np.ndarray:
+    pixels: np.ndarray = decoded(content, PixelSettings(1, SIDE, "pad"))[0]
+    return pixels
 
 
 def camera_exif(orientation: int = 6) -> bytes:
@@ -49,33 +45,33 @@ AS_ELEMENT = XMP % b"><tiff:Orientation>6</tiff:Orientation></rdf:Description>"
 
 
 def png(kind: bytes, data: bytes) -> bytes:
-    content = encoded("PNG")
+    content = turned("PNG")
     return content[:33] + chunk(kind, data) + content[33:]  # after the signature and IHDR
 
 
 RAW_PROFILE = f"\nexif\n{len(camera_exif()):8}\n{camera_exif().hex()}\n".encode()
 WRITTEN = {
-    "JPEG, EXIF": encoded("JPEG", exif=camera_exif()),
-    "JPEG, XMP": encoded("JPEG", xmp=AS_ATTRIBUTE),
-    "JPEG, XMP as an element": encoded("JPEG", xmp=AS_ELEMENT),
-    "WebP, EXIF": encoded("WEBP", exif=camera_exif(), lossless=True),
-    "WebP, XMP": encoded("WEBP", xmp=AS_ATTRIBUTE, lossless=True),
+    "JPEG, EXIF": turned("JPEG", exif=camera_exif()),
+    "JPEG, XMP": turned("JPEG", xmp=AS_ATTRIBUTE),
+    "JPEG, XMP as an element": turned("JPEG", xmp=AS_ELEMENT),
+    "WebP, EXIF": turned("WEBP", exif=camera_exif(), lossless=True),
+    "WebP, XMP": turned("WEBP", xmp=AS_ATTRIBUTE, lossless=True),
     "PNG, eXIf": png(b"eXIf", camera_exif()[6:]),
     "PNG, raw profile": png(b"tEXt", b"Raw profile type exif\0" + RAW_PROFILE),
     "PNG, XMP": png(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + AS_ATTRIBUTE),
-    "TIFF": encoded("TIFF", exif=camera_exif()),
-    "AVIF": encoded("AVIF", exif=camera_exif()),
+    "TIFF": turned("TIFF", exif=camera_exif()),
+    "AVIF": turned("AVIF", exif=camera_exif()),
 }
 
 
 @pytest.mark.parametrize("place", WRITTEN)
 def test_an_orientation_is_found_where_it_is_written(place: str) -> None:
-    assert np.abs(decoded(WRITTEN[place]).astype(int) - UPRIGHT).max() <= 8
+    assert np.abs(upright(WRITTEN[place]).astype(int) - UPRIGHT).max() <= 8
 
 
 def test_exif_counts_more_than_xmp() -> None:
     assert np.array_equal(
-        decoded(encoded("WEBP", exif=camera_exif(1), xmp=AS_ATTRIBUTE, lossless=True)),
+        upright(turned("WEBP", exif=camera_exif(1), xmp=AS_ATTRIBUTE, lossless=True)),
         np.asarray(PICTURE),
     )
 
@@ -93,14 +89,14 @@ def test_exif_counts_more_than_xmp() -> None:
     ],
 )
 def test_without_a_valid_orientation_an_image_stays_as_it_is(exif: bytes) -> None:
-    assert np.array_equal(decoded(encoded("WEBP", exif=exif, lossless=True)), np.asarray(PICTURE))
+    assert np.array_equal(upright(turned("WEBP", exif=exif, lossless=True)), np.asarray(PICTURE))
 
 
 def test_an_odd_tag_does_no_harm() -> None:
     """A rational with the denominator 0, of which Pillow cannot write the EXIF again."""
     odd = camera_exif().replace(struct.pack(">2i", -1, 3), struct.pack(">2i", -1, 0))
     assert odd != camera_exif()
-    assert np.array_equal(decoded(encoded("WEBP", exif=odd, lossless=True)), UPRIGHT)
+    assert np.array_equal(upright(turned("WEBP", exif=odd, lossless=True)), UPRIGHT)
 
 
 @pytest.mark.parametrize("count", [400, pytest.param(4000, marks=pytest.mark.slow)])
@@ -109,7 +105,7 @@ def test_of_jpegs_with_damaged_exif_none_is_refused_or_unturned(count: int) -> N
     content, exif = WRITTEN["JPEG, EXIF"], camera_exif()[6:]
     start = content.index(exif)
     entry = exif.index(b"\x01\x12\x00\x03")
-    upright = decoded(content)
+    right = upright(content)
     rng = np.random.default_rng(0)
     intact = 0
     for _ in range(count):
@@ -117,11 +113,11 @@ def test_of_jpegs_with_damaged_exif_none_is_refused_or_unturned(count: int) -> N
         places = rng.integers(0, len(exif), rng.integers(1, 9))
         for place in places.tolist():
             damaged[place] = int(rng.choice([0, 255, int(rng.integers(256))]))
-        found = decoded(content[:start] + damaged + content[start + len(exif) :])
+        found = upright(content[:start] + damaged + content[start + len(exif) :])
         same = [damaged[part] == exif[part] for part in (slice(10), slice(entry, entry + 12))]
         if all(same) and not any(
             damaged[at : at + 2] == b"\x01\x12" for at in range(10, entry, 12)
         ):  # damage may make an orientation of a tag before it
             intact += 1
-            assert np.array_equal(found, upright)
+            assert np.array_equal(found, right)
     assert intact > count // 2

@@ -2,7 +2,6 @@
 
 import hashlib
 import importlib.util
-import io
 import os
 import shutil
 import struct
@@ -15,15 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from image_pipeline.reading.pixels import (
-    PixelSettings,
-    decode,
-    error_cause,
-    has_more_frames,
-    strict_warnings,
-)
+from image_pipeline.reading.pixels import PixelSettings, has_more_frames
 from project import require, run
-from reading.image_files import HEIC
+from reading.image_files import HEIC, chunk, decoded, encoded, failure
 
 GREY = PixelSettings(1, 4, "pad")
 COLOUR = PixelSettings(3, 4, "pad")
@@ -38,24 +31,8 @@ LOSSLESS: dict[str, dict[str, Any]] = {
 }
 
 
-def encoded(image: Image.Image, form: str = "PNG", **options: Any) -> bytes:
-    file = io.BytesIO()
-    image.save(file, form, **options)
-    return file.getvalue()
-
-
 def pixels(content: bytes, settings: PixelSettings = GREY) -> np.ndarray:
-    with strict_warnings():
-        decoded, _ = decode(content, settings)
-    return np.frombuffer(decoded, np.uint8).reshape(settings.shape)
-
-
-def failure(content: bytes) -> str:
-    try:
-        pixels(content)
-    except Exception as error:
-        return error_cause(error)
-    return "it was decoded"
+    return decoded(content, settings)
 
 
 @pytest.mark.parametrize("form", LOSSLESS)
@@ -213,10 +190,6 @@ def test_the_first_frame_counts() -> None:
 
 
 def test_a_decompression_bomb() -> None:
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        checksum = struct.pack(">I", zlib.crc32(kind + data))
-        return struct.pack(">I", len(data)) + kind + data + checksum
-
     head = chunk(b"IHDR", struct.pack(">2I5B", 10_000, 10_000, 8, 0, 0, 0, 0))
     body = chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
     message = failure(b"\x89PNG\r\n\x1a\n" + head + body)

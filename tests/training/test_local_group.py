@@ -15,7 +15,7 @@ import pytest
 
 from image_pipeline.common.errors import PipelineError
 from image_pipeline.training.local_group import SPIN_SECONDS, LocalGroup, shared_array
-from project import child_processes
+from project import child_processes, wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux forks safely")
 
@@ -98,12 +98,12 @@ def kill_me() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def want_memory() -> None:
-    raise MemoryError
-
-
 def divide() -> None:
     raise ZeroDivisionError
+
+
+def want_memory() -> None:
+    raise MemoryError
 
 
 @pytest.mark.parametrize(
@@ -204,10 +204,8 @@ def test_no_process_outlives_rank_0(number: signal.Signals, tmp_path: Path) -> N
         assert len(family) == 3
         parent.send_signal(number)
         parent.wait(timeout=30)
-    deadline = time.monotonic() + 30
-    while any(Path(f"/proc/{process}").exists() for process in family):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    folders = [Path(f"/proc/{process}") for process in family]
+    wait_until(lambda: not any(map(Path.exists, folders)), "the end of its processes", 30)
 
 
 def test_ctrl_c_is_for_rank_0_to_answer() -> None:
