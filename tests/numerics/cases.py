@@ -40,6 +40,7 @@ from torch import Tensor, nn, optim
 
 from image_pipeline.augmenting.augmentation import augment
 from image_pipeline.augmenting.params import AUGMENTATION_AMOUNTS, AugmentationParams
+from image_pipeline.numerics import kernels
 from image_pipeline.numerics.portability import (
     NOTHING,
     OPERATIONS,
@@ -49,7 +50,8 @@ from image_pipeline.numerics.portability import (
 
 FLOAT, DOUBLE = "float32", "float64"
 LISTED_TYPES = (FLOAT, DOUBLE, "complex64", "complex128")
-Seen = dict[str, tuple[list[str], str]]  # operation: types of its floats, hash of what it wrote
+# Operation: types of its floats, hash of what it wrote, and one that leaves out the signs of zeros.
+Seen = dict[str, tuple[list[str], str, str]]
 
 # --- What is recorded ---
 
@@ -66,23 +68,31 @@ SCRATCH: dict[str, Callable[[Any], Any]] = {
 
 
 class Recorder:
-    """Records every operation, and hashes what each one writes."""
+    """Records every operation, and hashes what each one writes.
+
+    In whatever order: compilers may evaluate the arguments of a function in any, and do.
+    """
 
     def __init__(self) -> None:
         self._dtypes: dict[str, set[torch.dtype]] = {}
-        self._digests: dict[str, Any] = {}
+        self._digests: dict[str, list[tuple[str, str]]] = {}  # of each call
 
     def record(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
         operation = str(func)
         dtypes = self._dtypes.setdefault(operation, set())
         dtypes |= {value.dtype for value in flat(args, kwargs, result) if isinstance(value, Tensor)}
-        digest = self._digests.setdefault(operation, hashlib.sha256())
+        digests = self._digests.setdefault(operation, [])
         name = func.__name__.split(".")[0]
         if func.is_view or name in UNINITIALIZED:
             return
-        for position, argument in written(func):
-            update(digest, args[position] if position < len(args) else kwargs.get(argument))
-        update(digest, SCRATCH.get(name, lambda results: results)(result))
+        found = [
+            *(args[at] if at < len(args) else kwargs.get(argument) for at, argument in written(func)),
+            SCRATCH.get(name, lambda results: results)(result),
+        ]
+        exact, unsigned = hashlib.sha256(), hashlib.sha256()
+        update(exact, *found)
+        update(unsigned, *found, zeros=0.0)
+        digests.append((exact.hexdigest(), unsigned.hexdigest()))
 
     def seen(self) -> Seen:
         return {
@@ -92,9 +102,12 @@ class Recorder:
                     for dtype in self._dtypes[name]
                     if dtype.is_floating_point or dtype.is_complex
                 ),
-                digest.hexdigest()[:16],
+                *(
+                    hashlib.sha256(" ".join(sorted(each)).encode()).hexdigest()[:16]
+                    for each in zip(*(digests or [("", "")]), strict=True)
+                ),
             )
-            for name, digest in sorted(self._digests.items())
+            for name, digests in sorted(self._digests.items())
         }
 
 
@@ -120,8 +133,12 @@ def flat(*values: Any) -> Iterator[Any]:
             yield value
 
 
-def update(digest: Any, *values: Any) -> None:
-    """Add values to a hash. All NaNs are alike: IEEE 754 leaves their sign and payload open."""
+def update(digest: Any, *values: Any, zeros: float = -0.0) -> None:
+    """Add values to a hash.
+
+    All NaNs are alike: IEEE 754 leaves their sign and payload open. Two zeros are alike if 0.0 is
+    added: it leaves the sign of their maximum open, and so of relu, and ARM chooses another.
+    """
     for value in flat(*values):
         if isinstance(value, Tensor):
             digest.update(str((value.dtype, tuple(value.shape))).encode())
@@ -132,7 +149,7 @@ def update(digest: Any, *values: Any) -> None:
             numbers = np.ascontiguousarray(value.numpy(force=True))
             if numbers.dtype.kind == "f" and (nan := np.isnan(numbers)).any():
                 numbers = np.where(nan, numbers.dtype.type(np.nan), numbers)
-            digest.update(numbers)
+            digest.update(numbers + zeros if numbers.dtype.kind == "f" else numbers)
         else:
             digest.update(repr(value).encode())
 
@@ -940,13 +957,14 @@ COPIES = words(
     logical_or logical_xor bincount unique_dim _unique2 isin searchsorted bucketize im2col
     """
 )
-OF_NUMPY = words("addbmm addmm addmv baddbmm bmm dot mm mv sqrt vdot _foreach_sqrt")
+OF_MLAS = {"addbmm", "convolution", "convolution_backward", "erf", "gelu", "gelu_backward", "mv"}
+OF_MLAS |= {name.split(".")[0].removesuffix("_") for name in kernels.PRODUCTS}
+OF_KERNELS = {name.split(".")[0].removesuffix("_") for name in kernels.ALL}
 OF_MKL = [
     "_scaled_dot_product_flash_attention_for_cpu",
     "_scaled_dot_product_flash_attention_for_cpu_backward",
     *("_fft_c2c", "_fft_c2r", "_fft_r2c"),
 ]
-OF_ONEDNN = words("convolution convolution_backward mkldnn_rnn_layer mkldnn_rnn_layer_backward")
 
 
 def computed_by(operation: str, types: set[str]) -> str:
@@ -955,10 +973,11 @@ def computed_by(operation: str, types: set[str]) -> str:
     func = getattr(getattr(getattr(torch.ops, namespace), name), overload)
     if func.is_view or not types or name in COPIES:
         return NOTHING
-    if name.removesuffix("_") in OF_NUMPY:
-        return "NumPy"
-    if name in OF_ONEDNN:
-        return "oneDNN"
+    bare = name.removeprefix("_foreach_").removesuffix("_")
+    if bare in OF_MLAS:
+        return "MLAS"
+    if {bare, name.removesuffix("_")} & OF_KERNELS:
+        return "kernels"
     return "MKL compatible" if name in OF_MKL else "torch"
 
 
@@ -973,11 +992,15 @@ def same_on(lines: list[dict[str, Any]], others: list[dict[str, Any]]) -> dict[s
     for one, other in zip(lines, others, strict=True):
         assert (one["case"], one["type"]) == (other["case"], other["type"])
         found, expected = other["operations"], one["operations"]
-        apart = {name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)}
+        apart = {
+            name
+            for name in expected.keys() & found.keys()
+            if expected[name][0] != found[name][0] or expected[name][2] != found[name][2]
+        } | (expected.keys() ^ found.keys())
         pairs = {(name, type_) for name in apart & expected.keys() for type_ in expected[name][0]}
         differing += [pairs] if apart else []
         if not apart:
-            for name, (types, _) in expected.items():
+            for name, (types, *_) in expected.items():
                 same.setdefault(name, set()).update(types)
     changed = True
     while changed:
@@ -1000,7 +1023,7 @@ def to_list(lines: list[dict[str, Any]], on_arm: dict[str, set[str]]) -> str:
     evidence: dict[str, tuple[str, set[str]]] = {}
     by_case: dict[str, dict[str, set[str]]] = {}
     for line in lines:
-        for operation, (types, _) in line["operations"].items():
+        for operation, (types, *_) in line["operations"].items():
             by_case.setdefault(line["case"], {}).setdefault(operation, set()).update(types)
     for name, operations in by_case.items():
         for operation, types in operations.items():
@@ -1021,12 +1044,12 @@ def to_list(lines: list[dict[str, Any]], on_arm: dict[str, set[str]]) -> str:
 if __name__ == "__main__":
     lines = []
     for line in run_all():
-        lines.append(line)
+        lines.append(json.loads(json.dumps(line)))  # as they are read
         if sys.argv[1:2] != ["--write"]:
             print(json.dumps(line), flush=True)
     if sys.argv[1:2] == ["--write"]:
         known = {name: set(row.on_arm) for name, row in read_verified_ops().items()}
-        for path in sys.argv[2:]:
-            with open(path, encoding="utf-8") as file:
-                known = same_on(lines, [json.loads(line) for line in file if line[0] == "{"])
+        for path in map(Path, sys.argv[2:]):
+            printed = path.read_text(encoding="utf-8").splitlines()
+            known = same_on(lines, [json.loads(line) for line in printed if line[0] == "{"])
         OPERATIONS.write_text(to_list(lines, known), encoding="utf-8", newline="")

@@ -23,18 +23,26 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
+from image_pipeline.numerics.portability import OPERATIONS
 from numerics import cases
 from project import Project, require, require_emulator
 
 SCRIPT = Path(__file__).with_name("on_one_processor.py")
 
-# Emulated ones, without AVX-512: an AMD of 2021, and of Intel's the oldest with AVX2. Both compute
-# every operation, too, and one goes through all stages, with the perceptron.
-PROCESSORS = {
-    "EPYC-Milan": ("hybrid", "recurrent", "resnet", "transformed", "efficientnet_lite0"),
+# Emulated ones, and what they train: without AVX-512, an AMD of 2021 and of Intel's the oldest with
+# AVX2; ARM's of 2019 (Graviton 2, Ampere), and of 2020 with longer vectors (Graviton 3). All but
+# the last compute every operation, too. Two go through all stages, with the perceptron.
+X86_64 = {
+    "EPYC-Milan": ("hybrid", "recurrent", "resnet", "efficientnet_lite0"),
     "Haswell": ("hybrid", "cnn", "torchvision_net", "transformed"),
 }
-EVERY_STAGE = "Haswell"
+ARM = {
+    "neoverse-n1": ("hybrid", "cnn", "resnet", "efficientnet_lite0"),
+    "neoverse-v1": ("hybrid",),
+}
+PROCESSORS = X86_64 | ARM
+EVERY_STAGE = ("Haswell", "neoverse-n1")
+WITHOUT_OPERATIONS = ("neoverse-v1",)
 TRAINED = sorted({name for names in PROCESSORS.values() for name in names})
 IMAGES = {"train": 80, "validation": 40}  # so few, for the emulator's sake
 # Small enough for an emulator, with all that a recipe uses.
@@ -259,7 +267,7 @@ def compute(
     tensors: Project,
     names: Sequence[str],
     *,
-    prefix: Sequence[str] = (),
+    python: Sequence[str] = (sys.executable,),
     site: str = "",
     operations: bool = False,
     stages: Project | None = None,
@@ -277,7 +285,7 @@ def compute(
     if stages:
         asked += ["stages", str(stages.root)]
     env = {"PYTHONPATH": os.pathsep.join(filter(None, (str(tensors.root / "src"), site)))}
-    done = tensors.run(*prefix, sys.executable, str(SCRIPT), *asked, env=env, timeout=1800)
+    done = tensors.run(*python, str(SCRIPT), *asked, env=env, timeout=1800)
     assert "WARNING" not in done.stderr
     if stages:
         assert "train: going on after epoch 1 from checkpoints/" in done.stdout
@@ -297,8 +305,8 @@ def compute(
 def on_one_core(tensors: Project, tmp_path_factory: pytest.TempPathFactory) -> Computed:
     """Return what one core of this machine computes."""
     require(shutil.which("taskset"), "taskset")
-    folder, one_core = tmp_path_factory.mktemp("narrow"), ("taskset", "-c", "0")
-    return compute(folder, tensors, TRAINED, prefix=one_core, operations=True)
+    folder, python = tmp_path_factory.mktemp("narrow"), ("taskset", "-c", "0", sys.executable)
+    return compute(folder, tensors, TRAINED, python=python, operations=True)
 
 
 def test_eight_claimed_cores_change_no_bit(
@@ -316,44 +324,69 @@ def emulated(
 ) -> dict[str, Computed]:
     """Return what each emulated processor computes; two at a time, each on its own core."""
     require_emulator()
-    stages = finished.copy_without_results(tmp_path_factory.mktemp("stages") / "resumed")
+    arm = Path(os.environ.get("ARM_ENVIRONMENT", "/absent"))
+    chosen = [name for name in PROCESSORS if name not in ARM or arm.is_dir()]
 
     def on(processor: str) -> Computed:
+        folder, python, site = tmp_path_factory.mktemp(processor), [sys.executable], ""
+        emulator = ["qemu-x86_64", "-cpu", processor]
+        if processor in ARM:
+            emulator = ["qemu-aarch64", "-L", str(arm / "root"), "-cpu", processor]
+            python, site = [str(arm / "root/usr/bin/python3.11")], str(arm / "site")
+        stages = finished.copy_without_results(folder / "resumed")
         return compute(
-            tmp_path_factory.mktemp(processor),
+            folder,
             tensors,
             PROCESSORS[processor],
-            prefix=("qemu-x86_64", "-cpu", processor),
-            operations=True,
-            stages=stages if processor == EVERY_STAGE else None,
+            python=[*emulator, *python],
+            site=site,
+            operations=processor not in WITHOUT_OPERATIONS,
+            stages=stages if processor in EVERY_STAGE else None,
         )
 
     with ThreadPoolExecutor(2) as pool:
-        return dict(zip(PROCESSORS, pool.map(on, PROCESSORS), strict=True))
+        return dict(zip(chosen, pool.map(on, chosen), strict=True))
 
 
 @pytest.mark.parametrize("processor", PROCESSORS)
+def test_another_processor_trains_the_same_networks(
+    processor: str, on_one_core: Computed, emulated: dict[str, Computed]
+) -> None:
+    require(processor in emulated, "ARM_ENVIRONMENT (see .ci/arm_environment)")
+    expected = {name: on_one_core.networks[name] for name in PROCESSORS[processor]}
+    assert emulated[processor].networks == expected
+
+
+@pytest.mark.parametrize("processor", X86_64)
 def test_another_processor_computes_the_same_bits(
     processor: str, on_one_core: Computed, emulated: dict[str, Computed]
 ) -> None:
-    found = emulated[processor]
-    assert cases.differences(on_one_core.operations, found.operations) == []
-    expected = {name: on_one_core.networks[name] for name in PROCESSORS[processor]}
-    assert found.networks == expected
+    assert cases.differences(on_one_core.operations, emulated[processor].operations) == []
 
 
+def test_arm_computes_the_same_bits_where_the_list_says_so(
+    on_one_core: Computed, emulated: dict[str, Computed]
+) -> None:
+    require("neoverse-n1" in emulated, "ARM_ENVIRONMENT (see .ci/arm_environment)")
+    lines = on_one_core.operations
+    found = cases.to_list(lines, cases.same_on(lines, emulated["neoverse-n1"].operations))
+    assert OPERATIONS.read_text(encoding="utf-8") == found
+
+
+@pytest.mark.parametrize("processor", EVERY_STAGE)
 def test_another_processor_goes_through_all_stages_stopped_and_resumed(
-    finished: Project, emulated: dict[str, Computed]
+    processor: str, finished: Project, emulated: dict[str, Computed]
 ) -> None:
     """All that compute: the one that copies is left out."""
-    assert emulated[EVERY_STAGE].stages == finished.hashes()
+    require(processor in emulated, "ARM_ENVIRONMENT (see .ci/arm_environment)")
+    assert emulated[processor].stages == finished.hashes()
 
 
 def test_an_emulated_processor_lacks_avx_512() -> None:
     """Otherwise these tests would prove little: no library may fall back on wider kernels."""
     require_emulator()
     script = "import numpy; print(numpy.__config__.CONFIG['SIMD Extensions'])"
-    for processor in PROCESSORS:
+    for processor in X86_64:
         done = subprocess.run(
             ["qemu-x86_64", "-cpu", processor, sys.executable, "-c", script],
             capture_output=True,

@@ -2,9 +2,9 @@
 
 The patches of the images that the kernels are laid on are the rows of a matrix (im2col:
 Chellapilla, Puri and Simard, "High Performance Convolutional Neural Networks for Document
-Processing", 2006). They are copied a few images at a time, so that they stay in the processor's cache, and with the
-channels last, so that neighbours in memory are copied together. Where every channel has a kernel of
-its own, the convolution is a sum of shifted images instead.
+Processing", 2006). They are copied a few images at a time, so that they stay in the processor's
+cache, and with the channels last, so that neighbours in memory are copied together. Where every
+channel has a kernel of its own, the convolution is a sum of shifted images instead.
 """
 
 import math
@@ -35,7 +35,7 @@ class Geometry(NamedTuple):
         return tuple(gap * (side - 1) for gap, side in zip(self.dilation, kernel, strict=True))
 
     def seen(self, tap: Sequence[int], size: Sequence[int]) -> tuple[slice, ...]:
-        """Return the pixels of padded images `[B, ..., C]` that one tap of the kernel is laid on."""
+        """Return the pixels of padded images `[B, ..., C]` that one tap of the kernel sees."""
         sides = zip(tap, self.dilation, self.stride, size, strict=True)
         pixels = (
             slice(place * gap, place * gap + step * (side - 1) + 1, step)
@@ -250,7 +250,9 @@ def _of_each(dims: int, numbers: Sequence[int]) -> tuple[int, ...]:
 
 
 def _geometry(dims: int, stride: Any, padding: Any, dilation: Any, groups: int) -> Geometry:
-    return Geometry(*(_of_each(dims, each) for each in (stride, padding, dilation)), groups)
+    return Geometry(
+        _of_each(dims, stride), _of_each(dims, padding), _of_each(dims, dilation), groups
+    )
 
 
 def _is_by_channel(weight: Tensor, groups: int) -> bool:

@@ -6,6 +6,7 @@ same seed. Its normal draws depend on the vector instructions.
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,9 +22,7 @@ def _uniform(values: Tensor, generator: torch.Generator | None) -> Tensor:
     return values.uniform_(generator=generator)
 
 
-def bernoulli_(
-    values: Tensor, p: float = 0.5, *, generator: torch.Generator | None = None
-) -> Any:
+def bernoulli_(values: Tensor, p: float = 0.5, *, generator: torch.Generator | None = None) -> Any:
     """Fill with draws that are 1 with probability `p`, otherwise 0."""
     if not 0 <= p <= 1:
         return fall_back("bernoulli_.float", values, p, generator=generator)

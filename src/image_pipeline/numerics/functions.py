@@ -268,7 +268,7 @@ def _gelu_backward(gradient: Tensor, x: Tensor, *, approximate: str = "none") ->
     def slope(x: Tensor, gradient: Tensor) -> Tensor:
         """Return the gradient times the normal distribution and `x` times its density."""
         below = torch.from_numpy(compute("Erf", (x * math.sqrt(0.5)).numpy())).add_(1).mul_(0.5)
-        powers = fall_back("exp2", (x * x).mul_(-0.5 / math.log(2)))
+        powers: Tensor = fall_back("exp2", (x * x).mul_(-0.5 / math.log(2)))
         return powers.mul_(x).mul_(1 / math.sqrt(2 * math.pi)).add_(below).mul_(gradient)
 
     return in_vectors(slope, x, gradient)

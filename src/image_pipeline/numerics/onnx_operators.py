@@ -11,7 +11,7 @@ INPUTS = ("x", "y")
 
 
 @functools.cache
-def _session(name: str, domain: str, count: int, double: bool, **attributes: int) -> Any:
+def _session(name: str, domain: str, count: int, double: bool, **attributes: Any) -> Any:
     import onnxruntime
     from onnx import TensorProto, helper
 

@@ -4,8 +4,9 @@
 natively and on emulated processors, and must give the same bits (`tests/numerics`). Its columns:
 
 - `operation`: PyTorch's name, with the overload.
-- `computed_by`: `NumPy`, `torch`, `oneDNN` or `MKL compatible` (MKL held to its portable kernels),
-  or `nothing` where no number is rounded: views, copies, fills, integers.
+- `computed_by`: `torch`; `kernels` where its own is replaced (see `kernels`), `MLAS` where ONNX
+  Runtime's library computes most of it (on ARM OpenBLAS its products); `MKL compatible` (MKL held
+  to its portable kernels); `nothing` where no number is rounded: views, copies, fills, integers.
 - `types`: floating-point dtypes it was verified for, on x86-64 processors.
 - `on_arm`: those of them for which ARM processors give these bits, too.
 - `evidence`: the case that verifies it.

@@ -50,7 +50,8 @@ def multiply(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """
     (*_, rows, terms), columns = x.shape, y.shape[-1]
     if not (x.size and y.size):
-        return np.matmul(x, y)
+        empty: np.ndarray = np.matmul(x, y)
+        return empty
     if min(rows, columns) == 1:
         x = np.repeat(x, 2, axis=-2) if rows == 1 else x
         y = np.repeat(y, 2, axis=-1) if columns == 1 else y

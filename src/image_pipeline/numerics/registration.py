@@ -78,17 +78,17 @@ def variants(
         fits: whether a result of the first dtype can be written to `out` of the second.
     """
 
-    def functional(*arguments: Any, **named: Any) -> Tensor:
+    def functional(*arguments: Any, **named: Any) -> Any:
         result = compute(*arguments, **named)
         return fall_back(names[0], *arguments, **named) if result is None else result
 
-    def with_out(*arguments: Any, out: Tensor, **named: Any) -> Tensor:
+    def with_out(*arguments: Any, out: Tensor, **named: Any) -> Any:
         result = compute(*arguments, **named)
         if result is None or not fits(result.dtype, out.dtype):
             return fall_back(names[1], *arguments, out=out, **named)
         return _into(out, result)
 
-    def in_place(target: Tensor, *arguments: Any, **named: Any) -> Tensor:
+    def in_place(target: Tensor, *arguments: Any, **named: Any) -> Any:
         result = compute(target, *arguments, **named)
         if result is None or (result.dtype, result.shape) != (target.dtype, target.shape):
             return fall_back(names[2], target, *arguments, **named)

@@ -56,7 +56,8 @@ def _sum(
     dims = _all_dims(x, dims)
     if _run(x, dims) not in VECTOR:
         return None
-    return torch.from_numpy(np.asarray(np.add.reduce(array_of(x), axis=dims, keepdims=keepdim)))
+    total = array_of(x).sum(axis=dims, keepdims=keepdim)
+    return torch.from_numpy(np.asarray(total))
 
 
 # --- Softmax ---
@@ -144,9 +145,7 @@ def _moments(x: Tensor, dims: Any) -> tuple[Tensor, Tensor]:
     return mean, centred.mul_(centred).sum(dims, keepdim=True).div_(count)
 
 
-def _normalised_backward(
-    gradient: Tensor, normalised: Tensor, rstd: Tensor, dims: Any
-) -> Tensor:
+def _normalised_backward(gradient: Tensor, normalised: Tensor, rstd: Tensor, dims: Any) -> Tensor:
     """Return the gradient by `x`, where `normalised = (x - mean) * rstd`."""
     count = math.prod(gradient.shape[dim] for dim in dims)
     mean = gradient.sum(dims, keepdim=True).div_(count)
