@@ -72,9 +72,11 @@ def main() -> None:
             "train": {"loss": last.train_loss, "accuracy": last.train_accuracy},
             "validation": {"loss": last.validation_loss, "accuracy": last.validation_accuracy},
         }
+        receipt = trainer.state.receipt.as_dict(params.train, data)
         with atomic_group():
             write_csv(paths.HISTORY, pd.DataFrame(trainer.state.history))
             write_json(paths.TRAIN_METRICS, metrics)
+            write_json(paths.RECEIPT, receipt)
             card = replace(trainer.card, ood=thresholds)
             write_model(paths.MODEL, trainer.state.model, card, statistics)
     checkpoint.remove()

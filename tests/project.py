@@ -44,7 +44,12 @@ IDENTITY = {
 }
 OUTPUT_FOLDERS = ("data", "models", "metrics", "plots")
 # What the train stage writes.
-TRAINED = ("models/model.safetensors", "metrics/train.json", "plots/history.csv")
+TRAINED = (
+    "models/model.safetensors",
+    "metrics/train.json",
+    "metrics/receipt.json",
+    "plots/history.csv",
+)
 
 
 def require(condition: object, what: str) -> None:

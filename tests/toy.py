@@ -64,6 +64,6 @@ def bits(run: Trainer) -> dict[str, bytes]:
     return {name: tensor.detach().numpy().tobytes() for name, tensor in tensors}
 
 
-def result(run: Trainer) -> tuple[dict[str, bytes], object]:
+def result(run: Trainer) -> tuple[dict[str, bytes], object, object]:
     """Return what must be the same to the bit."""
-    return bits(run), run.state.history
+    return bits(run), run.state.history, run.state.receipt.lines

@@ -15,7 +15,7 @@ def test_commands(finished: Project, tmp_path: Path) -> None:
     project = finished
     project.run("dvc", "remote", "add", "--default", "storage", str(tmp_path / "storage"))
     project.commit("a remote")
-    compare, seeds, search, verify, cache = (f"set -e\n{block}" for block in BLOCKS)
+    compare, seeds, search, verify, against, cache = (f"set -e\n{block}" for block in BLOCKS)
 
     done = project.run("bash", "-c", compare)
     assert "train.epochs: 3 -> 4" in done.stdout
@@ -54,6 +54,9 @@ def test_commands(finished: Project, tmp_path: Path) -> None:
     assert list(temporary.iterdir()) == []
     assert project.git_status() == before
     project.run("git", "checkout", "--quiet", ".")
+
+    assert "are the same: params and all " in project.run("bash", "-c", against).stdout
+    (project.root / "theirs.json").unlink()
 
     project.run("bash", "-c", cache, env=IDENTITY)
     assert "predictions" not in project.run("git", "ls-files", "plots").stdout

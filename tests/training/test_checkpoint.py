@@ -208,6 +208,8 @@ def test_checkpoint_every(tmp_path: Path) -> None:
 
 MISFITS: dict[str, Any] = {
     "no model": lambda state: state.pop("model"),
+    "no receipt": lambda state: state.pop("receipt"),
+    "a receipt of more epochs": lambda state: state["receipt"]["epochs"].append("epoch 2: 0"),
     "schedule is none": lambda state: state.update(lr_schedule=None),
     "empty history": lambda state: state.update(history=[]),
     "too long a history": lambda state: state.update(history=state["history"] * 4),

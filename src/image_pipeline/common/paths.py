@@ -19,6 +19,7 @@ CHECKPOINTS = Path("checkpoints")
 DATA_METRICS = Path("metrics/data.json")
 TRAIN_METRICS = Path("metrics/train.json")
 TEST_METRICS = Path("metrics/test.json")
+RECEIPT = Path("metrics/receipt.json")
 
 PLOTS = Path("plots")
 CLASS_BALANCE = PLOTS / "class_balance.csv"

@@ -3,16 +3,21 @@
 The commit is cloned into a temporary folder, and every stage runs there without DVC's cache. Its
 outputs are compared with dvc.lock and with the metrics and plots in Git. Exit status: 0 if all are
 the same, 1 if not. The state of your working tree does not matter.
+
+With `--against`, nothing runs. The receipt of a training (metrics/receipt.json) is compared with
+somebody else's: hashes of its params, data, initial weights, of every layer's output and gradient
+in the first step, and of the weights after each epoch. The first one that differs is named.
 """
 
 import argparse
 import sys
 from pathlib import Path
 
-from image_pipeline.common.errors import PipelineError
+from image_pipeline.common.errors import PipelineError, one_line
 from image_pipeline.experiments.revisions import (
     SHORT,
     WORKSPACE,
+    Revision,
     RevisionError,
     repository_root,
     resolve,
@@ -24,10 +29,19 @@ SHOWN = 3  # names in the verdict
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument(
-        "rev", metavar="REV", nargs="?", default="HEAD", help="a commit, branch, tag or experiment"
+        "rev",
+        metavar="REV",
+        nargs="?",
+        help="a commit, branch, tag or experiment; default: HEAD, with --against the workspace",
     )
     parser.add_argument(
         "--stage", help="run the stages up to this one, and compare only its outputs"
+    )
+    parser.add_argument(
+        "--against",
+        type=Path,
+        metavar="RECEIPT",
+        help="run nothing: say where this training and that of another receipt.json part",
     )
 
 
@@ -35,14 +49,49 @@ def run(arguments: argparse.Namespace) -> int:
     """Run a commit in a clean checkout and compare its outputs; return the exit status.
 
     Raises:
-        PipelineError: Git cannot clone it, or a stage failed.
+        PipelineError: Git cannot clone it, or a stage failed; a receipt is missing or malformed.
         RevisionError: there is no such revision, or no such stage in it.
     """
     top = repository_root()
-    revision = resolve(arguments.rev)
+    if arguments.against:
+        if arguments.stage:
+            raise RevisionError("--stage: --against runs no stage; leave one of them out")
+        return _compare(resolve(arguments.rev or WORKSPACE), arguments.against)
+    revision = resolve(arguments.rev or "HEAD")
     if revision.commit is None:
         raise RevisionError(f"`{WORKSPACE}` is not a commit; commit it, then verify HEAD")
     return _verify(top, revision.commit, arguments.stage)
+
+
+def _compare(revision: Revision, path: Path) -> int:
+    """Compare a revision's receipt with another one; return the exit status."""
+    from image_pipeline.experiments.receipts import (
+        COMPUTED,
+        first_divergence,
+        input_differences,
+        read_own_receipt,
+        read_receipt,
+    )
+
+    try:
+        other = read_receipt(str(path), path.read_bytes())
+    except OSError as error:
+        raise PipelineError(f"{path}: {error.strerror}; give a receipt.json") from None
+    own, stages = read_own_receipt(revision)
+    inputs = list(input_differences(own, other, stages))
+    for name, how in inputs:
+        print(f"DIFFERS  {one_line(name)}: {one_line(how)}")
+    divergence = first_divergence(own, other)
+    if divergence:
+        print(f"DIFFERS  {divergence}")
+    hashes = sum(len(own[section]) for section in ("inputs", *COMPUTED))
+    if inputs:
+        print(f"verify: {revision} and {path} are runs of different params or data")
+    elif divergence:
+        print(f"verify: {revision} and {path} part, with the same params and data")
+    else:
+        print(f"verify: {revision} and {path} are the same: params and all {hashes} hashes")
+    return int(bool(inputs or divergence))
 
 
 def _verify(top: Path, commit: str, stage: str | None) -> int:

@@ -19,6 +19,7 @@ from image_pipeline.training.initial_weights import InitialWeights
 from image_pipeline.training.local_group import shared_tensor
 from image_pipeline.training.optimizer import build_optimizer
 from image_pipeline.training.params import TrainParams
+from image_pipeline.training.receipt import Receipt
 from image_pipeline.training.schedules import SCHEDULES
 from image_pipeline.training.transfer import ALL_EPOCHS, TRANSFERS
 
@@ -36,6 +37,7 @@ class TrainState:
         optimizer: of torch.optim.
         lr_schedule: stepped after each step of the optimizer.
         history: a record per epoch.
+        receipt: hashes of what has been computed.
     """
 
     def __init__(
@@ -78,6 +80,7 @@ class TrainState:
             if str(error).startswith("train."):
                 raise ParamsError(f"{PARAMS}: {error}") from error
             raise
+        self.receipt = Receipt(self.model)
         make_transfer = bind_choice(f"{PARAMS}: train.transfer", params.transfer, TRANSFERS)
         head = networks.head(self.model, classes)
         self.transfer = make_transfer(self.model, head and self.model.get_submodule(head))
@@ -146,6 +149,7 @@ class TrainState:
                 "optimizer": self.optimizer.state_dict(),
                 "lr_schedule": self.lr_schedule.state_dict(),
                 "history": [asdict(record) for record in self.history],
+                "receipt": self.receipt.lines,
             }
         )
 
@@ -172,5 +176,6 @@ class TrainState:
         self.optimizer.load_state_dict(state["optimizer"])
         self.lr_schedule.load_state_dict(state["lr_schedule"])
         self.history = [EpochRecord(**record) for record in state["history"]]
-        if not 0 < len(self.history) < self._params.epochs:
+        self.receipt = Receipt(self.model, **state["receipt"])
+        if not 0 < len(self.history) == len(self.receipt.epochs) < self._params.epochs:
             raise ValueError(f"{len(self.history)} of {self._params.epochs} epochs")

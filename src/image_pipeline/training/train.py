@@ -11,12 +11,13 @@ import os
 import sys
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
 import numpy as np
+import torch
 from torch import nn
 from torch.nn import functional
 from tqdm import tqdm
@@ -147,6 +148,8 @@ class Trainer:
         if self.local.rank == 0:
             self.hosts.init_process_group()  # after the fork, as it starts threads
             assert_in_sync(self.hosts, self.state)
+            if not done:
+                self.state.receipt.begin()
         if self.features:
             self.features.compute(self.local, self.hosts, self.check_portability)
         bar: tqdm[NoReturn]
@@ -171,6 +174,7 @@ class Trainer:
                         epoch, train_loss, validation_loss, train_accuracy, validation_accuracy
                     )
                 )
+                self.state.receipt.record_epoch(self.state.digest())
                 bar.set_postfix_str(
                     f"epoch {epoch}/{epochs}, validation loss {validation_loss:.4f}, "
                     f"accuracy {validation_accuracy:.2%}{self.hosts.traffic}"
@@ -186,13 +190,17 @@ class Trainer:
         loader, model = self.loader, self.state.model
         if features := self.features_of(epoch):
             loader, model = self.feature_loader, features.head
+        receipt = self.state.receipt
         losses, correct = [], 0
         for step, batch in enumerate(loader.epoch(epoch, self.reducer.microbatches)):
+            first = epoch == 1 and step == 0  # which goes into the receipt
             self.reducer.reset()
             for microbatch in batch.microbatches:
                 if step == microbatch.index == 0:
                     self.check_microbatch(model, microbatch, batch.size)
-                self.forward_backward(model, microbatch, batch.size)
+                wanted = first and microbatch.index == 0
+                with receipt.record_forward(microbatch) if wanted else nullcontext():
+                    self.forward_backward(model, microbatch, batch.size)
                 self.reducer.push(microbatch.index)
             self.local.gather()
             if self.local.rank == 0:
@@ -203,9 +211,14 @@ class Trainer:
                 all_gather_step(
                     self.hosts, self.reducer, self.state, metrics, count, first=step == 0
                 )
+                self.reducer.assign_grads()
+                if first:
+                    receipt.record_backward(torch.from_numpy(self.losses[:count]))
                 with self.check_portability(step == 0):
-                    self.reducer.assign_grads()
                     self.state.step()
+                if first:
+                    self.state.reset_buffers()
+                    receipt.record_update()
                 losses.append(math.fsum(self.losses[:count]))
                 correct += int(self.correct[:count].sum())
             self.local.broadcast()
