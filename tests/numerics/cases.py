@@ -86,7 +86,10 @@ class Recorder:
         if func.is_view or name in UNINITIALIZED:
             return
         found = [
-            *(args[at] if at < len(args) else kwargs.get(argument) for at, argument in written(func)),
+            *(
+                args[at] if at < len(args) else kwargs.get(argument)
+                for at, argument in written(func)
+            ),
             SCRATCH.get(name, lambda results: results)(result),
         ]
         exact, unsigned = hashlib.sha256(), hashlib.sha256()
