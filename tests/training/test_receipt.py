@@ -16,9 +16,10 @@ from image_pipeline.training.checkpoint import CheckpointFile
 from image_pipeline.training.loader import MicroBatch
 from image_pipeline.training.receipt import Receipt, hash_tensors
 from image_pipeline.training.train import Trainer
-from training.test_training import make_params, make_trainer, one_thread, own_network
+from toy import make_trainer
+from training.test_training import own_network
 
-__all__ = ["one_thread", "own_network"]  # fixtures
+__all__ = ["own_network"]  # a fixture
 
 Sabotage = Callable[[Trainer, pytest.MonkeyPatch], object]
 
@@ -162,7 +163,7 @@ def test_a_hash_is_that_of_the_values_in_any_layout() -> None:
 def test_the_file_holds_lists_alone_which_dvc_does_not_show(tmp_path: Path) -> None:
     data = tmp_path / "data"
     data.write_bytes(b"images")
-    params = make_params(learning_rate=1e-7)  # not rounded to 0
+    params = make_trainer(learning_rate=1e-7).params  # not rounded to 0
     content = Receipt(nn.Linear(2, 3)).as_dict(params, [data])
     write_json(tmp_path / "receipt.json", content)
     found = json.loads((tmp_path / "receipt.json").read_bytes())
