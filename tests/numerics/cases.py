@@ -50,8 +50,9 @@ from image_pipeline.numerics.portability import (
 
 FLOAT, DOUBLE = "float32", "float64"
 LISTED_TYPES = (FLOAT, DOUBLE, "complex64", "complex128")
-# Operation: types of its floats, hash of what it wrote, and one that leaves out the signs of zeros.
-Seen = dict[str, tuple[list[str], str, str]]
+# Operation: types of its floats, hash of what it wrote, and two that leave out the signs of zeros:
+# of what it wrote, and of what it read and did not write.
+Seen = dict[str, tuple[list[str], str, str, str]]
 
 # --- What is recorded ---
 
@@ -75,7 +76,7 @@ class Recorder:
 
     def __init__(self) -> None:
         self._dtypes: dict[str, set[torch.dtype]] = {}
-        self._digests: dict[str, list[tuple[str, str]]] = {}  # of each call
+        self._digests: dict[str, list[tuple[str, ...]]] = {}  # of each call
 
     def record(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
         operation = str(func)
@@ -92,10 +93,8 @@ class Recorder:
             ),
             SCRATCH.get(name, lambda results: results)(result),
         ]
-        exact, unsigned = hashlib.sha256(), hashlib.sha256()
-        update(exact, *found)
-        update(unsigned, *found, zeros=0.0)
-        digests.append((exact.hexdigest(), unsigned.hexdigest()))
+        read = [value for at, value in enumerate(args) if at not in {at for at, _ in written(func)}]
+        digests.append((hash_of(found, -0.0), hash_of(found, 0.0), hash_of(read, 0.0)))
 
     def seen(self) -> Seen:
         return {
@@ -107,7 +106,7 @@ class Recorder:
                 ),
                 *(
                     hashlib.sha256(" ".join(sorted(each)).encode()).hexdigest()[:16]
-                    for each in zip(*(digests or [("", "")]), strict=True)
+                    for each in zip(*(digests or [("", "", "")]), strict=True)
                 ),
             )
             for name, digests in sorted(self._digests.items())
@@ -136,7 +135,13 @@ def flat(*values: Any) -> Iterator[Any]:
             yield value
 
 
-def update(digest: Any, *values: Any, zeros: float = -0.0) -> None:
+def hash_of(values: Any, zeros: float) -> str:
+    digest = hashlib.sha256()
+    update(digest, *values, zeros=zeros)
+    return digest.hexdigest()
+
+
+def update(digest: Any, *values: Any, zeros: float) -> None:
     """Add values to a hash.
 
     All NaNs are alike: IEEE 754 leaves their sign and payload open. Two zeros are alike if 0.0 is
@@ -972,8 +977,8 @@ OF_MKL = [
 
 def computed_by(operation: str, types: set[str]) -> str:
     """Return the library that computes an operation such as `aten.add.Tensor`."""
-    namespace, name, overload = operation.split(".")
-    func = getattr(getattr(getattr(torch.ops, namespace), name), overload)
+    name = operation.split(".")[1]
+    func = overload_of(operation)
     if func.is_view or not types or name in COPIES:
         return NOTHING
     bare = name.removeprefix("_foreach_").removesuffix("_")
@@ -987,33 +992,39 @@ def computed_by(operation: str, types: set[str]) -> str:
 def same_on(lines: list[dict[str, Any]], others: list[dict[str, Any]]) -> dict[str, set[str]]:
     """Return the operations that another processor computes to the same bits, with their dtypes.
 
-    An operation is one of them if it is in a case whose line is the same, unless it may be the
-    first that differs in another case: there all that follow differ, because their inputs do.
+    It does if it writes the same wherever it reads the same. (In a case where it reads something
+    else, an operation before it differs, or there are as many of it in another order.) Where
+    nothing else explains a difference, operations that write to their arguments do.
     """
     same: dict[str, set[str]] = {}
-    differing = []
+    differing: dict[str, set[str]] = {}
     for one, other in zip(lines, others, strict=True):
         assert (one["case"], one["type"]) == (other["case"], other["type"])
-        found, expected = other["operations"], one["operations"]
+        expected, found = one["operations"], other["operations"]
         apart = {
             name
             for name in expected.keys() & found.keys()
-            if expected[name][0] != found[name][0] or expected[name][2] != found[name][2]
-        } | (expected.keys() ^ found.keys())
-        pairs = {(name, type_) for name in apart & expected.keys() for type_ in expected[name][0]}
-        differing += [pairs] if apart else []
-        if not apart:
-            for name, (types, *_) in expected.items():
-                same.setdefault(name, set()).update(types)
-    changed = True
-    while changed:
-        changed = False
-        for pairs in differing:
-            if pairs and all(type_ in same.get(name, ()) for name, type_ in pairs):
-                for name, type_ in pairs:
-                    same[name].discard(type_)
-                changed = True
-    return same
+            if (expected[name][0], expected[name][2]) != (found[name][0], found[name][2])
+        }
+        first = {name for name in apart if expected[name][3] == found[name][3]}
+        writers = {name for name in first if writes(name)}
+        for name in first - writers or writers:
+            kind = "complex" if "complex" in one["type"] else ""  # it may have real arguments
+            types = {type_ for type_ in expected[name][0] if type_.startswith(kind)}
+            differing.setdefault(name, set()).update(types)
+        for name in expected.keys() & found.keys() - apart:
+            same.setdefault(name, set()).update(expected[name][0])
+    return {name: types - differing.get(name, set()) for name, types in same.items()}
+
+
+def writes(operation: str) -> bool:
+    """Return whether an operation such as `aten.add_.Tensor` writes to one of its arguments."""
+    return bool(written(overload_of(operation)))
+
+
+def overload_of(operation: str) -> Any:
+    namespace, name, overload = operation.split(".")
+    return getattr(getattr(getattr(torch.ops, namespace), name), overload)
 
 
 def to_list(lines: list[dict[str, Any]], on_arm: dict[str, set[str]]) -> str:

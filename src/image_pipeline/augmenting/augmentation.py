@@ -32,7 +32,6 @@ QUARTER_TURN = np.outer([0.621, -0.647, 1.703], [0.596, -0.274, -0.322]) - np.ou
     [0.956, -0.272, -1.106], [0.211, -0.523, 0.312]
 )
 CACHED_BYTES = 1 << 20  # of images whose colours are changed at once, which stay in the cache
-WEIGHT_STEPS = 1 << 16  # so that a sum of four weighted bytes is exact: it has 24 bits
 TAPS = ((0, 0), (0, 1), (1, 0), (1, 1))  # row and column offsets of the four neighbours
 
 
@@ -134,7 +133,11 @@ def sampling_taps(
     source_row = source[:, 0] + np.float32((height - 1) / 2)
     source_column = source[:, 1] + np.float32((width - 1) / 2)
     top, left = np.floor(source_row), np.floor(source_column)
-    below, beside = source_row - top, source_column - left  # weight of the far neighbour
+    # Weights of the far neighbours, in steps of 1/256: their products with bytes are then exact.
+    below, beside = (
+        np.rint((place - near) * 256) / np.float32(256)
+        for place, near in ((source_row, top), (source_column, left))
+    )
 
     pixels = np.empty((len(maps), height * width, len(TAPS)), np.int32)
     weights = np.empty((len(maps), height * width, len(TAPS)), np.float32)
@@ -144,7 +147,7 @@ def sampling_taps(
         inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
         pixels[:, :, tap] = np.where(inside, y * width + x, 0)
         weight = (below if down else 1 - below) * (beside if right else 1 - beside)
-        weights[:, :, tap] = np.where(inside, np.rint(weight * WEIGHT_STEPS) / WEIGHT_STEPS, 0)
+        weights[:, :, tap] = np.where(inside, weight, 0)
     return pixels, weights
 
 
