@@ -1009,8 +1009,8 @@ def same_on(lines: list[dict[str, Any]], others: list[dict[str, Any]]) -> dict[s
         first = {name for name in apart if expected[name][3] == found[name][3]}
         writers = {name for name in first if writes(name)}
         for name in first - writers or writers:
-            kind = "complex" if "complex" in one["type"] else ""  # it may have real arguments
-            types = {type_ for type_ in expected[name][0] if type_.startswith(kind)}
+            types = {*expected[name][0]}  # if there are complex ones, it is they that differ
+            types = {type_ for type_ in types if "complex" in type_} or types
             differing.setdefault(name, set()).update(types)
         for name in expected.keys() & found.keys() - apart:
             same.setdefault(name, set()).update(expected[name][0])
