@@ -92,9 +92,12 @@ class Spectrum(nn.Module):
     "odd", [Warp(), Rows(nn.LSTM), Rows(nn.GRU), Spectrum()], ids=["warp", "LSTM", "GRU", "Fourier"]
 )
 def test_common_networks_are_portable(odd: nn.Module) -> None:
-    # oneDNN is disabled by the pin, which this process does not have.
-    with torch.backends.mkldnn.flags(enabled=False), PortabilityCheck() as check:
-        step(Network(odd))
+    before = torch.backends.mkldnn.set_flags(False)  # as the pin does, which is not here
+    try:
+        with PortabilityCheck() as check:
+            step(Network(odd))
+    finally:
+        torch.backends.mkldnn.set_flags(before[0])
     assert check.unverified_ops == {}
 
 

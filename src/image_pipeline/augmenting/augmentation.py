@@ -32,6 +32,7 @@ QUARTER_TURN = np.outer([0.621, -0.647, 1.703], [0.596, -0.274, -0.322]) - np.ou
     [0.956, -0.272, -1.106], [0.211, -0.523, 0.312]
 )
 CACHED_BYTES = 1 << 20  # of images whose colours are changed at once, which stay in the cache
+WEIGHT_STEPS = 1 << 16  # so that a sum of four weighted bytes is exact: it has 24 bits
 TAPS = ((0, 0), (0, 1), (1, 0), (1, 1))  # row and column offsets of the four neighbours
 
 
@@ -133,11 +134,11 @@ def sampling_taps(
     source_row = source[:, 0] + np.float32((height - 1) / 2)
     source_column = source[:, 1] + np.float32((width - 1) / 2)
     top, left = np.floor(source_row), np.floor(source_column)
-    # Weights of the far neighbours, in steps of 1/256: their products with bytes are then exact.
-    below, beside = (
-        np.rint((place - near) * 256) / np.float32(256)
-        for place, near in ((source_row, top), (source_column, left))
-    )
+    # Weights of the four in steps of 2^-16, whose sum is 1: their products with bytes are exact.
+    beside = source_column - left
+    far = _rounded(source_row - top)
+    far_right, near_right = _rounded(far * beside), _rounded((1 - far) * beside)
+    shares = (1 - far) - near_right, near_right, far - far_right, far_right
 
     pixels = np.empty((len(maps), height * width, len(TAPS)), np.int32)
     weights = np.empty((len(maps), height * width, len(TAPS)), np.float32)
@@ -146,9 +147,14 @@ def sampling_taps(
         y, x = top + down, left + right
         inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
         pixels[:, :, tap] = np.where(inside, y * width + x, 0)
-        weight = (below if down else 1 - below) * (beside if right else 1 - beside)
-        weights[:, :, tap] = np.where(inside, weight, 0)
+        weights[:, :, tap] = np.where(inside, shares[tap], 0)
     return pixels, weights
+
+
+def _rounded(weights: np.ndarray) -> np.ndarray:
+    """Return float32 weights in steps of 2^-16."""
+    rounded: np.ndarray = np.rint(weights * WEIGHT_STEPS) / np.float32(WEIGHT_STEPS)
+    return rounded
 
 
 def augment(

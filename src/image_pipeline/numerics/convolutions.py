@@ -284,8 +284,12 @@ def convolution(
     transposed: bool,
     output_padding: Sequence[int],
     groups: int,
+    *choices: bool,
 ) -> Tensor:
-    """Return a convolution, or a transposed one, of images `[B, C, ...]`."""
+    """Return a convolution, or a transposed one, of images `[B, C, ...]`.
+
+    `choices` are of a library on GPUs.
+    """
     size: list[int] = []
     if _fits(images, weight):
         dims = images.dim() - 2
@@ -296,8 +300,8 @@ def convolution(
         )
     inputs = len(weight) if transposed else weight.shape[1] * groups
     if min(size, default=0) < 1 or images.shape[1] != inputs or len(weight) % groups:
-        rest = stride, padding, dilation, transposed, output_padding, groups
-        result: Tensor = fall_back("convolution", images, weight, bias, *rest)
+        rest = stride, padding, dilation, transposed, output_padding, groups, *choices
+        result: Tensor = fall_back("_convolution", images, weight, bias, *rest)
         return result
     if _is_by_channel(weight, groups):
         compute = _spread_channels if transposed else _convolve_channels
@@ -346,6 +350,6 @@ def convolution_backward(
 
 
 KERNELS: dict[str, Kernel] = {
-    "convolution": convolution,
+    "_convolution": convolution,  # `convolution` calls it; the exporter to ONNX stops here
     "convolution_backward": convolution_backward,
 }

@@ -247,6 +247,9 @@ OWN = {
     **_vectorised("softplus_backward", "softplus_backward.grad_input"),
     **_vectorised("mish_backward"),
     **_vectorised("elu_backward", "elu_backward.grad_input"),
+    **_vectorised("hardtanh_backward", "hardtanh_backward.grad_input"),
+    **_vectorised("hardshrink_backward", "hardshrink_backward.grad_input"),
+    **_vectorised("softshrink_backward", "softshrink_backward.grad_input"),
 }
 # --- Those of ONNX Runtime: one pass, and the same on x86-64 and ARM ---
 
