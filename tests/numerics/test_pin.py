@@ -68,7 +68,7 @@ def test_portable_fixes_kernels_and_threads() -> None:
     assert blas.count("'Haswell'") == 2
     assert (replaced, fast_path) == ("True True", "False")
     assert (
-        names == "['kernels', 'machine', 'numpy', 'scipy', 'torch']"
+        names == "['kernels', 'numpy', 'scipy', 'torch']"
     )  # compared when a checkpoint is resumed
     assert done.stderr == ""
 
@@ -137,11 +137,13 @@ print(torch.get_num_threads(), torch.are_deterministic_algorithms_enabled())
     assert done.stderr == ""
 
 
-def test_onednn_uses_its_avx2_kernels() -> None:
-    require(platform.machine() == "x86_64", "an x86-64 processor")
-    script = pin() + "import torch; torch.nn.Conv2d(3, 8, 3)(torch.rand(4, 3, 9, 9))"
-    log = run_python(script, {"ONEDNN_VERBOSE": "1", "ONEDNN_MAX_CPU_ISA": "ALL"}).stdout
-    assert "isa:Intel AVX2\n" in log
+def test_onednn_computes_nothing() -> None:
+    script = "import torch; torch.nn.Conv2d(3, 8, 3)(torch.rand(4, 3, 9, 9))"
+    pinned, free = (
+        run_python(each, {"ONEDNN_VERBOSE": "1"}).stdout for each in (pin() + script, script)
+    )
+    assert "primitive,exec" in free
+    assert "primitive,exec" not in pinned
 
 
 def test_libraries_imported_too_early_are_named() -> None:
@@ -228,7 +230,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     [
         ({}, []),
         ({"machine": "AMD64"}, []),
-        ({"machine": "aarch64"}, ["the processor is aarch64, not x86-64"]),
+        ({"machine": "riscv64"}, ["the processor is riscv64, not x86-64 or ARM"]),
         ({"system": "Windows"}, ["the system is Windows, not Linux"]),
         ({"capability": "AVX512"}, ["torch computes with AVX512, not AVX2"]),
         ({"capability": "DEFAULT"}, ["torch computes with DEFAULT, not AVX2"]),

@@ -33,7 +33,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from image_pipeline.numerics.processor import CPU_INFO, ON_ARM, ON_X86
+from image_pipeline.numerics.processor import ARM, CPU_INFO, ON_ARM, X86
 
 Numerics = Literal["portable", "fast"]
 
@@ -143,7 +143,7 @@ def why_not_portable(imported_before_pin: Sequence[str] = ()) -> list[str]:
     import torch
 
     reasons = [f"{name} was imported before the pin" for name in imported_before_pin]
-    if not (ON_ARM or ON_X86):
+    if platform.machine().lower() not in (*ARM, *X86):
         return [*reasons, f"the processor is {platform.machine()}, not x86-64 or ARM"]
     if platform.system() != "Linux":  # the libraries are built with other compilers there
         reasons.append(f"the system is {platform.system()}, not Linux")

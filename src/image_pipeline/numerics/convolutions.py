@@ -238,10 +238,15 @@ def _channels_last(images: Tensor) -> Tensor:
     return images.detach().movedim(1, -1).contiguous()
 
 
-def _channels_first(result: Tensor, like: Tensor) -> Tensor:
-    """Return `[B, C, ...]` of a result `[B, ..., C]`, in the memory format of other images."""
+def _channels_first(result: Tensor, *inputs: Tensor) -> Tensor:
+    """Return `[B, C, ...]` of a result `[B, ..., C]`, in the memory format that PyTorch gives."""
     first = result.movedim(-1, 1)
-    last = like.dim() == 4 and like.is_contiguous(memory_format=torch.channels_last)
+    last = any(
+        x.dim() == 4
+        and x.is_contiguous(memory_format=torch.channels_last)
+        and not x.is_contiguous()
+        for x in inputs
+    )
     return first if last else first.contiguous()
 
 
@@ -310,7 +315,7 @@ def convolution(
     result = compute(_channels_last(images), weight.detach(), size, at)
     if bias is not None:
         result.add_(bias.detach())
-    return _channels_first(result, images)
+    return _channels_first(result, images, weight)
 
 
 def convolution_backward(
@@ -340,7 +345,7 @@ def convolution_backward(
         else:
             compute = _convolve if transposed else _spread
         by_images = compute(values, weight.detach(), images.shape[2:], at)
-        by_images = _channels_first(by_images, images)
+        by_images = _channels_first(by_images, images, weight)
     if wanted[1]:
         pair = (values, inputs) if transposed else (inputs, values)
         by_weight = (_by_channel_weight if by_channel else _by_weight)(*pair, weight.shape, at)

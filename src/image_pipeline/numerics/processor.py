@@ -3,7 +3,7 @@
 import platform
 from pathlib import Path
 
-ON_ARM = platform.machine().lower() in ("aarch64", "arm64")
-ON_X86 = platform.machine().lower() in ("x86_64", "amd64")
+ARM, X86 = ("aarch64", "arm64"), ("x86_64", "amd64")
+ON_ARM = platform.machine().lower() in ARM
 
 CPU_INFO = Path("/proc/cpuinfo")
