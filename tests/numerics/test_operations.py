@@ -3,15 +3,19 @@
 pipeline/test_networks.py tests that other processors compute the cases to the same bits.
 """
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from image_pipeline.numerics import kernels, registration
 from image_pipeline.numerics.portability import NOTHING, OPERATIONS, read_verified_ops
 from numerics import cases
 from project import ROOT
@@ -57,3 +61,58 @@ def test_a_difference_is_found(native: list[dict[str, Any]]) -> None:
     assert cases.differences(native, other) == [
         f"{operation} in the case {native[3]['case']!r} in {native[3]['type']}"
     ]
+
+
+def flipped(kernel: registration.Kernel) -> registration.Kernel:
+    """Return the kernel with the last bit of the first number that it gives flipped."""
+
+    def sabotaged(*arguments: Any, **named: Any) -> Any:
+        result = kernel(*arguments, **named)
+        written = arguments[0] if result is None else result  # a fused optimizer returns nothing
+        for tensor in cases.flat(written):
+            if isinstance(tensor, torch.Tensor) and tensor.dtype in INTEGERS and tensor.numel():
+                values = tensor.detach()
+                first = values[(0,) * values.dim()].reshape(1)
+                first.copy_((first.view(INTEGERS[tensor.dtype]) ^ 1).view(tensor.dtype))
+                break
+        return result
+
+    return sabotaged
+
+
+@contextlib.contextmanager
+def registered(table: Mapping[str, registration.Kernel]) -> Iterator[None]:
+    def unregister() -> None:
+        registration._library = None
+        registration._replaced.clear()
+
+    unregister()
+    registration.register(table)
+    try:
+        yield
+    finally:
+        unregister()
+        kernels.install()
+
+
+INTEGERS = {torch.float32: torch.int32, torch.float64: torch.int64}
+LISTED = read_verified_ops()
+# Overloads that nothing reaches; they share the function of those that are listed.
+UNREACHED = {"_softmax.out", "_log_softmax.out", "elu.out", "gelu_", "mish.out", "silu.out"}
+UNREACHED |= {name for name in kernels.ALL if name.endswith((".grad_input", ".tensor_lr"))}
+
+
+@pytest.mark.parametrize("name", sorted({*kernels.ALL} - UNREACHED))
+def test_a_kernel_that_is_off_by_one_bit_is_found(name: str) -> None:
+    from numerics import op_samples  # takes seconds
+
+    operation = "convolution" if name == "_convolution" else name
+    operation = f"aten.{operation}{'' if '.' in name else '.default'}"
+    row = LISTED[operation]
+    cases.CASES.update(op_samples.cases())
+    type_ = "float32" if "float32" in row.types else row.types[0]
+    with registered(kernels.ALL):
+        expected = cases.run(row.evidence, type_)["operations"]
+    with registered(kernels.ALL | {name: flipped(kernels.ALL[name])}):
+        found = cases.run(row.evidence, type_)["operations"]
+    assert expected[operation] != found[operation]
