@@ -269,8 +269,10 @@ def test_emulated_processors_decode_to_the_same_bits(processor: str, tmp_path: P
         "        content, _ = decode(path.read_bytes(), settings)\n"
         "        print(path.name, hashlib.sha256(content).hexdigest())\n"
     )
+    # Without a user's choice of NumPy's kernels, which this processor may lack.
+    env = {name: value for name, value in os.environ.items() if name != "OPENBLAS_CORETYPE"}
     here, there = (
-        run(*prefix, sys.executable, "-c", script, tmp_path).stdout.splitlines()
+        run(*prefix, sys.executable, "-c", script, tmp_path, env=env).stdout.splitlines()
         for prefix in ([], ["qemu-x86_64", "-cpu", processor])
     )
     assert len(here) == 2 * len(list(tmp_path.iterdir())) >= 26
