@@ -152,7 +152,7 @@ def _spread(values: Tensor, weight: Tensor, size: Sequence[int], at: Geometry) -
         spread = padded.unflatten(-1, (at.groups, -1))
         for tap in np.ndindex(*kernel):
             place = (*[slice(None)] * (1 + len(size)), *tap)
-            spread[at.seen(tap, pixels)] += parts[place]
+            spread[at.seen(tap, pixels)].add_(parts[place])
         result[some] = padded[_inner(size, at)]
     return result
 
@@ -215,7 +215,7 @@ def _by_channel_weight(
         padded, part = _padded(images[some], at), values[some]
         for tap in np.ndindex(*shape[2:]):
             products = padded[at.seen(tap, size)] * part
-            total[(slice(None), 0, *tap)] += products.flatten(0, -2).sum(0)
+            total[(slice(None), 0, *tap)].add_(products.flatten(0, -2).sum(0))
     return total
 
 
