@@ -55,8 +55,9 @@ def test_commands(finished: Project, tmp_path: Path) -> None:
     assert project.git_status() == before
     project.run("git", "checkout", "--quiet", ".")
 
-    assert "are the same: params and all " in project.run("bash", "-c", against).stdout
-    (project.root / "theirs.json").unlink()
+    same = " are the same: params, code, data and all "
+    assert project.run("bash", "-c", against).stdout.count(same) == 2
+    (project.root / "theirs.lock").unlink()
 
     project.run("bash", "-c", cache, env=IDENTITY)
     assert "predictions" not in project.run("git", "ls-files", "plots").stdout

@@ -1,6 +1,7 @@
 """`verify --against`: two receipts are compared, and nothing runs.
 
-Where trainings that part by one bit are told apart: in tests/training/test_receipt.py.
+Where trainings that part by one bit are told apart: in tests/training/test_receipt.py. Whole runs,
+by dvc.lock: in test_recorded_runs.py.
 """
 
 import json
@@ -126,8 +127,8 @@ def test_a_commit_and_an_edited_receipt(project: SyntheticProject) -> None:
     assert "HEAD (" in call(project, "verify", "HEAD", "--against", "a.json").stdout
     own.unlink()
     done = call(project, "verify", "--against", "a.json", check=False)
-    said = "there is no such file; `dvc repro` writes metrics/receipt.json\n"
-    assert done.stderr == f"verify: error: metrics/receipt.json in workspace: {said}"
+    said = "metrics/receipt.json: not in workspace; `dvc repro` writes it\n"
+    assert done.stderr == f"verify: error: {said}"
 
 
 @pytest.mark.parametrize(
@@ -151,7 +152,7 @@ def test_what_is_no_receipt(project: SyntheticProject, content: str, reason: str
 
 def test_mistakes_on_the_command_line(project: SyntheticProject) -> None:
     for arguments, said in (
-        (["--against", "no.json"], "no.json: No such file or directory; give a receipt.json"),
+        (["--against", "no.json"], "no.json: no such file, folder or revision; give a receipt."),
         (["--against", "a", "--stage", "train"], "--stage: --against runs no stage; leave one of "),
     ):
         done = call(project, "verify", *arguments, check=False)

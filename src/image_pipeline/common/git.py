@@ -21,9 +21,9 @@ def git(*arguments: str) -> str | None:
         return None
 
 
-def read_blob(commit: str, path: Path) -> bytes | None:
-    """Return a file of a commit, relative to the current folder; None if it is missing."""
+def read_blob(commit: str, path: Path, root: Path | None = None) -> bytes | None:
+    """Return a file of a commit, relative to `root` or the current folder; None if missing."""
     # Not by DVC's GitFileSystem: pygit2 (1.21) deadlocks in a file of 20 MB.
     show = ["git", "cat-file", "blob", f"{commit}:./{path.as_posix()}"]
-    done = subprocess.run(show, capture_output=True, check=False)
+    done = subprocess.run(show, cwd=root, capture_output=True, check=False)
     return None if done.returncode else done.stdout

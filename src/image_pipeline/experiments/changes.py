@@ -26,7 +26,7 @@ def changes(first: Results, second: Results) -> dict[str, list[Change]]:
     found["params"] = diff(locked_params(first.lock), locked_params(second.lock))
     files = [dict(_inputs(results.lock)) for results in (first, second)]
     for path, _, _ in diff(*files):
-        found[_kind(path)].append(Change(path, "", ""))
+        found[kind_of(path)].append(Change(path, "", ""))
     if found["environment"]:
         packages = [_packages(results) for results in (first, second)]
         found["environment"] = diff(*packages) or found["environment"]
@@ -86,7 +86,8 @@ def _inputs(lock: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
                 yield path, str(entry.get("md5"))
 
 
-def _kind(path: str) -> str:
+def kind_of(path: str) -> str:
+    """Return the kind of a file that a stage reads, or of a command: one of KINDS."""
     if path == REQUIREMENTS.as_posix():
         return "environment"
     return "code" if path.startswith(("src/", "stages/", "the command of ")) else "data"

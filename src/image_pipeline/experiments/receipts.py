@@ -4,7 +4,6 @@
 in which they were computed, and so are the lines of each.
 """
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from itertools import zip_longest
@@ -14,8 +13,6 @@ from typing import Any
 from image_pipeline.common import paths
 from image_pipeline.common.errors import DataError, one_line
 from image_pipeline.experiments.changes import diff, flatten
-from image_pipeline.experiments.results import file_hashes, read_lock
-from image_pipeline.experiments.revisions import Revision
 
 INPUTS = ("params", "inputs")
 COMPUTED = {  # in this order, and what is said of a line of it
@@ -28,18 +25,16 @@ COMPUTED = {  # in this order, and what is said of a line of it
 Receipt = dict[str, list[str]]
 
 
-def read_receipt(name: str, content: bytes | None) -> Receipt:
+def read_receipt(name: str, content: bytes) -> Receipt:
     """Parse a receipt, which may be a stranger's.
 
     Args:
         name: of the file, for messages.
-        content: of the file; None if there is none.
+        content: of the file.
 
     Raises:
-        DataError: it is missing or not a receipt.
+        DataError: it is not a receipt.
     """
-    if content is None:
-        raise DataError(f"{name}: there is no such file; `dvc repro` writes {paths.RECEIPT}")
     try:
         receipt = json.loads(content)
         for section in (*INPUTS, *COMPUTED):
@@ -53,23 +48,6 @@ def read_receipt(name: str, content: bytes | None) -> Receipt:
             f"{paths.RECEIPT} that the train stage of this version has written"
         ) from None
     return receipt  # type: ignore[no-any-return]
-
-
-def read_own_receipt(revision: Revision) -> tuple[Receipt, dict[str, Any]]:
-    """Read this project's receipt, and the stages of its dvc.lock.
-
-    Raises:
-        DataError: either is missing or malformed, or the receipt is not of the run in dvc.lock.
-    """
-    content = revision.read(paths.RECEIPT)
-    receipt = read_receipt(f"{paths.RECEIPT} in {revision}", content)
-    stages = read_lock(revision)
-    digest = hashlib.md5(content or b"", usedforsecurity=False).hexdigest()
-    if file_hashes(stages).get(paths.RECEIPT.as_posix()) != digest:
-        raise DataError(
-            f"{paths.RECEIPT} in {revision}: not the one of the run in dvc.lock; run `dvc repro`"
-        )
-    return receipt, stages
 
 
 def input_differences(

@@ -6,8 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from image_pipeline.common.git import run_git
+from image_pipeline.common import paths
+from image_pipeline.common.git import read_blob, run_git
 from image_pipeline.experiments.changes import diff, flatten, locked_params
+from image_pipeline.experiments.receipts import first_divergence, read_receipt
+from image_pipeline.experiments.recorded_runs import is_receipt_of, stage_order
 from image_pipeline.experiments.results import file_hashes
 from image_pipeline.experiments.revisions import SHORT
 
@@ -49,7 +52,7 @@ def check_inputs(recorded: Mapping[str, Any], rerun: Mapping[str, Any]) -> Itera
 def check_outputs(
     root: Path, recorded: Mapping[str, Any], rerun: Mapping[str, Any], all_stages: bool
 ) -> Iterator[Check]:
-    """Yield every output of the commit and of the new run.
+    """Yield every output of the new run, in the pipeline's order, and those of the commit alone.
 
     Args:
         root: of the project that was run.
@@ -59,12 +62,34 @@ def check_outputs(
     """
     locked, new = file_hashes(recorded), file_hashes(rerun)
     tracked = set(run_git("ls-files", "-z", root=root).split("\0"))
-    for path in sorted({*locked, *new}):
+    order = [path for name in stage_order(rerun) for path in file_hashes({name: rerun[name]})]
+    for path in (*order, *sorted(locked.keys() - new.keys())):
         yield Check(path, _problem(root, path, locked.get(path), new.get(path), tracked))
     if all_stages:
         for path in sorted(tracked - {*new, *locked}):
             if path.startswith(("metrics/", "plots/")):
                 yield Check(path, "in Git, but no stage writes it")
+
+
+def first_tensor(root: Path, recorded: Mapping[str, Any], rerun: Mapping[str, Any]) -> str | None:
+    """Describe the first tensor in which a training parts from the one that a commit records.
+
+    Args:
+        root: of the project that was run.
+        recorded: the stages of the committed dvc.lock.
+        rerun: the stages of the new run.
+
+    Returns:
+        None if none differs, or if there is no receipt of both.
+    """
+    path = paths.RECEIPT
+    committed = read_blob("HEAD", path, root)
+    if path.as_posix() not in file_hashes(rerun) or not is_receipt_of(recorded, committed or b""):
+        return None
+    return first_divergence(
+        read_receipt(f"{path} in the commit", committed or b""),
+        read_receipt(str(path), (root / path).read_bytes()),
+    )
 
 
 def _problem(root: Path, path: str, locked: str | None, new: str | None, tracked: set[str]) -> str:

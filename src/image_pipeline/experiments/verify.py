@@ -4,20 +4,19 @@ The commit is cloned into a temporary folder, and every stage runs there without
 outputs are compared with dvc.lock and with the metrics and plots in Git. Exit status: 0 if all are
 the same, 1 if not. The state of your working tree does not matter.
 
-With `--against`, nothing runs. The receipt of a training (metrics/receipt.json) is compared with
-somebody else's: hashes of its params, data, initial weights, of every layer's output and gradient
-in the first step, and of the weights after each epoch. The first one that differs is named.
+With `--against`, nothing runs. The records of two runs are compared, and the first stage is named
+whose outputs differ though it read the same: by the hashes in dvc.lock. Of a training,
+metrics/receipt.json also says at which step or epoch and in which tensor.
 """
 
 import argparse
 import sys
 from pathlib import Path
 
-from image_pipeline.common.errors import PipelineError, one_line
+from image_pipeline.common.errors import PipelineError
 from image_pipeline.experiments.revisions import (
     SHORT,
     WORKSPACE,
-    Revision,
     RevisionError,
     repository_root,
     resolve,
@@ -35,13 +34,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a commit, branch, tag or experiment; default: HEAD, with --against the workspace",
     )
     parser.add_argument(
-        "--stage", help="run the stages up to this one, and compare only its outputs"
+        "--stage", help="run the stages up to this one, and compare only their outputs"
     )
     parser.add_argument(
         "--against",
-        type=Path,
-        metavar="RECEIPT",
-        help="run nothing: say where this training and that of another receipt.json part",
+        metavar="RUN",
+        help="run nothing: say where this run and another part, given by its receipt.json, its "
+        "dvc.lock, a folder with both, or a revision",
     )
 
 
@@ -49,49 +48,22 @@ def run(arguments: argparse.Namespace) -> int:
     """Run a commit in a clean checkout and compare its outputs; return the exit status.
 
     Raises:
-        PipelineError: Git cannot clone it, or a stage failed; a receipt is missing or malformed.
+        PipelineError: Git cannot clone it, or a stage failed; a record is missing or malformed.
         RevisionError: there is no such revision, or no such stage in it.
     """
     top = repository_root()
     if arguments.against:
         if arguments.stage:
             raise RevisionError("--stage: --against runs no stage; leave one of them out")
-        return _compare(resolve(arguments.rev or WORKSPACE), arguments.against)
+        from image_pipeline.experiments.against import compare_runs
+        from image_pipeline.experiments.recorded_runs import read_project, read_run
+
+        own = read_project(resolve(arguments.rev or WORKSPACE))
+        return compare_runs(own, read_run(arguments.against))
     revision = resolve(arguments.rev or "HEAD")
     if revision.commit is None:
         raise RevisionError(f"`{WORKSPACE}` is not a commit; commit it, then verify HEAD")
     return _verify(top, revision.commit, arguments.stage)
-
-
-def _compare(revision: Revision, path: Path) -> int:
-    """Compare a revision's receipt with another one; return the exit status."""
-    from image_pipeline.experiments.receipts import (
-        COMPUTED,
-        first_divergence,
-        input_differences,
-        read_own_receipt,
-        read_receipt,
-    )
-
-    try:
-        other = read_receipt(str(path), path.read_bytes())
-    except OSError as error:
-        raise PipelineError(f"{path}: {error.strerror}; give a receipt.json") from None
-    own, stages = read_own_receipt(revision)
-    inputs = list(input_differences(own, other, stages))
-    for name, how in inputs:
-        print(f"DIFFERS  {one_line(name)}: {one_line(how)}")
-    divergence = first_divergence(own, other)
-    if divergence:
-        print(f"DIFFERS  {divergence}")
-    hashes = sum(len(own[section]) for section in ("inputs", *COMPUTED))
-    if inputs:
-        print(f"verify: {revision} and {path} are runs of different params or data")
-    elif divergence:
-        print(f"verify: {revision} and {path} part, with the same params and data")
-    else:
-        print(f"verify: {revision} and {path} are the same: params and all {hashes} hashes")
-    return int(bool(inputs or divergence))
 
 
 def _verify(top: Path, commit: str, stage: str | None) -> int:
@@ -101,15 +73,23 @@ def _verify(top: Path, commit: str, stage: str | None) -> int:
         mismatched_packages,
         run_stages,
     )
-    from image_pipeline.experiments.results import read_stages
-    from image_pipeline.experiments.verification import check_inputs, check_outputs, remove_outputs
+    from image_pipeline.experiments.recorded_runs import parse_lock
+    from image_pipeline.experiments.results import LOCK, read_stages
+    from image_pipeline.experiments.stage_differences import differing_stages, origins
+    from image_pipeline.experiments.verification import (
+        check_inputs,
+        check_outputs,
+        first_tensor,
+        remove_outputs,
+    )
 
     short = commit[:SHORT]
     with clean_checkout(top, commit) as folder:
         root = folder / CLONE / Path.cwd().relative_to(top.resolve())
-        recorded = read_stages(root / "dvc.lock")
-        if not recorded:
+        lock = root / LOCK
+        if not lock.is_file():
             raise RevisionError(f"{short} has no dvc.lock with a run in it; nothing to verify")
+        recorded = parse_lock(f"{LOCK} in {short}", lock.read_bytes())
         if stage and stage not in recorded:
             raise RevisionError(
                 f"--stage {stage}: not in the dvc.lock of {short}; it has {', '.join(recorded)}"
@@ -120,7 +100,7 @@ def _verify(top: Path, commit: str, stage: str | None) -> int:
         remove_outputs(root, recorded)
         print(f"verify: running {short} in {root}", file=sys.stderr)
         status = run_stages(root, folder, stage)
-        rerun = read_stages(root / "dvc.lock")
+        rerun = read_stages(lock)
         if status:
             failed = next((name for name in recorded if name not in rerun), "a stage")
             raise PipelineError(
@@ -130,21 +110,24 @@ def _verify(top: Path, commit: str, stage: str | None) -> int:
             )
         checks = list(check_inputs(recorded, rerun))
         if stage:
-            recorded, rerun = {stage: recorded[stage]}, {stage: rerun[stage]}
+            recorded = {name: recorded[name] for name in recorded if name in rerun}
         outputs = list(check_outputs(root, recorded, rerun, not stage))
+        parted = [found.name for found in origins(differing_stages(recorded, rerun))]
+        tensor = first_tensor(root, recorded, rerun)
     checks += outputs
     for check in checks:
         print(f"{'DIFFERS' if check.problem else 'ok     '}  {check.name}", end="")
         print(f": {check.problem}" if check.problem else "")
+    if tensor:
+        print(f"DIFFERS  {tensor}")
     differing = [check.name for check in checks if check.problem]
     if not differing:
-        of_stage = f" of {stage}" if stage else ""
-        print(
-            f"verify: {short} is verified: all {len(outputs)} outputs{of_stage} came out the same"
-        )
+        up_to = f" up to {stage}" if stage else ""
+        print(f"verify: {short} is verified: all {len(outputs)} outputs{up_to} came out the same")
         return 0
     more = len(differing) - SHOWN
     names = ", ".join(differing[:SHOWN]) + (f" and {more} more" if more > 0 else "")
-    reason = "; this environment does not match the commit's" if mismatched else ""
+    reason = f"; {parted[0]} read the same and wrote other bits" if parted else ""
+    reason += "; this environment does not match the commit's" if mismatched else ""
     print(f"verify: {short} is NOT what its code, data and params produce: {names}{reason}")
     return 1
