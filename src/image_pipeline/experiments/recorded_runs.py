@@ -26,7 +26,7 @@ from image_pipeline.experiments.revisions import Revision, RevisionError, resolv
 # Of a dvc.lock, its aliases resolved; this project's has 15,000 characters.
 MAX_SIZE = 1_000_000  # characters of texts, and other values
 MAX_DEPTH = 100
-KINDS_OF_FILES = f"a {paths.RECEIPT.name}, a {LOCK}, a project's folder or a revision"
+WHAT_HOLDS_A_RUN = f"a {paths.RECEIPT.name}, a {LOCK}, a project's folder or a revision"
 
 Stages = dict[str, dict[str, Any]]
 
@@ -98,19 +98,19 @@ def read_run(name: str) -> RecordedRun:
         RevisionError: there is nothing of this name.
     """
     path, shown = Path(name), one_line(name, 60)
-    if path.is_dir():
+    try:
+        content = path.read_bytes()
+    except IsADirectoryError:
         return read_project(Folder(path))
-    if not path.exists():
+    except (FileNotFoundError, NotADirectoryError):
         try:
             return read_project(resolve(name))
         except RevisionError:
             raise RevisionError(
-                f"{shown}: no such file, folder or revision; give {KINDS_OF_FILES}"
+                f"{shown}: no such file, folder or revision; give {WHAT_HOLDS_A_RUN}"
             ) from None
-    try:
-        content = path.read_bytes()
     except OSError as error:
-        raise DataError(f"{shown}: {error.strerror}; give {KINDS_OF_FILES}") from None
+        raise DataError(f"{shown}: {error.strerror}; give {WHAT_HOLDS_A_RUN}") from None
     if re.search(rb"^stages:", content, re.MULTILINE):
         return RecordedRun(shown, parse_lock(shown, content), None)
     return RecordedRun(shown, {}, read_receipt(shown, content))

@@ -52,7 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
         RevisionError: there is no such revision, or no such stage in it.
     """
     top = repository_root()
-    if arguments.against:
+    if arguments.against is not None:
         if arguments.stage:
             raise RevisionError("--stage: --against runs no stage; leave one of them out")
         from image_pipeline.experiments.against import compare_runs
