@@ -98,15 +98,16 @@ class shutil:
 """,
         ["data/weights"],
     ),
-    # A weight after the first step.
+    # A weight after the first step: rounding would forget its lowest bit.
     "train": Sabotage(
         "training.state",
         """
+import numpy as np
 real_step = TrainState.step
 def step(self):
     TrainState.step = real_step
     real_step(self)
-    self.model.hidden[0].weight.detach().view(torch.int32)[0, 0] ^= 1
+    self.model.hidden[0].weight.detach().numpy().view(np.int32)[0, 0] ^= 1 << 12
 TrainState.step = step
 """,
         ["models/model.safetensors", "metrics/receipt.json"],
@@ -202,7 +203,6 @@ def test_one_bit_of_a_stage_is_found(stage: str, finished: Project, tmp_path: Pa
     assert all(line.endswith(f" there; an output of {stage}") for line in compared)
     verdict = f" part in {stage}: it read the same and wrote other bits; "
     assert verdict in done.stdout.splitlines()[-1]
-    assert call(finished, "verify", "--against", str(finished.root)).returncode == 0
 
 
 def start_from_a_file(project: Project, path: Path) -> None:
