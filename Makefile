@@ -8,10 +8,10 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # uv trusts the certificates that the machine trusts, as pip does.
 export UV_SYSTEM_CERTS ?= true
 
-.PHONY: help setup demo repro app test test-all soak soak-machines lint bench bench-scale lock
+.PHONY: help setup demo repro app test test-all test-processors soak soak-machines lint bench bench-scale lock
 
 help: ## list the targets
-	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' Makefile
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "make %-15s %s\n", $$1, $$2}' Makefile
 
 setup: .venv/complete ## create the environment in .venv, from lock files with hashes
 
@@ -49,6 +49,10 @@ test: setup ## run the main tests (3 minutes on 2 cores)
 
 test-all: test ## run every test: other processors, kills, full disks, a browser (half an hour on 2 cores)
 	$(PYTEST) -m slow
+
+PROCESSORS ?= EPYC-Milan Haswell cortex-a57 neoverse-n1 neoverse-n2 neoverse-v1
+test-processors: setup ## prove the same bits on other processors, for docs/processors.md; see CONTRIBUTING (hours)
+	PROCESSORS="$(PROCESSORS)" pytest tests/pipeline/test_processors.py
 
 soak: setup ## kill `dvc repro` 60 times; its results must stay the same (7 minutes)
 	PYTHONPATH=tests python tests/pipeline/kill_harness.py

@@ -36,7 +36,7 @@ LONG = [
     f"test_{name}.py"
     for name in (
         *("networks", "experiments_page", "search", "seeds", "survives_kills", "training_on_hosts"),
-        *("sabotage", "recipes", "dvc_usage", "export", "sharing", "whole_run"),
+        *("processors", "sabotage", "recipes", "dvc_usage", "export", "sharing", "whole_run"),
     )
 ]
 

@@ -7,7 +7,7 @@ ARM is a file of the lines that an ARM processor prints; without it, what is kno
 
 A case is a layer, an optimizer or the like, written here, or what PyTorch tests one of its own
 operations with (op_samples.py). A line has the case, the dtype, and each operation that ran, with
-the dtypes of its floats and a hash of all that it wrote. `pipeline/test_networks.py` requires the
+the dtypes of its floats and a hash of all that it wrote. `pipeline/test_processors.py` requires the
 same lines from several processors. To verify an operation that is not among them, add a case that
 uses it, run `--write`, and run that test, which needs `qemu-x86_64` of version 10.
 """

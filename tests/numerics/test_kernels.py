@@ -1,10 +1,8 @@
 """The kernels against PyTorch's own, float64 references and NumPy's functions."""
 
-import contextlib
 import itertools
 import math
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,6 +14,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from image_pipeline.numerics import kernels, products, registration, sums
+from numerics import own_samples
+from numerics.own_samples import pytorchs_kernels
 
 NAN = math.nan
 SHAPES = (9, 17), (17, 5)
@@ -40,86 +40,10 @@ def assert_close(actual: Tensor, expected: Tensor, dtype: torch.dtype = torch.fl
     assert actual.shape == expected.shape
 
 
-@contextlib.contextmanager
-def pytorchs_kernels() -> Iterator[None]:
-    registration._library = None  # this unregisters ours
-    registration._replaced.clear()
-    try:
-        yield
-    finally:
-        kernels.install()
-
-
-# What PyTorch has samples of under other names than that of the kernel, which they call.
-CALLERS = {
-    *("addbmm", "mv", "log_softmax", "softmax", "mean", "logsumexp", "linalg.vector_norm"),
-    *("nn.functional.batch_norm", "nn.functional.cross_entropy", "nn.functional.gelu"),
-    *(f"nn.functional.{kind}{dims}d" for kind in ("conv", "conv_transpose") for dims in (1, 2, 3)),
-    *("nn.functional.group_norm", "nn.functional.instance_norm", "nn.functional.layer_norm"),
-    *("nn.functional.linear", "nn.functional.logsigmoid", "nn.functional.mish"),
-    *("nn.functional.scaled_dot_product_attention", "nn.functional.silu"),
-    *("nn.functional.softplus",),
-}
-REPLACED = {name.split(".")[0].removesuffix("_") for name in kernels.ALL}
-# Which draw other numbers than PyTorch's; whose gradient PyTorch rounds by 1e-4 where the values of
-# a row are almost alike (`layer_norm` is compared in float64); whose gradient at NaN is another.
-APART = {"exponential", "normal", "native_layer_norm", "nn.functional.elu"}
-EXACT = {torch.float64, torch.complex128}  # what PyTorch itself computes well enough to compare
-# Of sums of up to 50 products, as `op_db` has them for `addbmm` and for `baddbmm`.
-TOLERANCES: dict[torch.dtype, Any] = {
-    torch.float32: {"rtol": 1.3e-5, "atol": 1.3e-5},
-    torch.complex64: {"rtol": 4e-6, "atol": 4e-5},
-}
-
-
-def names_with_samples() -> list[str]:
-    from torch.testing._internal.common_methods_invocations import op_db
-
-    return sorted(
-        {op.name for op in op_db if {op.name, op.aten_name} & (REPLACED | CALLERS)} - APART
-    )
-
-
-@pytest.mark.parametrize("name", names_with_samples())
+@pytest.mark.parametrize("name", own_samples.names())
 def test_pytorchs_own_samples(name: str) -> None:
-    """Values, gradients, results in place and in `out`, and errors, in every dtype."""
-    from numerics import op_samples  # takes seconds
-
-    rounded = name in kernels.PRODUCTS or name in CALLERS or name == "pow"  # in vectors or not
-    ops = [op for op in op_samples.operations() if name in (op.name, op.aten_name)]
-    assert ops
-    for op in ops:
-        dtypes = op.supported_dtypes("cpu")
-        for dtype in dtypes & EXACT if name in CALLERS | {"_softmax_backward_data"} else dtypes:
-            gradients = dtype in op.supported_backward_dtypes("cpu")
-            computed = compute(op, dtype, gradients)
-            with pytorchs_kernels():
-                expected = compute(op, dtype, gradients)
-            for ours, theirs in zip(computed, expected, strict=True):
-                if isinstance(theirs, str):
-                    assert ours == theirs
-                else:
-                    tolerance = TOLERANCES.get(dtype, {}) if rounded else {}
-                    torch.testing.assert_close(ours, theirs, equal_nan=True, **tolerance)
-
-
-def compute(op: Any, dtype: torch.dtype, gradients: bool) -> list[Any]:
-    """Compute the same samples each time: some operations write to their inputs."""
-    from numerics import op_samples
-
-    torch.manual_seed(0)
-    samples = [*op.sample_inputs_func(op, "cpu", dtype, gradients)]
-    samples += [sample.noncontiguous() for sample in samples]
-    if dtype is not torch.bool:
-        samples += op_samples.wide(op, dtype, gradients)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        computed = [
-            op_samples.compute(op, sample, variants=True)
-            for sample in samples
-            if not sample.kwargs.get("dropout_p")  # which draws
-        ]
-    return [*itertools.chain(*computed)]
+    """On ARM: pipeline/test_processors.py."""
+    own_samples.compare(name)
 
 
 def product_in_double(a: Tensor, b: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """`operations.csv` lists what the cases verify.
 
-pipeline/test_networks.py tests that other processors compute the cases to the same bits.
+pipeline/test_processors.py tests that other processors compute the cases to the same bits.
 """
 
 import contextlib

@@ -1,12 +1,18 @@
-"""Compute in one process what is compared between processors.
+"""Compute in one process what is compared between processors: pairs of a task and its argument.
 
-    python on_one_processor.py network ROOT [network ROOT ...] [stages ROOT] [operations FILE]
+    python on_one_processor.py resumed ROOT network ROOT operations FILE ...
 
+- `resumed`: train what the project in ROOT is set to, by one process.
+- `by-two`: the same by two processes; its first checkpoint is copied to `first/`, too.
+- `first-epoch`: the same by one process, ended where its first checkpoint is on the disk.
+- `rest`: the other stages that compute, in a project that has been trained.
 - `network`: train what the project in ROOT is set to, and export it.
-- `stages`: every stage that computes, in the project in ROOT; its training is stopped and resumed.
 - `operations`: the cases of numerics/cases.py; their lines go to FILE.
+- `samples`, `few-samples`: PyTorch's own samples, all of them or some, by each kernel and by
+  PyTorch's own; what differed goes to FILE.
 
-One process for all: an emulator takes half a minute to import PyTorch.
+One process for all: an emulator takes half a minute to import PyTorch. What trains comes first: a
+checkpoint is found by code that has loaded the same modules.
 """
 
 import json
@@ -14,10 +20,14 @@ import os
 import runpy
 import shutil
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 TESTS = Path(__file__).resolve().parent.parent
+FEW = 6  # every so many of PyTorch's samples
 
 
 class Stop(BaseException):
@@ -29,10 +39,68 @@ def run(stage: str) -> None:
     runpy.run_path(sys.argv[0], run_name="__main__")
 
 
+@contextmanager
+def processes(count: int) -> Iterator[None]:
+    from image_pipeline.training import train
+
+    with patch.object(train, "available_cores", lambda: count):
+        yield
+
+
+@contextmanager
+def at_first_checkpoint(action: Callable[[Path], object]) -> Iterator[None]:
+    from image_pipeline.common import files
+    from image_pipeline.training import checkpoint
+
+    seen: list[Path] = []
+
+    def write(path: Path, content: bytes) -> None:
+        files.write_bytes(path, content)
+        seen.append(path)
+        if len(seen) == 1:
+            action(path)
+
+    with patch.object(checkpoint, "write_bytes", write):
+        yield
+
+
+def resumed(root: str) -> None:
+    os.chdir(root)
+    with processes(1):
+        run("train")
+
+
+def by_two(root: str) -> None:
+    os.chdir(root)
+    Path("first").mkdir()
+    with processes(2), at_first_checkpoint(lambda path: shutil.copy(path, "first")):
+        run("train")
+
+
+def first_epoch(root: str) -> None:
+    def stop(_: Path) -> None:
+        raise Stop
+
+    os.chdir(root)
+    try:
+        with processes(1), at_first_checkpoint(stop):
+            run("train")
+    except Stop:
+        assert not Path("models").exists()
+
+
+def rest(root: str) -> None:
+    os.chdir(root)
+    for stage in ("evaluate", "tensorize", "plot", "export"):
+        if stage == "tensorize":  # late: its tensors are there
+            shutil.rmtree("data/tensors")
+        run(stage)
+
+
 def network(root: str) -> None:
     """Train with micro-batches of a 32nd of the usual size, so that processes share small batches.
 
-    No pictures, which `stages` draws. An operation that ONNX lacks is refused on all processors.
+    No pictures, which `rest` draws. An operation that ONNX lacks is refused on all processors.
     """
     from image_pipeline.common import paths
     from image_pipeline.common.errors import ExportError
@@ -40,9 +108,9 @@ def network(root: str) -> None:
     from image_pipeline.modeling.model_file import read_model
     from image_pipeline.training import live_curves, microbatching
 
-    microbatching.MICROBATCH_BYTES, microbatching.MIN_GHOST_BATCH_SIZE = 1 << 15, 8
     os.chdir(root)
-    with patch.object(live_curves, "draw_curves"):
+    small: Any = {"MICROBATCH_BYTES": 1 << 15, "MIN_GHOST_BATCH_SIZE": 8}
+    with patch.object(live_curves, "draw_curves"), patch.multiple(microbatching, **small):
         run("train")
     try:
         exported = to_onnx(*read_model(paths.MODEL), {})
@@ -51,29 +119,7 @@ def network(root: str) -> None:
     paths.ONNX.write_bytes(exported)
 
 
-def stages(root: str) -> None:
-    """Stop training when its first checkpoint is on the disk, and go on from there."""
-    from image_pipeline.common import files
-    from image_pipeline.training import checkpoint
-
-    def write_and_stop(path: Path, content: bytes) -> None:
-        files.write_bytes(path, content)
-        raise Stop
-
-    os.chdir(root)
-    with patch.object(checkpoint, "write_bytes", write_and_stop):
-        try:
-            run("train")
-        except Stop:
-            assert not Path("models").exists()
-    for stage in ("train", "evaluate", "tensorize", "plot", "export"):
-        if stage == "tensorize":  # late: its tensors are there
-            shutil.rmtree("data/tensors")
-        run(stage)
-
-
 def operations(path: str) -> None:
-    sys.path.insert(0, str(TESTS))
     from numerics import cases
 
     with Path(path).open("w") as file:
@@ -81,11 +127,40 @@ def operations(path: str) -> None:
             print(json.dumps(line), file=file, flush=True)
 
 
+def samples(path: str, every: int = 1) -> None:
+    from image_pipeline.numerics import kernels
+    from numerics import own_samples
+
+    kernels.install()
+    found = {}
+    for name in own_samples.names()[::every]:
+        try:
+            own_samples.compare(name)
+            found[name] = ""
+        except (AssertionError, RuntimeError) as error:
+            found[name] = f"{type(error).__name__}: {error}"
+    Path(path).write_text(json.dumps(found))
+
+
+def few_samples(path: str) -> None:
+    samples(path, FEW)
+
+
+TASKS: dict[str, Callable[[str], None]] = {
+    "resumed": resumed,
+    "by-two": by_two,
+    "first-epoch": first_epoch,
+    "rest": rest,
+    "network": network,
+    "operations": operations,
+    "samples": samples,
+    "few-samples": few_samples,
+}
+
 if __name__ == "__main__":
     from image_pipeline import numerics
 
     numerics.pin("portable")
-    # Stages first: they use micro-batches of the usual size.
-    tasks = sorted(zip(sys.argv[1::2], sys.argv[2::2], strict=True), key=lambda t: t[0] != "stages")
-    for kind, argument in tasks:
-        {"network": network, "stages": stages, "operations": operations}[kind](argument)
+    sys.path.insert(0, str(TESTS))
+    for task, argument in zip(sys.argv[1::2], sys.argv[2::2], strict=True):
+        TASKS[task](argument)

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from custom_networks import HEAD, HYBRID, keep_few
 from huggingface_hub import ModelCard
 from kill_harness import Undisturbed
 from PIL import Image
-from test_networks import HEAD, HYBRID, keep_few
 
 from image_pipeline.tensors.tensor_files import read_sample
 from project import ROOT, SHARED_MNIST, Project, code_blocks, require

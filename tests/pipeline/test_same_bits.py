@@ -1,6 +1,6 @@
 """The same bits everywhere: other settings and core counts change nothing.
 
-Other processors are in test_networks.py.
+Other processors are in test_processors.py.
 Every test compares the SHA-256 of every file that the pipeline writes, pictures included.
 """
 
