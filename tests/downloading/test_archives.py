@@ -1,10 +1,7 @@
 """Untrusted archives: a safe one is repacked into one tar file, each hostile one is refused."""
 
 import gzip
-import io
 import os
-import re
-import socket
 import stat
 import struct
 import sys
@@ -37,12 +34,13 @@ ONE_MORE = "cat/3.png"
 
 
 def tree(folder: Path) -> dict[str, object]:
-    """Return all that is in a folder: names, kinds, contents, times."""
+    """Return all that is in a folder, but for those in which a file may appear: their facts."""
     found: dict[str, object] = {}
-    for path in sorted(folder.rglob("*")):
-        status = path.lstat()
+    for path in folder.rglob("*"):
+        status, name = path.lstat(), str(path.relative_to(folder))
         content = path.read_bytes() if stat.S_ISREG(status.st_mode) else None
-        found[str(path.relative_to(folder))] = (status.st_mode, status.st_mtime_ns, content)
+        if name not in ("project", "project/data", "project/data/raw"):
+            found[name] = (status.st_mode, status.st_mtime_ns, content)
     return found
 
 
@@ -64,13 +62,7 @@ def refusal(source: Path, raw: Path, top: Path) -> str:
     """Return why `source` is refused; nothing may change anywhere, nor anything be left behind."""
     before = tree(top)
     message = said_by(DataError, pack, source, raw / "images.tar")
-    after = tree(top)
-    # For a tar.gz, its folder is made for the nameless file that it is unpacked to.
-    for name in ("project/data", "project/data/raw"):
-        after.pop(name, None)
-    assert {name: facts for name, facts in after.items() if name != "project"} == {
-        name: facts for name, facts in before.items() if name != "project"
-    }
+    assert tree(top) == before
     assert message.startswith(f"{source}: ")
     assert len(message) < 600
     return message.removeprefix(f"{source}: ")
@@ -125,18 +117,6 @@ def one_more(name: str) -> Make:
     return lambda path: write_zip(path, FILES | {name: b"bad"})
 
 
-def tar_with(kind: bytes, **facts: object) -> Make:
-    def make(path: Path) -> None:
-        with tarfile.open(path, "w") as archive:
-            info = tarfile.TarInfo(ONE_MORE)
-            info.type = kind
-            for key, value in facts.items():
-                setattr(info, key, value)
-            archive.addfile(info)
-
-    return make
-
-
 def zip_with_mode(mode: int) -> Make:
     def make(path: Path) -> None:
         info = zipfile.ZipInfo(ONE_MORE)
@@ -147,74 +127,22 @@ def zip_with_mode(mode: int) -> Make:
     return make
 
 
-def patched(make: Make, old: bytes, new: bytes, times: int) -> Make:
-    """Change bytes of a file that another function has made."""
+def changed(make: Make, change: Callable[[bytes], bytes]) -> Make:
+    """Change the bytes of a file that another function has made."""
 
-    def change(path: Path) -> None:
+    def build(path: Path) -> None:
         make(path)
-        content = path.read_bytes()
-        assert content.count(old) == times
-        path.write_bytes(content.replace(old, new))
+        path.write_bytes(change(path.read_bytes()))
 
-    return change
+    return build
 
 
-def cut(make: Make, share: float) -> Make:
-    def change(path: Path) -> None:
-        make(path)
-        content = path.read_bytes()
-        path.write_bytes(content[: int(len(content) * share)])
-
-    return change
+def halved(kind: str) -> Make:
+    return changed(MAKERS[kind], lambda content: content[: len(content) // 2])
 
 
-def twice(path: Path) -> None:
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("cat/1.png", b"one")
-        with pytest.warns(UserWarning, match="Duplicate name"):
-            archive.writestr("cat/1.png", b"other")
-
-
-def encrypted(path: Path) -> None:
-    """Set the flag of the only entry, in both of its headers."""
-    write_zip(path, {ONE_MORE: b"secret"}, zipfile.ZIP_STORED)
-    content = bytearray(path.read_bytes())
-    content[6] |= 1
-    content[content.index(b"PK\1\2") + 8] |= 1
-    path.write_bytes(content)
-
-
-def tar_claiming(size: int) -> Make:
-    return lambda path: path.write_bytes(header(ONE_MORE, size) + bytes(1024))
-
-
-def zip_bomb(path: Path) -> None:
-    write_zip(path, FILES | {ONE_MORE: bytes(sources.MIN_BOMB_BYTES + 1)})
-
-
-def overlapping_zip(path: Path) -> None:
-    """Four thousand entries in the list, all of them the same megabyte of zeros."""
-    one = io.BytesIO()
-    with zipfile.ZipFile(one, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("cat/0000.png", bytes(1 << 20))
-    content = one.getvalue()
-    begin, end = content.index(b"PK\1\2"), content.index(b"PK\5\6")
-    entry = content[begin:end]
-    listed = b"".join(entry.replace(b"0000", b"%04d" % number) for number in range(4000))
-    tail = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 4000, 4000, len(listed), begin, 0)
-    path.write_bytes(content[:begin] + listed + tail)
-
-
-def gzip_bomb(path: Path) -> None:
-    with gzip.GzipFile(path, "wb", mtime=0) as file:
-        file.write(header(ONE_MORE, 1 << 28))
-        for _ in range(256):
-            file.write(bytes(1 << 20))
-
-
-def pax_bomb(path: Path) -> None:
-    """A header that says of the next name that it has a gigabyte."""
-    path.write_bytes(header("x", 1 << 30, b"x") + bytes(1024))
+def tar_of(*parts: bytes) -> Make:
+    return lambda path: path.write_bytes(b"".join(parts) + bytes(1024))
 
 
 def pax(kind: bytes, **facts: str) -> bytes:
@@ -224,39 +152,26 @@ def pax(kind: bytes, **facts: str) -> bytes:
     return header("x", len(records), kind) + records + bytes(-len(records) % 512)
 
 
-def tar_of(*parts: bytes) -> Make:
-    return lambda path: path.write_bytes(b"".join(parts) + bytes(1024))
+def zip_listing(count: int, content: bytes) -> Make:
+    """Return a maker of a list of so many entries that share one local header."""
 
+    def make(path: Path) -> None:
+        write_zip(path, {"cat/0000000.png": content})
+        one = path.read_bytes()
+        begin, end = one.index(b"PK\1\2"), one.index(b"PK\5\6")
+        first, last = one[begin:end].split(b"0000000")
+        listed = b"".join(b"%b%07d%b" % (first, number, last) for number in range(count))
+        tail = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 9, 9, len(listed), begin, 0)
+        path.write_bytes(one[:begin] + listed + tail)
 
-def million_zip(path: Path) -> None:
-    """A list of a million empty entries that share their one local header."""
-    one = io.BytesIO()
-    with zipfile.ZipFile(one, "w") as archive:
-        archive.writestr("cat/0000000.png", b"")
-    content = one.getvalue()
-    begin, end = content.index(b"PK\1\2"), content.index(b"PK\5\6")
-    first, last = content[begin:end].split(b"0000000")
-    listed = b"".join(b"%b%07d%b" % (first, number, last) for number in range(1_000_000))
-    tail = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 9, 9, len(listed), begin, 0)
-    path.write_bytes(content[:begin] + listed + tail)
+    return make
 
 
 def million_tar(path: Path) -> None:
     """A folder, named a million times."""
-    info = tarfile.TarInfo("cat")
-    info.type = tarfile.DIRTYPE
     with path.open("wb") as file:
         for _ in range(1000):
-            file.write(info.tobuf() * 1000)
-
-
-def not_utf8(path: Path) -> None:
-    write_tar(path, {"cat/1.png": b"one"})
-    content = bytearray(path.read_bytes())
-    content[4] = 0xE9
-    content[148:156] = b" " * 8
-    content[148:156] = b"%06o\0 " % sum(content[:512])
-    path.write_bytes(content)
+            file.write(header("cat", 0, tarfile.DIRTYPE) * 1000)
 
 
 def folder_with(make: Make) -> Make:
@@ -267,36 +182,12 @@ def folder_with(make: Make) -> Make:
     return build
 
 
-def bind_socket(path: Path) -> None:
-    with socket.socket(socket.AF_UNIX) as opened:
-        before = Path.cwd()
-        os.chdir(path.parent)  # a socket's path may not be long
-        try:
-            opened.bind(path.name)
-        finally:
-            os.chdir(before)
-
-
-def after_something(path: Path) -> None:
-    write_zip(path, FILES)
-    path.write_bytes(b"x" * 600 + path.read_bytes())
-
-
-def gzipped(make: Make) -> Make:
-    def build(path: Path) -> None:
-        make(path)
-        path.write_bytes(gzip.compress(path.read_bytes(), mtime=0))
-
-    return build
-
-
 BAD = f"entry '{ONE_MORE}' "
 LINK = "is a symbolic link; replace it by the file"
 OUTSIDE = "points outside the folder (`..`); repack the folder from inside it"
 ABSOLUTE = "is an absolute path; repack the folder from inside it"
 NAMES = {
     "../1.png": OUTSIDE,
-    "cat/../../../1.png": OUTSIDE,
     "..\\1.png": OUTSIDE,
     "../.x": OUTSIDE,  # a hidden one, too
     "/etc/1.png": ABSOLUTE,
@@ -305,33 +196,49 @@ NAMES = {
     "\\\\host\\1.png": ABSOLUTE,
     "cat\\1.png": "has a backslash in its name; rename it, or use `zip -r`",
 }
+KINDS_IN_TAR = {
+    tarfile.SYMTYPE: LINK,
+    tarfile.LNKTYPE: "is a hard link; replace it by the file",
+    tarfile.CHRTYPE: "is a device; remove it",
+    tarfile.BLKTYPE: "is a device; remove it",
+    tarfile.FIFOTYPE: "is a fifo; remove it",
+    tarfile.GNUTYPE_SPARSE: "is a sparse file; remove it",
+    b"Z": "is of the unknown type b'Z'; remove it",
+}
+NOT_UTF8 = r"entry 'cat/\xe9.png' has a name that is not UTF-8; rename it"
 HOSTILE: dict[str, tuple[Make, str]] = {
     **{name: (one_more(name), f"entry '{name}' {told}") for name, told in NAMES.items()},
     "a file and a folder": (one_more("cat/1.png/x.png"), "entry 'cat/1.png' is both a file and a"),
     "a line break": (one_more("cat/a\nb.png"), "entry 'cat/a b.png' has a control character in"),
     "a deleted letter": (one_more("cat/a\x7f.png"), "has a control character in its name; rename"),
     "a zero byte": (
-        patched(one_more("cat/zero.png"), b"cat/zero", b"cat/z\0ro", 2),
+        changed(one_more("cat/zero.png"), lambda content: content.replace(b"zero", b"z\0ro")),
         "entry 'cat/z?ro.png' has a control character in its name; rename it",
     ),
     "a long path": (one_more("x/" * 3000 + "1.png"), "has a path longer than 4096 bytes; shorten"),
-    "a symbolic link in a tar": (tar_with(tarfile.SYMTYPE, linkname="../../secret"), BAD + LINK),
-    "a hard link in a tar": (
-        tar_with(tarfile.LNKTYPE, linkname="/etc/passwd"),
-        BAD + "is a hard link; replace it by the file",
-    ),
+    **{
+        f"type {kind!r} in a tar": (tar_of(header(ONE_MORE, 0, kind)), BAD + told)
+        for kind, told in KINDS_IN_TAR.items()
+    },
     "a symbolic link in a zip": (zip_with_mode(stat.S_IFLNK | 0o777), BAD + LINK),
-    "a character device": (tar_with(tarfile.CHRTYPE, devmajor=1), BAD + "is a device; remove it"),
-    "a block device": (tar_with(tarfile.BLKTYPE, devmajor=8), BAD + "is a device; remove it"),
     "a device in a zip": (zip_with_mode(stat.S_IFBLK), BAD + "is a device; remove it"),
-    "a fifo": (tar_with(tarfile.FIFOTYPE), BAD + "is a fifo; remove it"),
-    "a fifo in a tar.gz": (gzipped(tar_with(tarfile.FIFOTYPE)), BAD + "is a fifo; remove it"),
-    "a sparse file": (tar_with(tarfile.GNUTYPE_SPARSE), BAD + "is a sparse file; remove it"),
-    "an unknown kind": (tar_with(b"Z"), BAD + "is of the unknown type b'Z'; remove it"),
-    "one file is a bomb": (zip_bomb, " bytes to 67108865, unlike any image; remove it"),
-    "all together are a bomb": (overlapping_zip, "compressed bytes to more than 100 times"),
-    "a gzip bomb": (gzip_bomb, "decompress to more than 100 times their size, unlike images"),
-    "a header that is a bomb": (pax_bomb, "a header of 1073741824 bytes at byte 512, too long"),
+    "a socket in a zip": (zip_with_mode(stat.S_IFSOCK), BAD + "is a socket; remove it"),
+    "one file is a bomb": (
+        lambda path: write_zip(path, FILES | {ONE_MORE: bytes(sources.MIN_BOMB_BYTES + 1)}),
+        " bytes to 67108865, unlike any image; remove it",
+    ),
+    "all together are a bomb": (
+        zip_listing(4000, bytes(1 << 20)),
+        "compressed bytes to more than 100 times",
+    ),
+    "a gzip bomb": (
+        lambda path: path.write_bytes(gzip.compress(bytes(sources.MIN_BOMB_BYTES + 1))),
+        "decompress to more than 100 times their size, unlike images",
+    ),
+    "a header that is a bomb": (
+        tar_of(header("x", 1 << 30, b"x")),
+        "a header of 1073741824 bytes at byte 512, too long",
+    ),
     "a header that tells of itself": (
         tar_of(*[header("x", 0, b"L")] * 5000),
         "a header of 512 bytes at byte 32768, too long); get it again",
@@ -353,55 +260,60 @@ HOSTILE: dict[str, tuple[Make, str]] = {
         f"entry 'cat/' {LINK}",
     ),
     "a file too large": (
-        tar_claiming((1 << 30) + 1),
+        tar_of(header(ONE_MORE, (1 << 30) + 1)),
         BAD + "has 1073741825 bytes, more than 1073741824; remove it",
     ),
-    "a file of eight exabytes": (tar_claiming(1 << 63), BAD + "has 9223372036854775808 bytes"),
-    "a million in a zip": (million_zip, "more than 500000 entries; use a smaller set"),
+    "a million in a zip": (
+        zip_listing(1_000_000, b""),
+        "more than 500000 entries; use a smaller set",
+    ),
     "the same accent, twice": (
         one_more("dog/de\u0301jà vu.png"),
         "entry 'dog/déjà vu.png' occurs twice; its accents are encoded in two ways: rename one of",
     ),
-    "the same accent, twice, in a folder": (
-        lambda path: write_folder(path, {"a/é.png": b"1", "a/e\u0301.png": b"2"}),
-        "entry 'a/é.png' occurs twice; its accents are encoded in two ways: rename one of them",
+    "duplicates": (
+        tar_of(*[header("cat/1.png", 0)] * 2),
+        "entry 'cat/1.png' occurs twice; repack the folder from inside it",
     ),
-    "duplicates": (twice, "entry 'cat/1.png' occurs twice; repack the folder from inside it"),
-    "encrypted": (encrypted, BAD + "is encrypted; repack the folder without a password"),
+    "encrypted": (
+        changed(
+            one_more(ONE_MORE),
+            lambda content: content.replace(b"PK\1\2\x14\3\x14\0\0\0", b"PK\1\2\x14\3\x14\0\1\0"),
+        ),
+        "is encrypted; repack the folder without a password",
+    ),
     "packed by bzip2": (
         lambda path: write_zip(path, {ONE_MORE: b"x"}, zipfile.ZIP_BZIP2),
         BAD + "is not compressed by deflate; repack the folder (`zip -r`)",
     ),
     "a name that is not UTF-8, in a tar": (
-        not_utf8,
-        r"entry 'cat/\xe9.png' has a name that is not UTF-8; rename it",
+        lambda path: write_tar(path, {"cat/\udce9.png": b""}, form=tarfile.GNU_FORMAT),
+        NOT_UTF8,
     ),
     "a name that is not UTF-8, in a zip": (
-        patched(one_more("cat/x.png"), b"cat/x", b"cat/\xe9", 2),
+        changed(one_more("cat/x.png"), lambda content: content.replace(b"cat/x", b"cat/\xe9")),
         "has a name that is not UTF-8; rename it",
     ),
     "a name that is not UTF-8, in a folder": (
-        folder_with(lambda path: Path(os.fsdecode(bytes(path.parent) + b"/caf\xe9.png")).touch()),
-        r"entry 'cat/caf\xe9.png' has a name that is not UTF-8; rename it",
-    ),
-    "a hidden name that is not UTF-8, in a folder": (
-        folder_with(lambda path: Path(os.fsdecode(bytes(path.parent) + b"/.\xe9")).mkdir()),
-        r"entry 'cat/.\xe9' has a name that is not UTF-8; rename it",
+        folder_with(lambda path: Path(os.fsdecode(bytes(path.parent) + b"/\xe9.png")).touch()),
+        NOT_UTF8,
     ),
     "a zip's content is not as promised": (
-        patched(lambda path: write_zip(path, FILES, 0), b"three", b"thrEE", 1),
+        changed(
+            lambda path: write_zip(path, FILES, 0),
+            lambda content: content.replace(b"three", b"thrEE"),
+        ),
         "not a valid archive (Bad CRC-32 for file",
     ),
-    "half a zip": (cut(MAKERS["zip"], 0.5), "not a valid archive (File is not a zip file); get it"),
-    "half a tar": (cut(MAKERS["GNU tar"], 0.2), "valid zip, tar or tar.gz file (unexpected end"),
-    "half a tar.gz": (cut(MAKERS["tar.gz"], 0.5), "valid archive (Compressed file ended before"),
+    "half a zip": (halved("zip"), "not a valid archive (File is not a zip file); get it"),
+    "a torn tar": (
+        changed(MAKERS["GNU tar"], lambda content: content[:2048]),
+        "valid zip, tar or tar.gz file (unexpected end",
+    ),
+    "half a tar.gz": (halved("tar.gz"), "valid archive (Compressed file ended before"),
     "a tar without its end": (
         lambda path: path.write_bytes(header(ONE_MORE, 0)),
         "(no header and no end mark at byte 512); get it again, or repack the folder",
-    ),
-    "a size below zero": (
-        patched(tar_claiming(8), b"00000000010", b"-0000000010", 1),
-        "not a valid zip, tar or tar.gz file (bad checksum)",
     ),
     "no archive": (
         lambda path: path.write_bytes(b"Dear reader" * 99),
@@ -410,34 +322,20 @@ HOSTILE: dict[str, tuple[Make, str]] = {
     "an empty file": (lambda path: path.touch(), "not a valid zip, tar or tar.gz file (empty"),
     "an archive without files": (lambda path: write_tar(path, {}), "it holds no files; put"),
     "a part of a split zip": (
-        after_something,
+        changed(MAKERS["zip"], lambda content: b"x" * 600 + content),
         "it is a part of a split zip, or a zip with something before it; make it whole: `zip -s 0",
     ),
     "a table in a tar.gz": (
         lambda path: path.write_bytes(gzip.compress(b"label,pixel0\n1,2\n" * 999)),
         "it is a table of 2 columns, which is not supported; write each image of it to a file",
     ),
-    "tables in a zip": (
-        lambda path: write_zip(path, {"k/train.csv": b"1,2", "k/test.csv": b"", "k/x.txt": b""}),
-        "it holds no images, only k/test.csv, k/train.csv; tables and arrays are not supported; w",
-    ),
     "archives in a folder": (
         lambda path: write_folder(path, {f"{n}.zip": b"" for n in range(4)} | {"a.csv": b""}),
         "it holds no images, only 0.zip, 1.zip, 2.zip and 1 more; archives in it are not opened;",
     ),
     "nothing": (lambda _: None, "not found; set download.folder.path to a folder of images"),
-    "an empty folder": (lambda path: path.mkdir(), "it holds no files; put images there"),
     "a link in a folder": (folder_with(lambda path: path.symlink_to("1.png")), BAD + LINK),
-    "a link to a folder in a folder": (
-        folder_with(lambda path: path.symlink_to("/", target_is_directory=True)),
-        BAD + LINK,
-    ),
     "a fifo in a folder": (folder_with(os.mkfifo), BAD + "is a fifo; remove it"),
-    "a socket in a folder": (folder_with(bind_socket), BAD + "is a socket; remove it"),
-    "a backslash in a folder": (
-        folder_with(lambda path: path.with_name("a\\b.png").touch()),
-        "entry 'cat/a\\b.png' has a backslash in its name",
-    ),
 }
 
 
@@ -448,23 +346,26 @@ def test_it_is_refused_and_nothing_is_written(name: str, raw: Path, tmp_path: Pa
     assert told in refusal(tmp_path / "source", raw, tmp_path)
 
 
-@pytest.mark.parametrize("kind", ["folder", "GNU tar", "tar.gz"])
-def test_too_many_entries(
-    kind: str, raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sources, "MAX_ENTRIES", 3)
-    MAKERS[kind](tmp_path / "source")
-    assert "more than 3 entries; use a smaller set" in refusal(tmp_path / "source", raw, tmp_path)
-
-
-@pytest.mark.parametrize("name", MAKERS)
+@pytest.mark.parametrize("kind", ["folder", "zip", "GNU tar", "tar.gz"])
+@pytest.mark.parametrize(
+    ("limit", "value", "told"),
+    [
+        ("MAX_ENTRIES", 3, "more than 3 entries"),
+        ("MAX_BYTES", 1000, "brings the total to more than 1000 bytes"),
+    ],
+)
 def test_too_much_together(
-    name: str, raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str,
+    limit: str,
+    value: int,
+    told: str,
+    raw: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(sources, "MAX_BYTES", 1000)
-    MAKERS[name](tmp_path / "source")
-    message = refusal(tmp_path / "source", raw, tmp_path)
-    assert "brings the total to more than 1000 bytes; use a smaller set" in message
+    monkeypatch.setattr(sources, limit, value)
+    MAKERS[kind](tmp_path / "source")
+    assert f"{told}; use a smaller set" in refusal(tmp_path / "source", raw, tmp_path)
 
 
 def test_a_tar_gz_is_not_unpacked_beyond_the_limit(
@@ -478,7 +379,7 @@ def test_a_tar_gz_is_not_unpacked_beyond_the_limit(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("make", [million_zip, million_tar])
+@pytest.mark.parametrize("make", [zip_listing(1_000_000, b""), million_tar])
 def test_a_million_entries_take_little_memory(make: Make, raw: Path, tmp_path: Path) -> None:
     make(tmp_path / "source")
     code = (
@@ -538,34 +439,28 @@ def test_a_name_that_is_too_long_for_a_disk_does_no_harm_in_an_archive(
         assert archive.getnames() == sorted(files)
 
 
-def test_a_folder_that_is_too_deep_is_told(raw: Path, tmp_path: Path) -> None:
+def test_a_folder_that_is_too_deep_is_told(
+    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_folder(tmp_path / "source", FILES)
-    before = Path.cwd()
-    try:
-        os.chdir(tmp_path / "source")
-        for _ in range(17):  # each step by a name of its own: the whole would be refused here, too
-            Path("x" * 250).mkdir()
-            os.chdir("x" * 250)
-    finally:
-        os.chdir(before)
+    monkeypatch.chdir(tmp_path / "source")
+    for _ in range(17):  # each step by a name of its own: the whole would be refused here, too
+        Path("x" * 250).mkdir()
+        monkeypatch.chdir("x" * 250)
     told = said_by(DataError, pack, tmp_path / "source", raw / "images.tar")
-    assert re.search("has a path (longer than 4096 bytes|that is too long for this system);", told)
+    assert "has a path longer than 4096 bytes; " in told or "is too long for this system; " in told
 
 
-@pytest.fixture
-def meanwhile(monkeypatch: pytest.MonkeyPatch) -> Callable[[Make, Path], None]:
-    """Return a function that has something happen to a source once it was listed."""
+def let_happen(change: Make, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have something happen to a source once it was listed."""
     choose = archives.choose
 
-    def patch(change: Make, source: Path) -> None:
-        def choose_and_change(entries: list[Entry]) -> list[Entry]:
-            chosen = choose(entries)
-            change(source)
-            return chosen
+    def choose_and_change(entries: list[Entry]) -> list[Entry]:
+        chosen = choose(entries)
+        change(source)
+        return chosen
 
-        monkeypatch.setattr(archives, "choose", choose_and_change)
-
-    return patch
+    monkeypatch.setattr(archives, "choose", choose_and_change)
 
 
 def replace_by_equal(path: Path) -> None:
@@ -609,33 +504,29 @@ GONE = f"cat/1.png: changed while {{}} was packed{AGAIN}"
             "entry 'cat/1.png' is damaged, or changed while it was read: run it again",
         ),
         *((kind, replace_by_equal, WHOLE) for kind in ("zip", "GNU tar", "tar.gz")),
-        *((kind, lambda path: path.touch(), WHOLE) for kind in ("zip", "GNU tar", "tar.gz")),
+        ("zip", lambda path: path.touch(), WHOLE),
     ],
 )
 def test_what_changes_meanwhile_is_told(
-    kind: str,
-    change: Make,
-    told: str,
-    meanwhile: Callable[[Make, Path], None],
-    raw: Path,
-    tmp_path: Path,
+    kind: str, change: Make, told: str, raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = tmp_path / "source"
     MAKERS[kind](source)
     for path in (source, *source.rglob("*")):
         os.utime(path, (1, 1))
-    meanwhile(change, source)
+    let_happen(change, source, monkeypatch)
     assert said_by(DataError, pack, source, raw / "images.tar").endswith(told.format(source))
     assert not any(raw.iterdir())
 
 
 def test_clutter_that_comes_meanwhile_does_no_harm(
-    meanwhile: Callable[[Make, Path], None], raw: Path, tmp_path: Path
+    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = tmp_path / "source"
     write_folder(source, FILES)
     expected = packed(source, raw)
-    meanwhile(lambda path: write_folder(path, {"cat/@eaDir/1.png": b"?", ".x": b""}), source)
+    clutter = {"cat/@eaDir/1.png": b"?", ".x": b""}
+    let_happen(lambda path: write_folder(path, clutter), source, monkeypatch)
     assert packed(source, raw) == expected
     assert (source / ".x").exists()
 

@@ -19,7 +19,7 @@ from image_pipeline.common.errors import DownloadError
 from image_pipeline.datasets.mnist import SHA256_AND_SIZE
 from image_pipeline.downloading import mirrors
 from image_pipeline.downloading.mirrors import RemoteFile, fetch_files
-from project import ROOT, SHARED_MNIST, Project, require, serving, unused_port
+from project import SHARED_MNIST, Project, require, serving, unused_port
 from refusals import said_by
 
 CONTENT = bytes(range(256)) * 1200  # several chunks
@@ -173,7 +173,6 @@ FAULTS: dict[str, tuple[Behaviour, str]] = {
     "closes at once": (lambda h: h.wfile.write(b""), "no connection"),
     "not HTTP": (lambda h: h.wfile.write(b"\x00\xff\x1b[31m!\n\n" * 9), "no connection"),
     "404": (lambda h: answer(h, b"", 404), "HTTP status 404 Not Found"),
-    "403": (lambda h: answer(h, b"", 403), "HTTP status 403 Forbidden"),
     "500": (lambda h: answer(h, b"", 500), "HTTP status 500"),
     "a status that controls the terminal": (
         lambda h: h.wfile.write(b"HTTP/1.1 418 \x1b[2J\x07boo\r\n\r\n"),
@@ -194,12 +193,8 @@ FAULTS: dict[str, tuple[Behaviour, str]] = {
     ),
     "redirects nowhere": (lambda h: answer(h, b"", 302), "HTTP status 302"),
     "redirects to a file": (
-        lambda h: answer(h, b"", 302, Location=f"file://{ROOT}/Makefile"),
-        "it redirects to file://",
-    ),
-    "redirects to ftp": (
-        lambda h: answer(h, b"", 301, Location="ftp://127.0.0.1/mnist"),
-        "it redirects to ftp://127.0.0.1/mnist, which is not http or https",
+        lambda h: answer(h, b"", 301, Location="file:///etc/passwd"),
+        "it redirects to file:///etc/passwd, which is not http or https",
     ),
     "redirects to no address": (
         lambda h: answer(h, b"", 302, Location="http://[::1"),
@@ -213,10 +208,6 @@ FAULTS: dict[str, tuple[Behaviour, str]] = {
     "an HTML page": (
         lambda h: answer(h, b"<html>Sign in to the hotel's network", Content_Type="text/html"),
         f"36 bytes of text/html, not the expected {WHOLE} bytes: a different file",
-    ),
-    "an HTML page, length unknown": (
-        lambda h: answer(h, b"<html>", Content_Length=""),
-        f"ended after 6 of {WHOLE} bytes",
     ),
     "the right length, one wrong byte": (
         lambda h: answer(h, CONTENT[:-1] + b"?"),
@@ -280,7 +271,6 @@ def test_time_is_bounded_by_progress_alone(
             time.sleep(0.1)
 
     monkeypatch.setattr(mirrors, "SLOW_AFTER", 0.2)
-    monkeypatch.setattr(mirrors, "FILE_TIMEOUT", 0.4, raising=False)  # what once ended it
     fetch(tmp_path, serve(steady))
     assert (tmp_path / NAME).read_bytes() == CONTENT
 
@@ -289,33 +279,31 @@ def test_a_file_may_have_as_many_bytes_as_it_is_allowed(
     tmp_path: Path, serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sha256 = hashlib.sha256(CONTENT).hexdigest()
-    few = RemoteFile(NAME, sha256, max_bytes=len(CONTENT) - 1)
-    with pytest.raises(DownloadError, match=f"longer than the expected {len(CONTENT) - 1} bytes"):
-        fetch_files([few], [serve(answer)], tmp_path, None)
     monkeypatch.setattr(mirrors, "MAX_BYTES", 1000)
+    for allowed, limit in ((len(CONTENT) - 1, len(CONTENT) - 1), (None, 1000)):
+        file = RemoteFile(NAME, sha256, max_bytes=allowed)
+        with pytest.raises(DownloadError, match=f"longer than the expected {limit} bytes"):
+            fetch_files([file], [serve(answer)], tmp_path, None)
     enough = RemoteFile(NAME, sha256, max_bytes=len(CONTENT))
     fetch_files([enough], [serve(answer)], tmp_path, None)
     assert (tmp_path / NAME).read_bytes() == CONTENT
 
 
-def test_a_fault_that_passes_is_tried_a_second_time(tmp_path: Path, serve: Serve) -> None:
-    later: Behaviour = lambda h: answer(h, b"", 503, Retry_After="1")  # noqa: E731
-    answers = iter([later, answer])
-    before = time.monotonic()
-    fetch(tmp_path, serve(lambda handler: next(answers)(handler)))
-    assert time.monotonic() - before >= 1  # the second that the server asked for
-    assert (tmp_path / NAME).read_bytes() == CONTENT
-
-
-def test_no_mirror_is_asked_more_than_twice(tmp_path: Path, serve: Serve) -> None:
+def test_a_fault_that_passes_is_tried_a_second_time_and_no_third(
+    tmp_path: Path, serve: Serve
+) -> None:
     asked = []
 
-    def broken(handler: Handler) -> None:
-        asked.append(handler.path)
-        answer(handler, b"", 500)
+    def later(handler: Handler) -> None:
+        asked.append(time.monotonic())
+        answer(handler, b"", 503, Retry_After="1")
 
-    failure(tmp_path, serve(broken))
-    assert len(asked) == 2
+    answers = iter([later, answer])
+    fetch(tmp_path, serve(lambda handler: next(answers)(handler)))
+    assert time.monotonic() - asked[0] >= 1  # the second that the server asked for
+    assert (tmp_path / NAME).read_bytes() == CONTENT
+    failure(tmp_path / "other", serve(later))
+    assert len(asked) == 3
 
 
 def test_redirects_to_http_are_followed(tmp_path: Path, serve: Serve) -> None:
@@ -330,11 +318,9 @@ def test_redirects_to_http_are_followed(tmp_path: Path, serve: Serve) -> None:
         ("http://127.0.0.1:{port}/", "no connection (Connection refused)"),
         ("http://no-such-host.invalid/", "no "),
         (f"http://{'a' * 64}.invalid/", "invalid address"),
-        ("http://.invalid/", ""),
         ("http://?/", "invalid address"),
         ("http://[::1/", ""),
         ("http://127.0.0.1:99999/", ""),
-        ("http://127.0.0.1:x/", ""),
     ],
 )
 def test_an_address_that_leads_nowhere(mirror: str, cause: str, tmp_path: Path) -> None:
@@ -349,8 +335,6 @@ def test_a_dead_proxy_is_named(
     monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{unused_port()}")
     message = failure(tmp_path, address)
     assert "no connection through the proxy that HTTP_PROXY or HTTPS_PROXY names" in message
-    monkeypatch.setenv("http_proxy", "nonsense://127.0.0.1")
-    failure(tmp_path, address)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     fetch(tmp_path, address)
 
@@ -371,8 +355,7 @@ def test_a_missing_certificate_bundle_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/no/such/bundle.pem")
-    message = failure(tmp_path, f"https://127.0.0.1:{unused_port()}/")
-    assert "/no/such/bundle.pem" in message
+    assert "/no/such/bundle.pem" in failure(tmp_path, f"https://127.0.0.1:{unused_port()}/")
 
 
 def test_a_silent_name_server_is_not_waited_for(
@@ -397,12 +380,8 @@ def test_every_mirror_that_failed_is_named(tmp_path: Path, serve: Serve) -> None
     assert not (tmp_path / "raw" / NAME).exists()
 
 
-@pytest.mark.parametrize(
-    "left",
-    [b"?" + CONTENT[1:], CONTENT[:-1], b"", None],
-    ids=["corrupted", "truncated", "empty", "a link to nothing"],
-)
-def test_what_was_left_before_is_removed_even_when_no_mirror_answers(
+@pytest.mark.parametrize("left", [b"?" + CONTENT[1:], CONTENT[:-1], CONTENT, None])
+def test_what_was_left_before_is_kept_only_if_it_is_right(
     left: bytes | None, tmp_path: Path
 ) -> None:
     if left is None:
@@ -410,14 +389,11 @@ def test_what_was_left_before_is_removed_even_when_no_mirror_answers(
     else:
         (tmp_path / NAME).write_bytes(left)
     (tmp_path / f"{NAME}.partial").write_bytes(CONTENT[:99])
-    failure(tmp_path, f"http://127.0.0.1:{unused_port()}/")
-
-
-def test_a_leftover_part_of_a_right_file_is_removed(tmp_path: Path) -> None:
-    (tmp_path / NAME).write_bytes(CONTENT)
-    (tmp_path / f"{NAME}.partial").write_bytes(CONTENT[:99])
-    fetch(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == [NAME]
+    if left == CONTENT:
+        fetch(tmp_path)
+        assert [path.name for path in tmp_path.iterdir()] == [NAME]
+    else:
+        failure(tmp_path, f"http://127.0.0.1:{unused_port()}/")
 
 
 @pytest.mark.parametrize(
@@ -427,8 +403,7 @@ def test_a_leftover_part_of_a_right_file_is_removed(tmp_path: Path) -> None:
         ("no/such/folder", f"no/such/folder/{NAME}: No such file or directory"),
         ("Makefile", f"Makefile/{NAME}: Not a directory"),
         ("x" * 5000, "File name too long"),
-        ("file:///tmp", "file:///tmp: neither an http(s) address nor the path of a folder"),
-        ("FTP://127.0.0.1/", "FTP://127.0.0.1/: neither an http(s) address nor the path of"),
+        ("FTP://127.0.0.1/", "FTP://127.0.0.1/: neither an http(s) address nor the path of a fol"),
     ],
 )
 def test_a_first_mirror_that_is_none(mirror: str, told: str, tmp_path: Path) -> None:
@@ -437,9 +412,7 @@ def test_a_first_mirror_that_is_none(mirror: str, told: str, tmp_path: Path) -> 
 
 def test_local_folders(tmp_path: Path) -> None:
     folder, raw = tmp_path / "local", tmp_path / "raw"
-    folder.mkdir()
-    assert "No such file or directory" in said_by(DownloadError, fetch, raw, first=str(folder))
-    (folder / NAME).mkdir()
+    (folder / NAME).mkdir(parents=True)
     assert "not a regular file" in said_by(DownloadError, fetch, raw, first=str(folder))
     (folder / NAME).rmdir()
     os.mkfifo(folder / NAME)  # reading it would wait for ever
@@ -448,8 +421,6 @@ def test_local_folders(tmp_path: Path) -> None:
     (folder / NAME).write_bytes(CONTENT)
     fetch(raw, first=f"{folder}/")
     assert (raw / NAME).read_bytes() == CONTENT
-    said = said_by(DownloadError, fetch, tmp_path / "other", first=str(folder / NAME))
-    assert "Not a directory" in said
 
 
 def test_an_md5_or_a_sha256_or_its_first_digits_are_verified(tmp_path: Path) -> None:
