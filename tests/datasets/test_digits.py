@@ -1,5 +1,6 @@
-"""The digits that come with scikit-learn; files that are something else: reading/test_idx.py."""
+"""The digits that come with scikit-learn."""
 
+import gzip
 import hashlib
 from pathlib import Path
 
@@ -8,7 +9,8 @@ import pytest
 
 from image_pipeline.datasets import digits
 from image_pipeline.reading.digits import center_digit
-from published import PARAMS, whole
+from published import PARAMS, REMEDY, whole
+from refusals import refusal
 
 
 @pytest.fixture
@@ -38,6 +40,21 @@ def test_sizes_classes_and_bytes(raw: Path) -> None:
     for pixels, split in zip(images, (train, test), strict=True):
         digest.update(pixels.tobytes() + split.labels.astype("<i8").tobytes())
     assert digest.hexdigest() == "22273646b6821291493bb721dda4aacd5cce9b89f462577fe425b8cadc05c906"
+
+
+@pytest.mark.parametrize(
+    ("content", "cause"),
+    [
+        (b"1,2,3", "not a valid gzip file (Not a gzipped file (b'1,'))"),
+        (gzip.compress(b"1,2,3"), "not scikit-learn's digits (its SHA-256 differs)"),
+        (gzip.compress(bytes(300 << 20), 1), "not scikit-learn's digits (its SHA-256 differs)"),
+    ],
+    ids=["no gzip file", "another table", "a bomb"],
+)
+def test_another_file_is_refused(content: bytes, cause: str, tmp_path: Path) -> None:
+    (tmp_path / digits.FILE).write_bytes(content)
+    message = refusal(tmp_path / digits.FILE, lambda path: digits.read(path.parent, PARAMS))
+    assert message == cause + REMEDY
 
 
 def test_every_digit_lies_as_in_mnist(raw: Path) -> None:

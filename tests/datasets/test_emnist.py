@@ -11,13 +11,11 @@ import pytest
 from hypothesis import given, settings
 from torchvision import datasets as torchvision_datasets
 
-from image_pipeline.common.errors import DownloadError
 from image_pipeline.datasets import emnist
 from image_pipeline.datasets.emnist import ARCHIVE, CLASS_NAMES
 from image_pipeline.downloading.dataset import RawDataset
 from image_pipeline.reading.raw_files import CHUNK_BYTES
-from image_pipeline.tensors.tensor_files import read_split
-from published import PARAMS, REMEDY, idx, md5, tensorize_into, whole
+from published import PARAMS, REMEDY, idx, md5, whole
 from refusals import damaged, quick, refusal, valid_or_refused
 
 COUNTS = {"train": 150, "test": 70}
@@ -129,19 +127,6 @@ def test_a_letter_stands_upright(tmp_path: Path) -> None:
         assert CLASS_NAMES["letters"][split.labels[0]] == "l"
 
 
-def test_letters_through_tensorize(mirror: Path, tmp_path: Path) -> None:
-    emnist.fetch(tmp_path / "raw", str(mirror), PARAMS)
-    letters = read("letters", tmp_path / "raw")
-    paths, report = tensorize_into(tmp_path, letters, 0.2, "emnist")
-    # One kept back of each letter.
-    assert report["images"] == {"train": 124, "validation": 26, "test": 70}
-    validation, test = read_split(paths[1]), read_split(paths[2])
-    assert test.info.dataset == "emnist"
-    assert test.info.class_names == tuple("abcdefghijklmnopqrstuvwxyz")
-    assert sorted(validation.labels.tolist()) == list(range(26))
-    assert np.array_equal(test.images.numpy(), whole(letters.test))
-
-
 def test_memory_does_not_grow_with_the_images(tmp_path: Path) -> None:
     images = np.zeros((20_000, 28, 28), np.uint8)  # 15 chunks
     files = {
@@ -159,13 +144,6 @@ def test_memory_does_not_grow_with_the_images(tmp_path: Path) -> None:
     assert peak < 6 * CHUNK_BYTES
 
 
-def test_another_zip_file_is_not_taken(mirror: Path, tmp_path: Path) -> None:
-    (mirror / ARCHIVE).write_bytes(pack(LETTERS))
-    with pytest.raises(DownloadError, match="its checksum is wrong: the mirror holds a differ"):
-        emnist.fetch(tmp_path / "raw", str(mirror), PARAMS)
-    assert not list((tmp_path / "raw").iterdir())
-
-
 # Zip files that are not what they should be.
 
 
@@ -175,41 +153,25 @@ def read_letters(path: Path) -> None:
         whole(split)
 
 
-def flipped(content: bytes, at: int) -> bytes:
-    return content[:at] + bytes([content[at] ^ 0xFF]) + content[at + 1 :]
-
-
-def without(name: str) -> Files:
-    return {other: content for other, content in LETTERS.items() if other != name}
-
-
 BYCLASS_LABELS = FILES["byclass"][TRAIN_LABELS.replace("letters", "byclass")]
 ZIP = pack(LETTERS, zipfile.ZIP_STORED)
-STORED_AT = ZIP.index(LETTERS[TRAIN_IMAGES])
-SIZE = len(LETTERS[TRAIN_IMAGES])
 BAD: dict[str, tuple[Callable[[], bytes], str]] = {
-    "empty": (lambda: b"", "not a valid zip file (File is not a zip file)"),
     "a web page": (lambda: b"<html>" * 99, "not a valid zip file (File is not a zip file)"),
-    "truncated": (lambda: ZIP[:-1000], "not a valid zip file (File is not a zip file)"),
     "its beginning is gone": (lambda: ZIP[20_000:], "("),
     "a member is missing": (
-        lambda: pack(without(TRAIN_LABELS)),
+        lambda: pack({name: LETTERS[name] for name in LETTERS if name != TRAIN_LABELS}),
         f"{TRAIN_LABELS}: not in this zip",
     ),
     "a member is a web page": (
         lambda: pack(LETTERS | {TRAIN_IMAGES: b"<html>"}),
         f"{TRAIN_IMAGES}: not a valid gzip file (Not a gzipped file",
     ),
-    "a member is truncated": (
-        lambda: pack(LETTERS | {TRAIN_IMAGES: LETTERS[TRAIN_IMAGES][:-50]}),
-        f"{TRAIN_IMAGES}: not a valid gzip file (",
-    ),
     "a member claims a terabyte": (
         lambda: pack(LETTERS, sizes={TRAIN_IMAGES: 1 << 40}),
         f"{TRAIN_IMAGES}: claims 1099511627776 bytes, more than the whole zip file",
     ),
     "a member claims a byte less": (
-        lambda: pack(LETTERS, zipfile.ZIP_STORED, {TRAIN_IMAGES: SIZE - 1}),
+        lambda: pack(LETTERS, zipfile.ZIP_STORED, {TRAIN_IMAGES: len(LETTERS[TRAIN_IMAGES]) - 1}),
         f"not a valid zip file (Bad CRC-32 for file '{TRAIN_IMAGES}')",
     ),
     "a member is a bomb of zeros": (
@@ -222,7 +184,6 @@ BAD: dict[str, tuple[Callable[[], bytes], str]] = {
         ),
         f"{TRAIN_LABELS}: its header declares 150 bytes, it holds more",
     ),
-    "a flipped bit": (lambda: flipped(ZIP, STORED_AT + 5000), "("),
     "another compression": (
         lambda: pack(LETTERS, zipfile.ZIP_LZMA),
         f"{TRAIN_IMAGES}: neither stored nor deflated in its zip file",
@@ -249,13 +210,6 @@ def test_bad_zip_files(name: str, tmp_path: Path) -> None:
     message = refusal(tmp_path / ARCHIVE, read_letters)
     assert cause in message
     assert message.endswith(REMEDY)
-
-
-def test_what_is_not_a_file(tmp_path: Path) -> None:
-    path = tmp_path / ARCHIVE
-    assert refusal(path, read_letters) == "not found; run `dvc repro --force download`"
-    path.mkdir()
-    assert refusal(path, read_letters).endswith(f"cannot be read (Is a directory){REMEDY}")
 
 
 ONE = {name: idx(np.ones((1, 28, 28) if "images" in name else 1, np.uint8)) for name in LETTERS}

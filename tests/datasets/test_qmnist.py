@@ -6,10 +6,8 @@ import numpy as np
 import pytest
 from torchvision import datasets as torchvision_datasets
 
-from image_pipeline.common.errors import DownloadError
 from image_pipeline.datasets import qmnist
-from image_pipeline.tensors.tensor_files import read_split
-from published import PARAMS, REMEDY, idx, md5, tensorize_into, whole
+from published import PARAMS, REMEDY, idx, md5, whole
 from refusals import refusal
 
 COUNTS = {"train": 40, "test": 25}
@@ -41,11 +39,6 @@ def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_class_names_are_torchvisions() -> None:
-    classes = torchvision_datasets.QMNIST.classes
-    assert list(qmnist.CLASS_NAMES) == [name.split(" - ")[0] for name in classes]
-
-
 def test_its_files_are_fetched_and_read_as_torchvision_reads_them(
     mirror: Path, tmp_path: Path
 ) -> None:
@@ -67,19 +60,6 @@ def test_its_files_are_fetched_and_read_as_torchvision_reads_them(
         assert found.labels.tolist() == [target for _, target in theirs]
 
 
-def test_it_goes_through_tensorize(mirror: Path, tmp_path: Path) -> None:
-    paths, report = tensorize_into(tmp_path, qmnist.read(mirror, PARAMS), 0.25)
-    assert report["images"] == {"train": 30, "validation": 10, "test": 25}
-    assert sorted(read_split(paths[1]).labels.tolist()) == list(range(10))
-
-
-def test_another_file_is_not_taken(mirror: Path, tmp_path: Path) -> None:
-    (mirror / LABELS).write_bytes(idx(make_labels(41)))
-    with pytest.raises(DownloadError, match="its checksum is wrong: the mirror holds a differ"):
-        qmnist.fetch(tmp_path / "raw", str(mirror), PARAMS)
-    assert not (tmp_path / "raw" / LABELS).exists()
-
-
 GOOD = make_labels(40)
 NEGATIVE, TOO_LARGE = GOOD.copy(), GOOD.copy()
 NEGATIVE[3, 0] = -1
@@ -93,7 +73,6 @@ BAD = {
         idx(GOOD[:, 0].astype(np.uint8)),
         "not an IDX file of int32 values with 2 dimensions (it begins with 00 00 08 01)",
     ),
-    "torn": (idx(GOOD)[:-20], "not a valid gzip file ("),
 }
 
 
