@@ -17,10 +17,6 @@ UPRIGHT[:, SIDE // 2 :] = 255  # of a picture whose upper half is white, turned 
 PICTURE = Image.fromarray(np.rot90(UPRIGHT).copy())
 
 
-def turned(form: str, **options: Any) -> bytes:
-    return encoded(PICTURE, form, **options)
-
-
 def upright(content: bytes) -> np.ndarray:
     pixels: np.ndarray = decoded(content, PixelSettings(1, SIDE, "pad"))[0]
     return pixels
@@ -45,22 +41,22 @@ AS_ELEMENT = XMP % b"><tiff:Orientation>6</tiff:Orientation></rdf:Description>"
 
 
 def png(kind: bytes, data: bytes) -> bytes:
-    content = turned("PNG")
+    content = encoded(PICTURE)
     return content[:33] + chunk(kind, data) + content[33:]  # after the signature and IHDR
 
 
 RAW_PROFILE = f"\nexif\n{len(camera_exif()):8}\n{camera_exif().hex()}\n".encode()
 WRITTEN = {
-    "JPEG, EXIF": turned("JPEG", exif=camera_exif()),
-    "JPEG, XMP": turned("JPEG", xmp=AS_ATTRIBUTE),
-    "JPEG, XMP as an element": turned("JPEG", xmp=AS_ELEMENT),
-    "WebP, EXIF": turned("WEBP", exif=camera_exif(), lossless=True),
-    "WebP, XMP": turned("WEBP", xmp=AS_ATTRIBUTE, lossless=True),
+    "JPEG, EXIF": encoded(PICTURE, "JPEG", exif=camera_exif()),
+    "JPEG, XMP": encoded(PICTURE, "JPEG", xmp=AS_ATTRIBUTE),
+    "JPEG, XMP as an element": encoded(PICTURE, "JPEG", xmp=AS_ELEMENT),
+    "WebP, EXIF": encoded(PICTURE, "WEBP", exif=camera_exif(), lossless=True),
+    "WebP, XMP": encoded(PICTURE, "WEBP", xmp=AS_ATTRIBUTE, lossless=True),
     "PNG, eXIf": png(b"eXIf", camera_exif()[6:]),
     "PNG, raw profile": png(b"tEXt", b"Raw profile type exif\0" + RAW_PROFILE),
     "PNG, XMP": png(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + AS_ATTRIBUTE),
-    "TIFF": turned("TIFF", exif=camera_exif()),
-    "AVIF": turned("AVIF", exif=camera_exif()),
+    "TIFF": encoded(PICTURE, "TIFF", exif=camera_exif()),
+    "AVIF": encoded(PICTURE, "AVIF", exif=camera_exif()),
 }
 
 
@@ -69,11 +65,13 @@ def test_an_orientation_is_found_where_it_is_written(place: str) -> None:
     assert np.abs(upright(WRITTEN[place]).astype(int) - UPRIGHT).max() <= 8
 
 
+def lossless(exif: bytes, **options: Any) -> bytes:
+    return encoded(PICTURE, "WEBP", exif=exif, lossless=True, **options)
+
+
 def test_exif_counts_more_than_xmp() -> None:
-    assert np.array_equal(
-        upright(turned("WEBP", exif=camera_exif(1), xmp=AS_ATTRIBUTE, lossless=True)),
-        np.asarray(PICTURE),
-    )
+    content = lossless(camera_exif(1), xmp=AS_ATTRIBUTE)
+    assert np.array_equal(upright(content), np.asarray(PICTURE))
 
 
 @pytest.mark.parametrize(
@@ -89,14 +87,14 @@ def test_exif_counts_more_than_xmp() -> None:
     ],
 )
 def test_without_a_valid_orientation_an_image_stays_as_it_is(exif: bytes) -> None:
-    assert np.array_equal(upright(turned("WEBP", exif=exif, lossless=True)), np.asarray(PICTURE))
+    assert np.array_equal(upright(lossless(exif)), np.asarray(PICTURE))
 
 
 def test_an_odd_tag_does_no_harm() -> None:
     """A rational with the denominator 0, of which Pillow cannot write the EXIF again."""
     odd = camera_exif().replace(struct.pack(">2i", -1, 3), struct.pack(">2i", -1, 0))
     assert odd != camera_exif()
-    assert np.array_equal(upright(turned("WEBP", exif=odd, lossless=True)), UPRIGHT)
+    assert np.array_equal(upright(lossless(odd)), UPRIGHT)
 
 
 @pytest.mark.parametrize("count", [400, pytest.param(4000, marks=pytest.mark.slow)])

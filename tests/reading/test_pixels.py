@@ -1,6 +1,5 @@
 """Image files of every kind to pixels, against values worked out by hand."""
 
-import hashlib
 import importlib.util
 import os
 import shutil
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from image_pipeline.reading.formats import FORMATS
 from image_pipeline.reading.pixels import PixelSettings, has_more_frames
 from project import require, run
 from reading.image_files import HEIC, chunk, decoded, encoded, failure
@@ -22,13 +22,19 @@ GREY = PixelSettings(1, 4, "pad")
 COLOUR = PixelSettings(3, 4, "pad")
 NOISE = np.random.default_rng(0).integers(0, 256, (500, 700), np.uint8)
 RAMP = np.arange(0, 256, 16, dtype=np.uint8).reshape(4, 4)
-LOSSLESS: dict[str, dict[str, Any]] = {
-    "PNG": {},
-    "BMP": {},
-    "GIF": {},
-    "TIFF": {},
-    "WEBP": {"lossless": True},
-}
+LOSSLESS: dict[str, dict[str, Any]] = {form: {} for form in ("PNG", "BMP", "GIF", "TIFF")}
+LOSSLESS["WEBP"] = {"lossless": True}
+# Prints the hash of each file's pixels, in several shapes.
+HASHES = """
+import hashlib, sys
+from pathlib import Path
+from image_pipeline.reading.pixels import PixelSettings, decode
+
+for path in sorted(Path(sys.argv[1]).iterdir()):
+    for channels, size, fit in ((1, 28, "pad"), (3, 100, "crop"), (3, 600, "pad")):
+        content, _ = decode(path.read_bytes(), PixelSettings(channels, size, fit))
+        print(path.name, hashlib.sha256(content).hexdigest())
+"""
 
 
 def pixels(content: bytes, settings: PixelSettings = GREY) -> np.ndarray:
@@ -123,17 +129,6 @@ def test_exif_orientation(form: str, orientation: int) -> None:
     assert np.array_equal(pixels(content)[0], upright)
 
 
-def test_exif_orientation_of_a_jpeg() -> None:
-    image = Image.fromarray(np.kron(RAMP[:2], np.ones((160, 160), np.uint8)))
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    turned = pixels(encoded(image, "JPEG", quality=100, exif=exif))[0].astype(int)
-    upright = image.transpose(Image.Transpose.ROTATE_270)
-    plain = pixels(encoded(upright, "JPEG", quality=100))[0].astype(int)
-    assert np.abs(turned - plain).max() <= 2
-    assert (turned[:, 0] == 0).all()  # it is high now, and padded at its sides
-
-
 def test_padding_by_hand() -> None:
     wide = pixels(encoded(Image.new("L", (8, 4), 200)))[0]
     assert wide.tolist() == [[0] * 4, [200] * 4, [200] * 4, [0] * 4]
@@ -200,18 +195,13 @@ def test_a_decompression_bomb() -> None:
     ("content", "told"),
     [
         (
-            b"",
-            "not an image in one of the formats PNG, JPEG, BMP, GIF, TIFF, WEBP, PPM, JPEG2000, "
-            "AVIF, HEIF",
-        ),
-        (
             b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
-            "not an image in one of the formats",
+            f"not an image in one of the formats {', '.join(FORMATS)}",
         ),
         (encoded(Image.fromarray(RAMP))[:50], "image file is truncated"),
         (encoded(Image.fromarray(NOISE), "JPEG")[:-900], "image file is truncated"),
     ],
-    ids=["empty", "PostScript", "half a PNG", "most of a JPEG"],
+    ids=["PostScript", "half a PNG", "most of a JPEG"],
 )
 def test_unreadable_files(content: bytes, told: str) -> None:
     assert told in failure(content)
@@ -220,24 +210,11 @@ def test_unreadable_files(content: bytes, told: str) -> None:
 def test_vector_code_gives_the_bits_of_plain_c(tmp_path: Path) -> None:
     """libjpeg-turbo, told by its environment variable to use none, and each kind of it."""
     image = ImageOps.colorize(Image.fromarray(NOISE), "navy", "orange", "green")
-    content = encoded(image, "JPEG", quality=70)
-    script = (
-        "import sys, hashlib\n"
-        "from image_pipeline.reading.pixels import PixelSettings, decode\n"
-        "content = open(sys.argv[1], 'rb').read()\n"
-        "for size in (600, 28):\n"
-        "    pixels, _ = decode(content, PixelSettings(3, size, 'pad'))\n"
-        "    print(hashlib.sha256(pixels).hexdigest())\n"
-    )
-    expected = [
-        hashlib.sha256(pixels(content, PixelSettings(3, size, "pad")).tobytes()).hexdigest()
-        for size in (600, 28)
-    ]
-    path = tmp_path / "image.jpg"
-    path.write_bytes(content)
+    (tmp_path / "image.jpg").write_bytes(encoded(image, "JPEG", quality=70))
+    command = (sys.executable, "-c", HASHES, tmp_path)
+    expected = run(*command).stdout
     for choice in ("JSIMD_FORCENONE", "JSIMD_FORCESSE2", "JSIMD_FORCEAVX2"):
-        done = run(sys.executable, "-c", script, str(path), env=os.environ | {choice: "1"})
-        assert done.stdout.split() == expected
+        assert run(*command, env=os.environ | {choice: "1"}).stdout == expected
 
 
 @pytest.mark.slow
@@ -260,20 +237,11 @@ def test_emulated_processors_decode_to_the_same_bits(processor: str, tmp_path: P
         (tmp_path / "HEIC").write_bytes(HEIC)
     lab = Image.frombytes("LAB", image.size, image.tobytes())
     (tmp_path / "LAB").write_bytes(encoded(lab, "TIFF"))
-    script = (
-        "import hashlib, sys\n"
-        "from pathlib import Path\n"
-        "from image_pipeline.reading.pixels import PixelSettings, decode\n"
-        "for path in sorted(Path(sys.argv[1]).iterdir()):\n"
-        "    for settings in (PixelSettings(1, 28, 'pad'), PixelSettings(3, 100, 'crop')):\n"
-        "        content, _ = decode(path.read_bytes(), settings)\n"
-        "        print(path.name, hashlib.sha256(content).hexdigest())\n"
-    )
     # Without a user's choice of NumPy's kernels, which this processor may lack.
     env = {name: value for name, value in os.environ.items() if name != "OPENBLAS_CORETYPE"}
     here, there = (
-        run(*prefix, sys.executable, "-c", script, tmp_path, env=env).stdout.splitlines()
+        run(*prefix, sys.executable, "-c", HASHES, tmp_path, env=env).stdout.splitlines()
         for prefix in ([], ["qemu-x86_64", "-cpu", processor])
     )
-    assert len(here) == 2 * len(list(tmp_path.iterdir())) >= 26
+    assert len(here) == 3 * len(list(tmp_path.iterdir())) >= 39
     assert here == there
