@@ -31,32 +31,10 @@ def report(splits: dict[str, list[tuple[int, int]]]) -> DataReport:
     return made
 
 
-NOTHING = {"train": 0, "validation": 0, "test": 0}
-
-
-def others(split: str, **counts: int) -> dict[str, int]:
-    return {name: counts.get(name, 0) for name in NOTHING if name != split}
-
-
 def test_a_clean_data_set() -> None:
     made = report(CLEAN)
     table = made.table()
-    assert table == {
-        "images": {"train": 15, "validation": 2, "test": 3},
-        "classes_with_fewer_than_10": {"train": 1, "validation": 2, "test": 2},
-        "duplicates": {"train": 1, "validation": 0, "test": 1},
-        "labels_differ": {"train": 0, "validation": 0, "test": 1},
-        "leaked": NOTHING,
-        "in_train": others("train"),
-        "different_in_train": others("train"),
-        "labels_differ_in_train": others("train"),
-        "in_validation": others("validation"),
-        "different_in_validation": others("validation"),
-        "labels_differ_in_validation": others("validation"),
-        "in_test": others("test"),
-        "different_in_test": others("test"),
-        "labels_differ_in_test": others("test"),
-    }
+    assert list(table)[:3] == ["images", "classes_with_fewer_than_10", "duplicates"]
     assert table_rows(table) == [
         ["train", 15, 1, 1, 0, 0, "", "", "", 0, 0, 0, 0, 0, 0],
         ["validation", 2, 2, 0, 0, 0, 0, 0, 0, "", "", "", 0, 0, 0],
@@ -88,13 +66,7 @@ def test_a_leak_is_counted_and_told() -> None:
     leaky = made.table()
     assert leaky["leaked"] == {"train": 0, "validation": 0, "test": 3}
     assert made.metrics(leaky, DATA, 0)["leaked_test_images"] == 3
-    assert leaky["in_test"] == {"train": 2, "validation": 1}
-    assert leaky["in_train"] == {"validation": 0, "test": 2}
-    assert leaky["in_validation"] == {"train": 0, "test": 1}
-    assert leaky["different_in_test"] == {"train": 1, "validation": 1}
-    assert leaky["different_in_train"] == {"validation": 0, "test": 1}
-    assert leaky["labels_differ_in_train"] == {"validation": 0, "test": 1}
-    assert leaky["labels_differ_in_test"] == {"train": 1, "validation": 0}
+    assert table_rows(leaky)[2] == ["test", 6, 2, 2, 1, 3, 2, 1, 1, 1, 1, 0, "", "", ""]
     assert describe_leak(3, 6) == "3 of 6 test images (50.00%) are also in train or validation"
     lines = leak_warning(leaky, "plots/data.csv").splitlines()
     assert len(lines) > 8

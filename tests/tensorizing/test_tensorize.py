@@ -42,11 +42,10 @@ def test_tensorize_leaves_the_test_split_whole(tmp_path: Path) -> None:
     metrics = json.loads((tmp_path / "data.json").read_text())
     assert metrics["shape"] == [1, 28, 28]
     assert metrics["number_of_classes"] == 10
-    rows = [
-        line.rsplit(",", 2) for line in (tmp_path / "class_balance.csv").read_text().splitlines()
-    ]
-    assert rows[0] == ["class", "split", "images"]
-    assert sum(int(images) for _, _, images in rows[1:]) == 1797
+    with (tmp_path / "class_balance.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert rows[0].keys() == {"class", "split", "images"}
+    assert sum(int(row["images"]) for row in rows) == 1797
 
     train, validation, test = (read_split(path) for path in paths)
     assert np.array_equal(test.images.numpy(), whole(dataset.test))

@@ -139,16 +139,9 @@ UNUSABLE = "its header or a value in it is invalid ("
 BAD: dict[str, tuple[bytes, str]] = {
     "empty": (b"", TORN),
     "torn": (GOOD[:-1], TORN),
-    "oversized": (GOOD + b"?", TORN),
     "another file": (b"PK\x03\x04" * 50, TORN),
-    "a huge header": (struct.pack("<Q", 1 << 62) + GOOD[8:], TORN),
-    "no JSON": (raw(b"{images}", DATA), TORN),
     "deep JSON": (raw(b'{"a":' * 50_000), TORN),
-    "overlapping": (raw(pair(U8, tensor("I64", [4], 16, 48)), DATA), TORN),
-    "another size": (raw(pair(U8, tensor("I64", [5], 24, 56)), DATA), TORN),
-    "an unknown dtype": (raw(pair(tensor("U9", [4, 1, 2, 3], 0, 24), I64), DATA), TORN),
     "other tensors": (save({"a": IMAGES}), "it holds the tensors ['a'], not images and labels"),
-    "no tensors": (raw({}), "it holds the tensors [], not images and labels"),
     "floats": (split(IMAGES.astype(np.float32)), "`images` is F32 [4, 1, 2, 3], not U8 of rank 4"),
     "one image": (split(IMAGES[0]), "`images` is U8 [1, 2, 3], not U8 of rank 4"),
     "small labels": (split(labels=LABELS.astype(np.int32)), "`labels` is I32 [4], not I64"),
@@ -163,23 +156,22 @@ BAD: dict[str, tuple[bytes, str]] = {
     "two channels": (split(IMAGES.reshape(4, 2, 1, 3)), "2 channels but 1 statistics"),
     "no metadata": (save({"images": IMAGES, "labels": LABELS}), f"{UNUSABLE}KeyError"),
     **{
-        name: (save({"images": IMAGES, "labels": LABELS}, metadata), f"{UNUSABLE}{error}")
-        for name, metadata, error in (
-            ("metadata under another key", {"other": "{}"}, "KeyError"),
-            ("metadata that are no JSON", {METADATA_KEY: "{"}, "JSONDecodeError"),
-            ("deep metadata", {METADATA_KEY: "[" * 100_000}, "RecursionError"),
-            ("a list of metadata", {METADATA_KEY: "[]"}, "TypeError"),
+        f"metadata that are a {error}": (
+            save({"images": IMAGES, "labels": LABELS}, metadata),
+            f"{UNUSABLE}{error}",
+        )
+        for metadata, error in (
+            ({"other": "{}"}, "KeyError"),
+            ({METADATA_KEY: "{"}, "JSONDecodeError"),
+            ({METADATA_KEY: "[" * 100_000}, "RecursionError"),
+            ({METADATA_KEY: "[]"}, "TypeError"),
         )
     },
-    "no class names": (split(class_names=None), f"{UNUSABLE}TypeError"),
     "one class": (split(class_names=["cat"]), "fewer than two classes"),
     "another fit": (split(fit=["pad"]), "neither pad nor crop"),
     "a class twice": (split(class_names=["cat", "dog", "cat"]), "two classes with the same name"),
-    "a class that is a number": (split(class_names=["cat", "dog", 3]), "name is not printable"),
     "half a character": (split(class_names=["a", "b", "\ud800"]), "name is not printable text"),
-    "a line break": (split(class_names=["a", "b", "c\nd"]), "a class name is not printable text"),
     "no deviation": (split(std=[0.0]), "a standard deviation is not above 0"),
-    "a negative deviation": (split(std=[-1]), "a standard deviation is not above 0"),
     "a NaN": (split(mean=[float("nan")]), "a mean is not finite"),
     "an infinite deviation": (split(std=[float("inf")]), "a standard deviation is not above 0"),
     "an enormous mean": (split(mean=[10**400]), f"{UNUSABLE}OverflowError"),
