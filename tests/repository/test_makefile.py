@@ -14,14 +14,7 @@ MAKEFILE = (ROOT / "Makefile").read_text()
 LOCK = ROOT / "requirements-dev.lock"
 PROMISED = {"help", "setup", "demo", "repro", "app", "test", "test-all", "lint", "bench"}
 UNREACHABLE = ("error sending request", "failed to fetch", "dns error", "connection", "timed out")
-
-
-def phony_targets() -> set[str]:
-    return {
-        name
-        for line in re.findall(r"^\.PHONY:(.*)$", MAKEFILE, re.MULTILINE)
-        for name in line.split()
-    }
+TARGETS = set(" ".join(re.findall(r"^\.PHONY:(.*)$", MAKEFILE, re.MULTILINE)).split())
 
 
 def make(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
@@ -32,14 +25,14 @@ def test_help_says_what_every_target_does() -> None:
     done = make()
     assert done.returncode == 0
     listed = dict(re.findall(r"^make (\S+) +(\S.+)$", done.stdout, re.MULTILINE))
-    assert set(listed) == phony_targets()
+    assert set(listed) == TARGETS
     assert set(listed) >= PROMISED
     assert len(done.stdout.splitlines()) == len(listed)
     assert make("help").stdout == done.stdout
 
 
 def test_every_target_sets_up_what_it_needs() -> None:
-    for name in phony_targets() - {"help"}:
+    for name in TARGETS - {"help"}:
         rule = re.search(rf"^{name}: ([^#\n]*)##", MAKEFILE, re.MULTILINE)
         assert rule, name
         done = make("--dry-run", "--always-make", name)
@@ -58,12 +51,6 @@ def test_too_old_a_python_is_named_before_anything_is_made(tmp_path: Path) -> No
     assert not (project.root / ".venv").exists()
 
 
-def requirements(lock: Path) -> list[str]:
-    """Return each requirement with its options, the continued lines joined."""
-    joined = lock.read_text().replace("\\\n", " ")
-    return [line for line in joined.splitlines() if line.strip() and not line.startswith("#")]
-
-
 def install(lock: Path, target: Path) -> subprocess.CompletedProcess[str]:
     """Install a lock into a folder, as `make setup` does into .venv."""
     command = ("uv", "pip", "install", "--no-cache", "--no-deps", "--require-hashes")
@@ -73,7 +60,8 @@ def install(lock: Path, target: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.slow  # it asks a package registry
 def test_a_file_with_another_hash_is_refused(tmp_path: Path) -> None:
-    (small,) = [line for line in requirements(LOCK) if line.startswith("iniconfig==")]
+    joined = LOCK.read_text().replace("\\\n", " ")
+    (small,) = [line for line in joined.splitlines() if line.startswith("iniconfig==")]
     right, wrong = tmp_path / "right.lock", tmp_path / "wrong.lock"
     right.write_text(f"{small}\n")
     wrong.write_text(re.sub(r"(sha256:)[0-9a-f]{8}", r"\g<1>00000000", small) + "\n")

@@ -1,4 +1,4 @@
-"""docs/networks.md: its example is a whole network, its table has each, what it links exists."""
+"""docs/networks.md: its example is a whole network, and its table has each."""
 
 import re
 import sys
@@ -9,10 +9,9 @@ import torch
 
 from image_pipeline import models
 from image_pipeline.modeling import networks
-from project import ROOT, Project, code_blocks, run
+from project import ROOT, Project, code_blocks
 
-PAGE = ROOT / "docs" / "networks.md"
-TEXT = PAGE.read_text(encoding="utf-8")
+TEXT = (ROOT / "docs" / "networks.md").read_text(encoding="utf-8")
 [EXAMPLE] = code_blocks(TEXT, "python")
 
 
@@ -40,14 +39,5 @@ def test_its_options_do_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyP
     sys.modules.pop("image_pipeline.models.mixer")
 
 
-def test_the_example_is_in_the_projects_style() -> None:
-    for command in (["format", "--check"], ["check", "--ignore", "D102"]):
-        path = ("--stdin-filename", "src/image_pipeline/models/mixer.py", "-")
-        run("ruff", *command, *path, input=EXAMPLE, cwd=ROOT)
-
-
-def test_its_table_has_each_network_and_every_file_it_links_exists() -> None:
+def test_its_table_has_each_network() -> None:
     assert sorted(re.findall(r"^\| `([a-z0-9_]+)` \|", TEXT, re.MULTILINE)) == networks.names()
-    linked = re.findall(r"\]\(([^)#:]+)\)", TEXT)
-    assert len(linked) > 2
-    assert all((PAGE.parent / name).exists() for name in linked)

@@ -1,13 +1,14 @@
-"""What the README names exists, and its figures are the committed ones."""
+"""What README.md and the other pages name exists, and its figures are the committed ones."""
 
 import json
 import re
 import sys
 
+import pytest
 from report import with_table
 
 from image_pipeline.commands.recipe import RECIPES
-from project import ROOT, run
+from project import ROOT, code_blocks, run
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -30,16 +31,34 @@ def test_every_command_it_names_is_there() -> None:
     assert recipes <= set(RECIPES.names())
 
 
-def test_every_file_it_links_or_lists_exists() -> None:
-    linked = re.findall(r"\]\(([^)#:]+)\)", README)
-    assert len(linked) > 5
+def test_every_file_that_a_page_links_exists() -> None:
+    linked = [
+        page.parent / name
+        for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md"))
+        for name in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
+    ]
+    assert len(linked) > 20
+    assert [path for path in linked if not path.exists()] == []
+
+
+def test_every_file_it_lists_exists() -> None:
     tree = README.split("```text\n")[1].split("```")[0].splitlines()
-    listed = [line.split()[0] for line in tree if not line.startswith(" ")]
+    listed = {line.split()[0] for line in tree if not line.startswith(" ")}
     made = {"audit/", "data/", "demo/"}  # by running the pipeline
-    missing = [name for name in (*linked, *listed) if not (ROOT / name).exists()]
-    assert set(missing) <= made
+    assert all((ROOT / name).exists() for name in listed - made)
     modules = [line.split()[0] for line in tree if line.startswith(" ")]
     assert all((ROOT / "src" / "image_pipeline" / name).exists() for name in modules)
+
+
+@pytest.mark.parametrize(
+    ("page", "number", "path"),
+    [("data-sets.md", 1, "datasets/leaves.py"), ("networks.md", 0, "models/mixer.py")],
+)
+def test_the_examples_are_in_the_projects_style(page: str, number: int, path: str) -> None:
+    example = code_blocks((ROOT / "docs" / page).read_text(encoding="utf-8"), "python")[number]
+    for command in (["format", "--check"], ["check", "--ignore", "D102"]):
+        name = f"src/image_pipeline/{path}"
+        run("ruff", *command, "--stdin-filename", name, "-", input=example, cwd=ROOT)
 
 
 def test_its_table_of_speed_is_made_of_the_benchmarks_results() -> None:
