@@ -19,15 +19,6 @@ def raw(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def centre_of_mass(image: np.ndarray) -> tuple[float, float]:
-    total = image.sum()
-    rows, columns = image.sum(axis=1), image.sum(axis=0)
-    return (
-        float(rows @ np.arange(len(rows)) / total),
-        float(columns @ np.arange(len(columns)) / total),
-    )
-
-
 def test_sizes_classes_and_bytes(raw: Path) -> None:
     dataset = digits.read(raw, PARAMS)
     train, test = dataset.train, dataset.test
@@ -55,15 +46,6 @@ def test_another_file_is_refused(content: bytes, cause: str, tmp_path: Path) -> 
     (tmp_path / digits.FILE).write_bytes(content)
     message = refusal(tmp_path / digits.FILE, lambda path: digits.read(path.parent, PARAMS))
     assert message == cause + REMEDY
-
-
-def test_every_digit_lies_as_in_mnist(raw: Path) -> None:
-    dataset = digits.read(raw, PARAMS)
-    for split in (dataset.train, dataset.test):
-        for image in whole(split)[:, 0].astype(np.int64):
-            rows, columns = np.flatnonzero(image.any(axis=1)), np.flatnonzero(image.any(axis=0))
-            assert max(np.ptp(rows), np.ptp(columns)) + 1 <= 20
-            assert np.abs(np.array(centre_of_mass(image)) - 13.5).max() <= 0.5 + 1e-9
 
 
 def test_a_block_by_hand() -> None:

@@ -77,13 +77,6 @@ def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("split", CLASS_NAMES)
-def test_class_names_are_torchvisions(split: str) -> None:
-    published = torchvision_datasets.EMNIST.classes_split_dict[split]
-    assert list(CLASS_NAMES[split]) == [name for name in published if name != "N/A"]
-    assert tuple(CLASS_NAMES) == torchvision_datasets.EMNIST.splits
-
-
-@pytest.mark.parametrize("split", CLASS_NAMES)
 def test_a_split_is_fetched_and_read_as_torchvision_reads_it(
     split: str, mirror: Path, tmp_path: Path
 ) -> None:
@@ -101,30 +94,13 @@ def test_a_split_is_fetched_and_read_as_torchvision_reads_it(
         assert found.shape == (1, 28, 28)
         images = whole(found)
         assert images.dtype == np.uint8
-        # torchvision leaves the images as they are in the file: mirrored at the diagonal.
+        # torchvision leaves them as they are in the file, column by column: mirrored.
         assert np.array_equal(images[:, 0], theirs.data.numpy().transpose(0, 2, 1))
         assert np.array_equal(found.labels + first_label(split), theirs.targets.numpy())
         assert [dataset.class_names[label] for label in found.labels] == [
             theirs.classes[target] for target in theirs.targets
         ]
     assert list(raw.iterdir()) == [raw / ARCHIVE]
-
-
-def test_a_letter_stands_upright(tmp_path: Path) -> None:
-    image = np.zeros((28, 28), np.uint8)  # an L
-    image[4:24, 6:9] = 255
-    image[21:24, 6:20] = 255
-    # The published files hold an image column by column.
-    by_columns = np.frombuffer(image.tobytes(order="F"), np.uint8).reshape(1, 28, 28)
-    files = {
-        name: idx(by_columns) if "images" in name else idx(np.array([12], np.uint8))
-        for name in LETTERS
-    }
-    (tmp_path / ARCHIVE).write_bytes(pack(files, zipfile.ZIP_STORED))
-    letters = read("letters", tmp_path)
-    for split in (letters.train, letters.test):
-        assert np.array_equal(whole(split)[0, 0], image)
-        assert CLASS_NAMES["letters"][split.labels[0]] == "l"
 
 
 def test_memory_does_not_grow_with_the_images(tmp_path: Path) -> None:
@@ -155,57 +131,49 @@ def read_letters(path: Path) -> None:
 
 BYCLASS_LABELS = FILES["byclass"][TRAIN_LABELS.replace("letters", "byclass")]
 ZIP = pack(LETTERS, zipfile.ZIP_STORED)
-BAD: dict[str, tuple[Callable[[], bytes], str]] = {
-    "a web page": (lambda: b"<html>" * 99, "not a valid zip file (File is not a zip file)"),
-    "its beginning is gone": (lambda: ZIP[20_000:], "("),
-    "a member is missing": (
-        lambda: pack({name: LETTERS[name] for name in LETTERS if name != TRAIN_LABELS}),
+BAD: list[tuple[str, Callable[[], bytes]]] = [
+    ("not a valid zip file (File is not a zip file)", lambda: b"<html>" * 99),
+    ("(", lambda: ZIP[20_000:]),
+    (
         f"{TRAIN_LABELS}: not in this zip",
+        lambda: pack({name: LETTERS[name] for name in LETTERS if name != TRAIN_LABELS}),
     ),
-    "a member is a web page": (
-        lambda: pack(LETTERS | {TRAIN_IMAGES: b"<html>"}),
+    (
         f"{TRAIN_IMAGES}: not a valid gzip file (Not a gzipped file",
+        lambda: pack(LETTERS | {TRAIN_IMAGES: b"<html>"}),
     ),
-    "a member claims a terabyte": (
-        lambda: pack(LETTERS, sizes={TRAIN_IMAGES: 1 << 40}),
+    (
         f"{TRAIN_IMAGES}: claims 1099511627776 bytes, more than the whole zip file",
+        lambda: pack(LETTERS, sizes={TRAIN_IMAGES: 1 << 40}),
     ),
-    "a member claims a byte less": (
-        lambda: pack(LETTERS, zipfile.ZIP_STORED, {TRAIN_IMAGES: len(LETTERS[TRAIN_IMAGES]) - 1}),
+    (
         f"not a valid zip file (Bad CRC-32 for file '{TRAIN_IMAGES}')",
+        lambda: pack(LETTERS, zipfile.ZIP_STORED, {TRAIN_IMAGES: len(LETTERS[TRAIN_IMAGES]) - 1}),
     ),
-    "a member is a bomb of zeros": (
-        lambda: pack(LETTERS | {TRAIN_IMAGES: LETTERS[TRAIN_IMAGES] + bytes(99 << 20)}),
-        "more than the whole zip file",
-    ),
-    "a member's gzip file is a bomb": (
+    (
+        f"{TRAIN_LABELS}: its header declares 150 bytes, it holds more",
         lambda: pack(
             LETTERS | {TRAIN_LABELS: LETTERS[TRAIN_LABELS] + idx(np.zeros(99 << 20, "B"))}
         ),
-        f"{TRAIN_LABELS}: its header declares 150 bytes, it holds more",
     ),
-    "another compression": (
-        lambda: pack(LETTERS, zipfile.ZIP_LZMA),
+    (
         f"{TRAIN_IMAGES}: neither stored nor deflated in its zip file",
+        lambda: pack(LETTERS, zipfile.ZIP_LZMA),
     ),
-    "encrypted": (
-        lambda: ZIP.replace(b"PK\1\2\x14\3\x14\0\0\0", b"PK\1\2\x14\3\x14\0\1\0"),
-        "is encrypted",
-    ),
-    "labels of another split": (
-        lambda: pack(LETTERS | {TRAIN_LABELS: BYCLASS_LABELS}),
+    ("is encrypted", lambda: ZIP.replace(b"PK\1\2\x14\3\x14\0\0\0", b"PK\1\2\x14\3\x14\0\1\0")),
+    (
         f"{TRAIN_LABELS}: the label 0 is not one of 1 to 26",
+        lambda: pack(LETTERS | {TRAIN_LABELS: BYCLASS_LABELS}),
     ),
-    "too few labels": (
-        lambda: pack(LETTERS | {TRAIN_LABELS: LETTERS[TRAIN_LABELS.replace("train", "test")]}),
+    (
         f"{TRAIN_LABELS}: 70 labels for 150 images",
+        lambda: pack(LETTERS | {TRAIN_LABELS: LETTERS[TRAIN_LABELS.replace("train", "test")]}),
     ),
-}
+]
 
 
-@pytest.mark.parametrize("name", BAD)
-def test_bad_zip_files(name: str, tmp_path: Path) -> None:
-    make, cause = BAD[name]
+@pytest.mark.parametrize(("cause", "make"), BAD)
+def test_bad_zip_files(cause: str, make: Callable[[], bytes], tmp_path: Path) -> None:
     (tmp_path / ARCHIVE).write_bytes(make())
     message = refusal(tmp_path / ARCHIVE, read_letters)
     assert cause in message

@@ -1,15 +1,13 @@
 """A user's own images: what the folders mean, and that every image arrives as it should."""
 
 import hashlib
-import io
 import os
 import shutil
 import signal
-import subprocess
-import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -18,7 +16,6 @@ from PIL import Image
 from containers import WRITERS, write_folder, write_tar_gz, write_zip
 from image_pipeline.common.errors import DataError, DownloadError, ParamsError, PipelineError
 from image_pipeline.common.params import Params, check_params, read_params
-from image_pipeline.common.processes import TASKS_AHEAD, Processes
 from image_pipeline.datasets import folder as folder_dataset
 from image_pipeline.datasets.folder import PLACEHOLDER, fetch
 from image_pipeline.downloading import mirrors, sources
@@ -29,18 +26,17 @@ from image_pipeline.reading.formats import FORMATS, SUFFIXES
 from image_pipeline.reading.pixels import PixelSettings
 from image_pipeline.tensorizing.params import TensorizeFolderParams
 from image_pipeline.tensors.tensor_files import read_split
-from project import ROOT, child_processes, serving, wait_until
+from project import ROOT, child_processes, serving
 from published import PARAMS, REPORTS, tensorize_into
+from reading.image_files import encoded
 from refusals import said_by
 
 SIZE = 8
 
 
-def shade(value: int, form: str = "PNG", size: tuple[int, int] = (SIZE, SIZE)) -> bytes:
+def shade(value: int) -> bytes:
     """Return an image file of one shade."""
-    file = io.BytesIO()
-    Image.new("L", size, value).save(file, form)
-    return file.getvalue()
+    return encoded(Image.new("L", (SIZE, SIZE), value))
 
 
 def classes(*names: str, images: int = 5) -> dict[str, bytes]:
@@ -209,21 +205,18 @@ def test_useless_files_are_skipped_and_counted(workers: int, tmp_path: Path) -> 
     assert (len(dataset.train.labels), len(dataset.test.labels)) == (10, 10)
 
 
-@pytest.mark.parametrize("kind", ["folder", "zip"])
 def test_files_that_are_no_images_and_in_no_class_folder_are_left_out(
-    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plain = load(classes("a", "b"), tmp_path / "plain")
     capsys.readouterr()
     others = ["LICENSE", "README.md", "pets/labels.csv", *(f"pets/x{n}.docx" for n in range(8))]
-    source = tmp_path / "images"
-    WRITERS[kind](source, under("pets") | dict.fromkeys(others, b"Dear reader"))
-    fetch(tmp_path / "raw", None, make(source))
-    found = read(tmp_path / "raw", make(source))
+    found = load(under("pets") | dict.fromkeys(others, b"Dear reader"), tmp_path)
     assert [line for line in capsys.readouterr().err.splitlines() if "left out" in line] == [
         "tensorize: left out files that are no images and in no class folder "
-        f"(11 in {source}): LICENSE; README.md; pets/labels.csv; pets/x0.docx; pets/x1.docx; "
-        "pets/x2.docx; pets/x3.docx; pets/x4.docx; pets/x5.docx; pets/x6.docx; and 1 more"
+        f"(11 in {tmp_path / 'images'}): LICENSE; README.md; pets/labels.csv; pets/x0.docx; "
+        "pets/x1.docx; pets/x2.docx; pets/x3.docx; pets/x4.docx; pets/x5.docx; pets/x6.docx; and "
+        "1 more"
     ]
     assert found.class_names == ("a", "b")
     assert found.skipped == 0
@@ -279,9 +272,7 @@ def wide(value: int, form: str = "PNG") -> bytes:
     """Return an image file of 16 bits, black at the left and of the value at the right."""
     values = np.zeros((SIZE, SIZE), np.uint16)
     values[:, SIZE // 2 :] = value
-    file = io.BytesIO()
-    Image.fromarray(values).save(file, form)
-    return file.getvalue()
+    return encoded(Image.fromarray(values), form)
 
 
 def rightmost(dataset: RawDataset) -> dict[int, list[int]]:
@@ -333,15 +324,10 @@ def test_one_bright_image_of_16_bits_counts_for_all(
 def test_without_16_bit_images_nothing_is_decoded_twice(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    decoded: list[bytes] = []
-
-    def decode(content: bytes, settings: PixelSettings) -> tuple[bytes, int | None]:
-        decoded.append(content)
-        return pixels.decode(content, settings)
-
+    decode = Mock(wraps=pixels.decode)
     monkeypatch.setattr(decoding, "decode", decode)
     assert load(classes("a", "b"), tmp_path).bits == 16
-    assert len(decoded) == 10
+    assert decode.call_count == 10
     assert "16 bits" not in capsys.readouterr().err
 
 
@@ -374,9 +360,7 @@ def mixed(count: int) -> dict[str, bytes]:
         shape = (height, width, 3) if colour else (height, width)
         image = Image.fromarray(rng.integers(0, 256, shape, np.uint8))
         form = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF")[number % 6]
-        file = io.BytesIO()
-        image.save(file, form)
-        files[f"class {number % 4}/{number:05}.{form.lower()}"] = file.getvalue()
+        files[f"class {number % 4}/{number:05}.{form.lower()}"] = encoded(image, form)
     return files
 
 
@@ -391,20 +375,17 @@ def tensors(params: Params, folder: Path, workers: int | None = 1) -> list[str]:
 def test_what_the_disk_cannot_hold_is_refused_before_it_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    usage = shutil.disk_usage(tmp_path)
+    files, large = classes("cat", "dog"), {"channels": 3, "image_size": 1000}
     what = "10 images of 3 x 1000 x 1000 pixels take 30 MB, twice that until they are split"
-    for free, fits in ((60_000_000, True), (59_999_999, False)):
-        one = usage._replace(free=free)
-        monkeypatch.setattr(shutil, "disk_usage", lambda _, one=one: one)
-        settings = {"channels": 3, "image_size": 1000}
-        if fits:
-            load(classes("cat", "dog"), tmp_path, **settings)
-            assert capsys.readouterr().out == f"tensorize: {what}\n"
-        else:
-            assert refusal({}, tmp_path, **settings) == (
-                f"{tmp_path / 'data'}: {what}, and 60 MB are free on this disk; free some space, "
-                "or lower tensorize.folder.image_size"
-            )
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=60_000_000))
+    load(files, tmp_path, **large)
+    assert capsys.readouterr().out == f"tensorize: {what}\n"
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=59_999_999))
+    assert refusal(files, tmp_path, **large) == (
+        f"{tmp_path / 'data'}: {what}, and 60 MB are free on this disk; free some space, or lower "
+        "tensorize.folder.image_size"
+    )
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -510,62 +491,6 @@ def test_an_archive_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert not list((tmp_path / "never").rglob("*.*"))
 
 
-def living(processes: list[int]) -> list[int]:
-    """Return those processes that have not ended, nor wait for somebody to take note of it."""
-    found = []
-    for process in processes:
-        try:
-            if Path(f"/proc/{process}/stat").read_text().rpartition(") ")[2][0] != "Z":
-                found.append(process)
-        except OSError:
-            continue
-    return found
-
-
-DECODE_FOR_EVER = """
-import itertools, sys
-from pathlib import Path
-import numpy as np
-from image_pipeline.common.processes import Processes
-from image_pipeline.reading import decoding
-from image_pipeline.reading.pixels import PixelSettings
-
-with open(sys.argv[1], "rb") as tar:
-    sizes = np.array([int(sys.argv[2])])
-    first = np.array([0])
-    task = tar.fileno(), first, np.array([512]), sizes, PixelSettings(1, 500, "pad")
-    with Processes(2, "decodes images") as processes:
-        for _ in processes.map(decoding.run_task, itertools.repeat(task)):
-            print("decoded", flush=True)
-"""
-
-
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
-def test_no_process_outlives_the_one_that_started_it(number: int, tmp_path: Path) -> None:
-    content = shade(7)
-    write_folder(tmp_path / "images", {"a/1.png": content, "b/1.png": content})
-    fetch(tmp_path, None, make(tmp_path / "images"))
-    arguments = (str(tmp_path / "images.tar"), str(len(content)))
-    command = [sys.executable, "-c", DECODE_FOR_EVER, *arguments]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(
-        command, stdout=pipe, stderr=pipe, text=True, start_new_session=True
-    ) as process:
-        assert process.stdout
-        assert process.stderr
-        assert process.stdout.readline() == "decoded\n"
-        children = child_processes(process.pid)
-        assert len(living(children)) == 2
-        if number == signal.SIGINT:
-            os.killpg(process.pid, number)  # as a terminal does
-        else:
-            process.send_signal(number)
-        told = process.communicate(timeout=60)[1]
-        wait_until(lambda: not living(children), "the end of its processes", 60)
-        # Of Ctrl-C, only this process has anything to say.
-        assert told.count("Traceback") == (number == signal.SIGINT)
-
-
 def test_a_process_that_is_killed_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     content = shade(7)
     write_folder(tmp_path / "images", {"a/1.png": content, "b/1.png": content})
@@ -581,23 +506,3 @@ def test_a_process_that_is_killed_is_told(tmp_path: Path, monkeypatch: pytest.Mo
     ):
         decoding.decode_all(tar.fileno(), offsets, sizes, PixelSettings(1, 4, "pad"), pixels)
     assert child_processes() == before
-
-
-def test_what_is_decoded_ahead_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Memory is flat in the number of images: no task is made before there is room for it."""
-    content, begun = shade(7), []
-    (tmp_path / "images").write_bytes(content)
-    monkeypatch.setattr(decoding, "TASK_IMAGES", 1)
-
-    def tasks(tar: int) -> Iterator[tuple[object, ...]]:
-        for number in range(50):
-            begun.append(number)
-            where = np.zeros(1, int), np.array([len(content)])
-            yield tar, np.array([number]), *where, PixelSettings(1, 4, "pad")
-
-    with (tmp_path / "images").open("rb") as tar, Processes(2, "decodes images") as processes:
-        decoded = processes.map(decoding.run_task, tasks(tar.fileno()))
-        for done, found in enumerate(decoded):
-            assert found == (done, bytes([7]) * 16, {}, {})
-            assert len(begun) - done <= 2 * TASKS_AHEAD + 1
-    assert len(begun) == 50

@@ -11,7 +11,6 @@ import pytest
 from PIL import Image, features
 
 from image_pipeline.reading import formats
-from image_pipeline.reading.formats import SUFFIXES
 from image_pipeline.reading.pixels import PixelSettings, has_more_frames
 from reading.image_files import HEIC, decoded, encoded, failure
 
@@ -102,8 +101,3 @@ def test_avif_without_pillows_own_decoder_says_so(monkeypatch: pytest.MonkeyPatc
 
 def test_a_video_is_no_image() -> None:
     assert failure(VIDEO).startswith("not an image in one of the formats PNG, JPEG, BMP, GIF, TIF")
-
-
-def test_the_suffixes() -> None:
-    for name in ("jfif", "jpe", "ppm", "pgm", "jp2", "avif", "heic"):
-        assert f".{name}" in SUFFIXES

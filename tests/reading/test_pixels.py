@@ -84,10 +84,7 @@ def test_half_transparent_pixels_are_mixed() -> None:
     assert pixels(encoded(image), COLOUR)[:, 0, 0].tolist() == [224, 204, 204]
 
 
-def test_palettes_and_single_bits() -> None:
-    image = Image.new("P", (4, 4), 1)
-    image.putpalette([0, 0, 0, 200, 100, 50])
-    assert pixels(encoded(image), COLOUR)[:, 0, 0].tolist() == [200, 100, 50]
+def test_single_bits() -> None:
     bits = Image.fromarray(RAMP >= 128)
     assert np.array_equal(pixels(encoded(bits))[0], (RAMP >= 128) * 255)
 
@@ -97,17 +94,6 @@ def test_sixteen_bits_are_scaled(form: str) -> None:
     wide = np.array([[0, 128, 129, 257], [65535, 32768, 65406, 65407]] * 2, np.uint16)
     expected = [[0, 0, 1, 1], [255, 128, 254, 255]] * 2
     assert pixels(encoded(Image.fromarray(wide), form))[0].tolist() == expected
-
-
-def test_pixels_of_unknown_range_are_refused() -> None:
-    content = encoded(Image.fromarray(RAMP.astype(np.float32)), "TIFF")
-    assert failure(content) == "its pixels have 32 bits, with no defined white"
-
-
-def test_cmyk() -> None:
-    image = Image.new("CMYK", (4, 4), (0, 255, 255, 0))
-    red, green, blue = pixels(encoded(image, "TIFF"), COLOUR)[:, 0, 0].tolist()
-    assert (red, green, blue) == (255, 0, 0)
 
 
 @pytest.mark.parametrize("form", ["PNG", "TIFF", "WEBP"])
