@@ -192,7 +192,7 @@ def test_the_first_ten_are_named_and_the_others_counted(workers: int, tmp_path: 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_useless_files_are_skipped_and_counted(workers: int, tmp_path: Path) -> None:
     clean = load(classes("a", "b"), tmp_path / "clean")
-    settings = {"unreadable": "skip", "workers": workers}
+    settings: dict[str, Any] = {"unreadable": "skip", "workers": workers}
     dataset = load(classes("a", "b") | BROKEN, tmp_path / "broken", **settings)
     assert dataset.class_names == ("a", "b")
     assert dataset.skipped == 5
