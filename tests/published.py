@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from image_pipeline.common.params import read_params
-from image_pipeline.downloading.dataset import Dataset, RawDataset, RawSplit
+from image_pipeline.downloading.dataset import RawDataset, RawSplit
 from image_pipeline.tensorizing.data_report import SPLITS
 from image_pipeline.tensorizing.duplicates import Table
 from image_pipeline.tensorizing.tensorize import tensorize
@@ -35,13 +35,6 @@ def md5(path: Path) -> str:
 def whole(split: RawSplit) -> np.ndarray:
     """Return all images of a split, `[N, C, H, W]`."""
     return np.concatenate(list(split.chunks()))
-
-
-def read_all(dataset: Dataset, folder: Path) -> None:
-    """Read every image of a data set."""
-    raw = dataset.read(folder, PARAMS)
-    for split in (raw.train, raw.test):
-        whole(split)
 
 
 def tensorize_into(

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torchvision import datasets as torchvision_datasets
 
 from image_pipeline.datasets import usps
-from published import PARAMS, REMEDY, md5, read_all, whole
+from published import PARAMS, REMEDY, md5, whole
 from refusals import quick, refusal, valid_or_refused
 
 ZEROS = ["0"] * 256
@@ -79,7 +79,9 @@ def test_its_files_are_fetched_and_read_as_torchvision_reads_them(
 
 
 def read(path: Path) -> None:
-    read_all(usps, path.parent)
+    dataset = usps.read(path.parent, PARAMS)
+    for split in (dataset.train, dataset.test):
+        whole(split)
 
 
 LIBSVM = "not in LIBSVM's format ("
@@ -146,4 +148,5 @@ def test_any_damage(
 ) -> None:
     folder = tmp_path_factory.getbasetemp() / "usps"
     write(folder, GOOD_LINE[:start] + put + GOOD_LINE[start + length :], GOOD_LINE)
-    valid_or_refused(folder / "usps.bz2", lambda: read_all(usps, folder), "dvc repro")
+    path = folder / "usps.bz2"
+    valid_or_refused(path, lambda: read(path), "dvc repro")
