@@ -48,6 +48,13 @@ def test_another_file_is_refused(content: bytes, cause: str, tmp_path: Path) -> 
     assert message == cause + REMEDY
 
 
+def test_a_file_without_its_last_byte_is_refused(raw: Path) -> None:
+    path = raw / digits.FILE
+    path.write_bytes(path.read_bytes()[:-1])
+    message = refusal(path, lambda path: digits.read(path.parent, PARAMS))
+    assert message.startswith("not a valid gzip file (Compressed file ended")
+
+
 def test_a_block_by_hand() -> None:
     # Four rows of two full pixels: the longer side becomes 20 pixels, the shorter one 10.
     image = np.zeros((8, 8), np.uint8)
