@@ -1,11 +1,10 @@
 """Model files: a round trip, and invalid files are refused with the reason."""
 
-import dataclasses
 import json
 import math
 import resource
 import sys
-from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 
 from image_pipeline import models
 from image_pipeline.common.errors import DataError
@@ -59,12 +58,23 @@ def model(weights: dict[str, Tensor] | None = None, **card: Any) -> bytes:
     return save(WEIGHTS | (weights or {}), values)
 
 
-def test_round_trip(file: Path) -> None:
-    write_model(file, MODEL, CARD)
-    found, card = read_model(file)
+def test_round_trip(tmp_path: Path) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+    for path in (one, other):
+        write_model(path, MODEL, CARD)
+    found, card = read_model(one)
     assert card == CARD
     assert not found.training
-    assert all(torch.equal(tensor, WEIGHTS[name]) for name, tensor in found.state_dict().items())
+    assert_same_weights(found, MODEL)
+    assert one.read_bytes() == other.read_bytes()
+    with safe_open(one, framework="pt") as stored:
+        assert list(stored.metadata()) == [METADATA_KEY]  # a second key would be in random order
+
+
+def assert_same_weights(one: nn.Module, other: nn.Module) -> None:
+    for name, tensor in one.state_dict().items():
+        assert torch.equal(tensor, other.state_dict()[name])
+        assert tensor.stride() == other.state_dict()[name].stride()
 
 
 def test_training_statistics_round_trip(tmp_path: Path) -> None:
@@ -144,21 +154,13 @@ def test_a_network_changed_after_training(card: dict[str, Any], file: Path) -> N
     )
 
 
-def test_the_same_model_is_the_same_bytes(tmp_path: Path) -> None:
-    for name in ("one", "other"):
-        write_model(tmp_path / name, MODEL, CARD)
-    assert (tmp_path / "one").read_bytes() == (tmp_path / "other").read_bytes()
-    with safe_open(tmp_path / "one", framework="pt") as stored:
-        assert list(stored.metadata()) == [METADATA_KEY]  # a second key would be in random order
-
-
 def test_memory_formats_and_buffers_are_restored(tmp_path: Path) -> None:
     """The residual network's weights are channels_last, and its batch norm has buffers."""
     network = networks.build("resnet", {}, (3, 16, 16), 3)
     with torch.no_grad():
         for number, tensor in enumerate(network.state_dict().values()):
             tensor.fill_(number)
-    card = dataclasses.replace(
+    card = replace(
         CARD,
         network="resnet",
         source=networks.source_hash("resnet"),
@@ -168,9 +170,7 @@ def test_memory_formats_and_buffers_are_restored(tmp_path: Path) -> None:
     )
     write_model(tmp_path / "m", network, card)
     found, _ = read_model(tmp_path / "m")
-    for name, tensor in network.state_dict().items():
-        assert torch.equal(found.state_dict()[name], tensor)
-        assert found.state_dict()[name].stride() == tensor.stride()
+    assert_same_weights(found, network)
 
 
 # Before version 3, its weights had the other sign; the first version is no longer read.
@@ -198,45 +198,20 @@ class Model(nn.Module):
     def forward(self, images):
         return self.head(self.layers(images))
 """
-# The smallest that torchvision has; its own loading demands its version.
-MNASNET = """
-from torch import nn
-from torchvision.models import MNASNet
 
 
-class Model(nn.Module):
-    def __init__(self, shape, classes):
-        super().__init__()
-        self.layers = MNASNet(0.1, num_classes=classes)
-
-    def forward(self, images):
-        return self.layers(images.expand(-1, 3, -1, -1).repeat(1, 1, 16, 16))
-"""
-
-
-@pytest.fixture
-def custom_card(
-    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[ModelCard]:
-    """Add a network with the code that is the parameter; return the card of a model of it."""
-    (tmp_path / "custom.py").write_text(request.param)
+def test_versions_of_layers_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "custom.py").write_text(VERSIONED)
     monkeypatch.setattr(networks, "FOLDER", tmp_path)
     monkeypatch.setattr(models, "__path__", [str(tmp_path)])
-    yield dataclasses.replace(
-        CARD, network="custom", source=networks.source_hash("custom"), options={}
-    )
-    sys.modules.pop("image_pipeline.models.custom", None)
-
-
-@pytest.mark.parametrize("custom_card", [VERSIONED], indirect=True)
-def test_versions_of_layers_are_kept(custom_card: ModelCard, tmp_path: Path) -> None:
+    monkeypatch.delitem(sys.modules, "image_pipeline.models.custom", raising=False)
+    source = networks.source_hash("custom")
     network = networks.build("custom", {}, (1, 2, 3), 3)
     path = tmp_path / "m"
-    write_model(path, network, custom_card)
+    write_model(path, network, replace(CARD, network="custom", source=source, options={}))
     found, card = read_model(path)
     assert card.versions == {"layers.2": {"version": 2}, "head": {"version": 3}}
-    for name, tensor in network.state_dict().items():
-        assert torch.equal(found.state_dict()[name], tensor)
+    assert_same_weights(found, network)
 
     def write_with(**versions: object) -> None:
         """Write the same weights with other versions."""
@@ -259,19 +234,8 @@ def test_versions_of_layers_are_kept(custom_card: ModelCard, tmp_path: Path) -> 
         assert message.endswith(REMEDY)
 
 
-def test_a_network_without_versions_has_the_metadata_it_always_had() -> None:
-    assert "versions" not in VALUES
-    assert CARD.versions == {}
-
-
-@pytest.mark.parametrize("custom_card", [MNASNET], indirect=True)
-def test_mnasnet_of_torchvision(custom_card: ModelCard, tmp_path: Path) -> None:
-    network = networks.build("custom", {}, (1, 2, 3), 3).eval()
-    write_model(tmp_path / "m", network, custom_card)
-    found, card = read_model(tmp_path / "m")
-    assert card.versions["layers"] == {"version": 2}
-    images = torch.rand(2, 1, 2, 3)
-    assert torch.equal(found(images), network(images))
+def test_a_network_without_versions_or_weights_of_others_has_the_metadata_it_always_had() -> None:
+    assert VALUES.keys().isdisjoint({"versions", "weights"})
 
 
 def test_a_missing_file_and_a_folder(tmp_path: Path) -> None:

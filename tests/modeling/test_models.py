@@ -1,5 +1,6 @@
 """Networks by name: those of the project, new ones, and the errors for invalid ones."""
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -16,50 +17,65 @@ from refusals import said_by
 MNIST = (1, 28, 28)
 
 
+NETWORK = """
+import torch
+from torch import nn
+
+
+class Model(nn.Module):
+    def __init__(self, shape, classes, *, width: int = 3, rate: float = 0.0):
+        super().__init__()
+        self.rates = torch.linspace(0, rate, 2).tolist()
+        self.hidden = nn.LazyLinear(width)
+        self.output = nn.Linear(width, classes)
+
+    def forward(self, images):
+        """
+LOGITS = "return self.output(self.hidden(images.flatten(1)))"
+
+
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return a temporary folder of networks, with copies of the project's."""
-    monkeypatch.setattr(models, "__path__", [str(tmp_path), *models.__path__])
-    existing = networks.names()
+    shutil.copytree(networks.FOLDER, tmp_path, dirs_exist_ok=True)
+    monkeypatch.setattr(models, "__path__", [str(tmp_path)])
     monkeypatch.setattr(networks, "FOLDER", tmp_path)
-    for name in existing:
-        (tmp_path / f"{name}.py").write_bytes(
-            (Path(models.__path__[1]) / f"{name}.py").read_bytes()
-        )
     return tmp_path
 
 
-def write(folder: Path, name: str, body: str) -> str:
-    """Write a network whose forward is `body`; return its name."""
+def write(folder: Path, name: str, content: str = NETWORK + LOGITS) -> None:
+    """Write the file of a network."""
     sys.modules.pop(f"{models.__name__}.{name}", None)
-    (folder / f"{name}.py").write_text(
-        "import torch\nfrom torch import nn\n\n\nclass Model(nn.Module):\n"
-        "    def __init__(self, shape, classes, *, width: int = 3, rate: float = 0.0):\n"
-        "        super().__init__()\n"
-        "        self.rates = torch.linspace(0, rate, 2).tolist()\n"
-        "        self.hidden = nn.LazyLinear(width)\n"
-        "        self.output = nn.Linear(width, classes)\n\n"
-        f"    def forward(self, images):\n        {body}\n"
-    )
-    return name
+    (folder / f"{name}.py").write_text(f"{content}\n")
 
 
 def shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
 
 
-def test_the_default_mlp_has_105214_parameters() -> None:
-    model = networks.build("mlp", {}, MNIST, 10)
-    assert sum(weights.numel() for weights in model.parameters()) == 105_214
+@pytest.mark.parametrize(
+    ("name", "options", "weights"),
+    [
+        ("mlp", {}, {"hidden.0": (120, 784), "hidden.1": (84, 120), "output": (10, 84)}),
+        (
+            "cnn",
+            {"filters": [16, 64], "hidden_sizes": [48]},
+            {
+                "convolutions.0": (16, 1, 5, 5),  # 28 pixels become (28 - 5) // 2 + 1 = 12
+                "convolutions.1": (64, 16, 5, 5),  # and these (12 - 5) // 2 + 1 = 4
+                "hidden.0": (48, 64 * 4 * 4),
+                "output": (10, 48),
+            },
+        ),
+    ],
+)
+def test_the_shapes_of_parameters(
+    name: str, options: dict[str, object], weights: dict[str, tuple[int, ...]]
+) -> None:
+    model = networks.build(name, options, MNIST, 10)
     assert model.training
-    assert shapes(model) == {
-        "hidden.0.weight": (120, 784),
-        "hidden.0.bias": (120,),
-        "hidden.1.weight": (84, 120),
-        "hidden.1.bias": (84,),
-        "output.weight": (10, 84),
-        "output.bias": (10,),
-    }
+    biases = {f"{layer}.bias": shape[:1] for layer, shape in weights.items()}
+    assert shapes(model) == biases | {f"{layer}.weight": shape for layer, shape in weights.items()}
 
 
 def test_the_mlp_by_hand() -> None:
@@ -74,21 +90,6 @@ def test_the_mlp_by_hand() -> None:
     )
     # Hidden: 3 + 8 + 0.5 = 11.5, and -3 + 1 = -2, which ReLU makes 0. Logits: 11.5 and -23 + 3.
     assert model(torch.tensor([[[[3.0, 4.0]]]])).tolist() == [[11.5, -20.0]]
-
-
-def test_the_shapes_of_the_cnns_parameters() -> None:
-    model = networks.build("cnn", {"filters": [16, 64], "hidden_sizes": [48]}, MNIST, 10)
-    # 28 pixels become (28 - 5) // 2 + 1 = 12, and these (12 - 5) // 2 + 1 = 4.
-    assert shapes(model) == {
-        "convolutions.0.weight": (16, 1, 5, 5),
-        "convolutions.0.bias": (16,),
-        "convolutions.1.weight": (64, 16, 5, 5),
-        "convolutions.1.bias": (64,),
-        "hidden.0.weight": (48, 64 * 4 * 4),
-        "hidden.0.bias": (48,),
-        "output.weight": (10, 48),
-        "output.bias": (10,),
-    }
 
 
 @pytest.mark.parametrize("name", sorted({*networks.names()} - {"torchvision"}))  # colour only
@@ -119,74 +120,68 @@ def test_the_residual_networks_first_patterns_are_orthogonal_and_fixed() -> None
 
 
 def test_a_new_network_is_one_file(folder: Path) -> None:
-    name = write(folder, "fresh", "return self.output(self.hidden(images.flatten(1)).relu())")
-    assert name in networks.names()
-    model = networks.build(name, {"width": 5, "rate": 0.5}, (3, 4, 4), 7)
+    write(folder, "fresh")
+    assert "fresh" in networks.names()
+    model = networks.build("fresh", {"width": 5, "rate": 0.5}, (3, 4, 4), 7)
     assert shapes(model)["hidden.weight"] == (5, 48)  # the dry run has initialised the lazy layer
     assert networks.first_layer(model, (3, 4, 4)) == "hidden.weight"
-    before = networks.source_hash(name)
-    write(folder, name, "return self.output(self.hidden(images.flatten(1)))")
-    assert networks.source_hash(name) != before
+    before = networks.source_hash("fresh")
+    write(folder, "fresh", f"{NETWORK}{LOGITS}.relu()")
+    assert networks.source_hash("fresh") != before
+
+
+FILE = "src/image_pipeline/models/odd.py"
+RETURNED = (
+    f"{FILE}: forward must return logits float32 [B, 2] for images [B, 1, 4, 4]; for B = 2 it "
+    "returned "
+)
+NOT_A_TENSOR = f"{LOGITS}\n\n    def get_extra_state(self):\n        return {{'steps': 3}}"
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("options", "forward", "message"),
     [
-        ({"widht": 3}, "train.model.odd.widht: unknown option; the options are width, rate"),
         (
-            {"width": "3"},
-            "train.model.odd.width: 3 is not allowed: input should be a valid integer",
+            {"widht": 3},
+            LOGITS,
+            "train.model.odd.widht: unknown option; the options are width, rate",
         ),
-        ({"width": True}, "train.model.odd.width: True is not allowed: input should be a valid"),
-        ({"width": -3}, "train.model.odd: the network fails with these options for 2 classes and"),
+        (
+            {"width": -3},
+            LOGITS,
+            "train.model.odd: the network fails with these options for 2 classes and images of "
+            "1x4x4: ",
+        ),
+        ({}, "return self.hidden(images.flatten(1))", f"{RETURNED}torch.float32 [2, 3]"),
+        ({}, "return [images]", f"{RETURNED}list []"),
+        ({}, f"{LOGITS}.double()", f"{RETURNED}torch.float64"),
+        (
+            {},
+            NOT_A_TENSOR,
+            f"{FILE}: a model file stores tensors only, but `_extra_state` is of type dict; use "
+            "`register_buffer` instead of `get_extra_state`",
+        ),
     ],
 )
-def test_invalid_options(options: dict[str, object], message: str, folder: Path) -> None:
-    write(folder, "odd", "return self.output(self.hidden(images.flatten(1)))")
+def test_networks_that_are_refused(
+    options: dict[str, object], forward: str, message: str, folder: Path
+) -> None:
+    write(folder, "odd", NETWORK + forward)
     assert said_by(NetworkError, networks.build, "odd", options, (1, 4, 4), 2).startswith(message)
 
 
 def test_the_line_that_fails_is_named(folder: Path) -> None:
-    write(folder, "failing", "return self.output(images)")
-    with pytest.raises(NetworkError, match=r"images of 1x4x4: .* \(src/.*failing.py, line 13\)$"):
-        networks.build("failing", {}, (1, 4, 4), 2)
-
-
-@pytest.mark.parametrize(
-    ("body", "message"),
-    [
-        ("return self.hidden(images.flatten(1))", r"for B = 2 it returned torch.float32 \[2, 3\]$"),
-        (
-            "return [images]",
-            r"\[B, 2\] for images \[B, 1, 4, 4\]; for B = 2 it returned list \[\]$",
-        ),
-        ("return self.output(self.hidden(images.flatten(1))).double()", "returned torch.float64"),
-    ],
-)
-def test_outputs_that_are_not_logits(body: str, message: str, folder: Path) -> None:
-    write(folder, "other", body)
-    with pytest.raises(NetworkError, match=message):
-        networks.build("other", {}, (1, 4, 4), 2)
-
-
-def test_a_state_that_is_no_tensor(folder: Path) -> None:
-    write(folder, "counting", "return self.output(self.hidden(images.flatten(1)))")
-    with (folder / "counting.py").open("a") as file:
-        file.write("\n    def get_extra_state(self):\n        return {'steps': 3}\n")
-    assert said_by(NetworkError, networks.build, "counting", {}, (1, 4, 4), 2) == (
-        "src/image_pipeline/models/counting.py: a model file stores tensors only, but "
-        "`_extra_state` is of type dict; use `register_buffer` instead of `get_extra_state`"
-    )
+    write(folder, "odd", f"{NETWORK}return self.output(images)")
+    with pytest.raises(NetworkError, match=rf"images of 1x4x4: .* \({FILE}, line 14\)$"):
+        networks.build("odd", {}, (1, 4, 4), 2)
 
 
 def test_a_function_may_build_the_network(folder: Path) -> None:
-    write(folder, "linear", "return 0")
     begin = "from torch import nn\n\n\ndef Model(shape, classes, *, bias: bool = True):\n    "
     layers = "nn.Sequential(nn.Flatten(), nn.Linear(784, classes, bias))"
-    (folder / "linear.py").write_text(f"{begin}return {layers}\n")
+    write(folder, "linear", f"{begin}return {layers}")
     assert shapes(networks.build("linear", {"bias": False}, MNIST, 3)) == {"1.weight": (3, 784)}
-    sys.modules.pop(f"{models.__name__}.linear")
-    (folder / "linear.py").write_text(f"{begin}return lambda images: images\n")
+    write(folder, "linear", f"{begin}return lambda images: images")
     with pytest.raises(NetworkError, match="`Model` returned a function, not an "):
         networks.build("linear", {}, MNIST, 3)
 
@@ -195,7 +190,7 @@ def test_a_name_without_a_file_or_a_model(folder: Path) -> None:
     said = said_by(NetworkError, networks.build, "resnte", {}, MNIST, 10)
     assert said.startswith("train.model.name: no network `resnte` in ")
     assert said.endswith(", mlp, resnet, torchvision")
-    (folder / "empty.py").write_text("")
+    write(folder, "empty", "")
     said = said_by(NetworkError, networks.build, "empty", {}, MNIST, 10)
     assert said.endswith("empty.py: no `class Model(nn.Module)` in this file")
 

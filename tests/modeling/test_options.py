@@ -8,6 +8,7 @@ from pydantic import Field
 
 from image_pipeline.common.errors import ParamsError
 from image_pipeline.modeling.options import check_options
+from refusals import said_by
 
 
 def focal(
@@ -44,9 +45,7 @@ def test_values_get_the_types_of_the_annotations() -> None:
     ],
 )
 def test_options_that_the_signature_rules_out(options: dict[str, object], message: str) -> None:
-    with pytest.raises(ParamsError) as caught:
-        check_options("train.loss.focal", focal, options)
-    assert str(caught.value) == message
+    assert said_by(ParamsError, check_options, "train.loss.focal", focal, options) == message
 
 
 def test_a_function_may_take_any_option() -> None:
