@@ -30,6 +30,11 @@ def make_split(count: int, seed: int, shape: tuple[int, int, int] = SHAPE) -> Sp
     return Split(torch.from_numpy(images), torch.from_numpy(rng.integers(0, 3, count)), info)
 
 
+def choice(name: str, **options: Any) -> dict[str, Any]:
+    """Return the block of params.yaml that chooses a name, with its options."""
+    return {"name": name, name: options}
+
+
 def make_trainer(
     images: tuple[int, int] = (30, 9),
     shape: tuple[int, int, int] = SHAPE,
@@ -41,7 +46,7 @@ def make_trainer(
 
     `changes` are of the params of `train` and of `machine`.
     """
-    small = {"model": {"name": "mlp", "mlp": {"hidden_sizes": [6]}}, "epochs": 4, "batch_size": 8}
+    small = {"model": choice("mlp", hidden_sizes=[6]), "epochs": 4, "batch_size": 8}
     own = ("cores", "checkpoint_every")
     of_machine: dict[str, Any] = {key: changes.pop(key) for key in own if key in changes}
     params = TrainParams.model_validate(COMMITTED.train.model_dump() | small | changes)

@@ -2,6 +2,7 @@ import hashlib
 import io
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,9 @@ import image_pipeline.modeling.model_file
 from image_pipeline.training.checkpoint import DIGEST_BYTES, KEPT, CheckpointFile, result_key
 from image_pipeline.training.params import TrainParams
 from image_pipeline.training.train import Trainer
-from refusals import quick
-from toy import COMMITTED, make_trainer, result, train
+from refusals import damaged, quick
+from toy import COMMITTED, KEY, choice, make_trainer, result, train
 
-KEY = "0123456789abcdef" * 4
 STATE = {"model": {"weight": torch.arange(6.0).reshape(2, 3)}, "history": [{"epoch": 1}]}
 
 
@@ -32,40 +32,22 @@ def sealed_save(value: object) -> bytes:
     return seal(buffer.getvalue())
 
 
-def test_a_state_comes_back_as_it_was(tmp_path: Path) -> None:
-    checkpoint = CheckpointFile(tmp_path, KEY)
+FOREIGN = "no checkpoint of this pipeline"
+WHOLE = sealed_save({"key": KEY, "state": STATE})
+
+
+def test_a_state_comes_back_as_it_was(checkpoint: CheckpointFile) -> None:
     assert checkpoint.load() is None
     checkpoint.save(STATE)
+    assert checkpoint.path.read_bytes() == WHOLE
     state = checkpoint.load()
     assert state is not None
     assert torch.equal(state["model"]["weight"], torch.arange(6.0).reshape(2, 3))
     assert state["history"] == [{"epoch": 1}]
-    assert [path.name for path in tmp_path.iterdir()] == [f"{KEY[:32]}.checkpoint"]
+    assert [path.name for path in checkpoint.folder.iterdir()] == [f"{KEY[:32]}.checkpoint"]
     checkpoint.remove()
-    assert list(tmp_path.iterdir()) == []
+    assert list(checkpoint.folder.iterdir()) == []
     checkpoint.remove()  # again: nothing to do
-
-
-def test_the_file_begins_with_the_digest_of_the_rest(tmp_path: Path) -> None:
-    checkpoint = CheckpointFile(tmp_path, KEY)
-    checkpoint.save(STATE)
-    content = checkpoint.path.read_bytes()
-    assert hashlib.sha256(content[DIGEST_BYTES:]).digest() == content[:DIGEST_BYTES]
-
-
-@pytest.mark.parametrize("kept", [0, DIGEST_BYTES, -1])
-def test_a_truncated_file_is_reported_and_ignored(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], kept: int
-) -> None:
-    checkpoint = CheckpointFile(tmp_path, KEY)
-    checkpoint.save(STATE)
-    content = checkpoint.path.read_bytes()
-    checkpoint.path.write_bytes(content[:kept])
-    assert checkpoint.load() is None
-    assert capfd.readouterr().err == (
-        f"WARNING: {checkpoint.path}: this checkpoint is torn; it is ignored and training starts "
-        "from the beginning.\n"
-    )
 
 
 @pytest.fixture(scope="module")
@@ -74,51 +56,42 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> CheckpointFile:
 
 
 @quick
-@given(start=st.integers(0, 1500), length=st.integers(0, 9), new=st.binary(max_size=9))
-def test_any_damage_is_seen(start: int, length: int, new: bytes, kept: CheckpointFile) -> None:
-    kept.save(STATE)
-    content = kept.path.read_bytes()
-    changed = content[:start] + new + content[start + length :]
-    kept.path.write_bytes(changed)
-    assert (kept.load() is None) == (changed != content)
-
-
-@quick
-@given(content=st.binary(max_size=200))
-def test_any_content_with_a_digest_is_ignored(content: bytes, kept: CheckpointFile) -> None:
-    kept.path.write_bytes(seal(content))
-    assert kept.load() is None
+@given(content=damaged(WHOLE) | st.binary(max_size=200).map(seal))
+def test_any_other_content_is_ignored(content: bytes, kept: CheckpointFile) -> None:
+    kept.path.write_bytes(content)
+    assert (kept.load() is None) == (content != WHOLE)
 
 
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (seal(b""), "no checkpoint of this pipeline (EOFError)"),
-        (seal(b"hello"), "no checkpoint of this pipeline ("),
-        (sealed_save([1]), "no checkpoint of this pipeline (TypeError)"),
-        (sealed_save({"state": {}}), "no checkpoint of this pipeline (KeyError)"),
-        (sealed_save({"key": KEY, "state": 7}), "no checkpoint of this pipeline (TypeError)"),
+        (b"", "torn; "),
+        (WHOLE[:DIGEST_BYTES], "torn; "),
+        (WHOLE[:-1], "torn; "),
+        (seal(b""), f"{FOREIGN} (EOFError)"),
+        (seal(b"hello"), f"{FOREIGN} ("),
+        (sealed_save([1]), f"{FOREIGN} (TypeError)"),
+        (sealed_save({"state": {}}), f"{FOREIGN} (KeyError)"),
+        (sealed_save({"key": KEY, "state": 7}), f"{FOREIGN} (TypeError)"),
         (sealed_save({"key": "f" * 64, "state": STATE}), "of another run"),
         # Pickles of arbitrary classes are never built: that would run code of the file's choice.
-        (sealed_save({"key": KEY, "state": {"x": Path()}}), "(UnpicklingError)"),
-        (sealed_save({"key": KEY, "state": {"x": np.zeros(2)}}), "(UnpicklingError)"),
+        (sealed_save({"key": KEY, "state": {"x": Path()}}), f"{FOREIGN} (UnpicklingError)"),
+        (sealed_save({"key": KEY, "state": {"x": np.zeros(2)}}), f"{FOREIGN} (UnpicklingError)"),
     ],
-    ids=["empty", "text", "list", "no key", "state is 7", "other key", "class", "array"],
 )
-def test_a_foreign_file_is_reported_and_ignored(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], content: bytes, reason: str
+def test_why_it_is_ignored(
+    content: bytes, reason: str, kept: CheckpointFile, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    checkpoint = CheckpointFile(tmp_path, KEY)
-    checkpoint.path.write_bytes(content)
-    assert checkpoint.load() is None
+    kept.path.write_bytes(content)
+    assert kept.load() is None
     said = capfd.readouterr().err
-    assert reason in said
+    assert said.startswith(f"WARNING: {kept.path}: this checkpoint is {reason}")
+    assert said.endswith("; it is ignored and training starts from the beginning.\n")
     assert said.count("\n") == 1
 
 
-def test_a_folder_in_its_place_is_an_error_that_names_it(tmp_path: Path) -> None:
-    checkpoint = CheckpointFile(tmp_path, KEY)
-    checkpoint.path.mkdir()
+def test_a_folder_in_its_place_is_an_error_that_names_it(checkpoint: CheckpointFile) -> None:
+    checkpoint.path.mkdir(parents=True)
     with pytest.raises(IsADirectoryError) as caught:
         checkpoint.load()
     assert str(caught.value.filename) == str(checkpoint.path)
@@ -155,14 +128,26 @@ def test_the_key_tells_settings_data_and_code_apart(
     keys = {key()}
     assert key() in keys  # the same again
     assert len(key()) == 64
-    keys.add(key(epochs=4))
     model = COMMITTED.train.model.model_dump()
     assert key(model=model | {"cnn": {"filters": [5]}}) in keys  # of a network that is not chosen
-    keys.add(key(model=model | {"mlp": {"hidden_sizes": [5]}}))
+    keys |= {key(epochs=4), key(model=choice("mlp", hidden_sizes=[5]))}
     for path in (data, script, module):
         path.write_bytes(b"2")
         keys.add(key())
     assert len(keys) == 6
+
+
+@pytest.mark.parametrize(
+    ("every", "expected"),
+    [(0, [0, 0, 0, 0]), (1, [1, 2, 3, 3]), (2, [0, 2, 2, 2]), (4, [0, 0, 0, 0])],
+)
+def test_checkpoint_every(every: int, expected: list[int], checkpoint: CheckpointFile) -> None:
+    """After each epoch, how many are in the checkpoint: none is written after the last."""
+    found = []
+    for _ in make_trainer(checkpoint_every=every).train(checkpoint):
+        state = checkpoint.load()
+        found.append(len(state["history"]) if state else 0)
+    assert found == expected
 
 
 @pytest.fixture(scope="module")
@@ -171,42 +156,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Trainer:
     return train(make_trainer(), CheckpointFile(tmp_path_factory.mktemp("whole"), KEY))
 
 
-def test_a_resumed_training_says_so_and_ends_in_the_same_bits(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], whole: Trainer
-) -> None:
-    """With other optimizers and schedules: in test_training.py."""
-    checkpoint = CheckpointFile(tmp_path, KEY)
-    train(make_trainer(), checkpoint, 2)
-    capfd.readouterr()
-    resumed = train(make_trainer(), checkpoint)
-    going_on = f"train: going on after epoch 2 from {checkpoint.path}\n"
-    assert capfd.readouterr().out.startswith(going_on)
-    assert result(resumed) == result(whole)
-    assert len(whole.state.history) == 4
-
-
-@pytest.mark.parametrize("numbers", [(3, 1), (1, 3)])
-@pytest.mark.usefixtures("small_microbatches")
-def test_a_training_goes_on_with_another_number_of_processes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, numbers: tuple[int, int]
-) -> None:
-    monkeypatch.setattr("image_pipeline.training.train.available_cores", lambda: 8)
-    whole = train(make_trainer(cores=1), CheckpointFile(tmp_path / "b", KEY))
-    assert whole.loader.max_microbatches == 4
-    checkpoint = CheckpointFile(tmp_path / "c", KEY)
-    train(make_trainer(cores=numbers[0]), checkpoint, 2)
-    assert result(train(make_trainer(cores=numbers[1]), checkpoint)) == result(whole)
-
-
-def test_checkpoint_every(tmp_path: Path) -> None:
-    for every, expected in ((0, None), (1, 3), (2, 2), (4, None)):
-        checkpoint = CheckpointFile(tmp_path / str(every), KEY)
-        train(make_trainer(checkpoint_every=every), checkpoint, 3)
-        state = checkpoint.load()
-        assert (len(state["history"]) if state else None) == expected
-
-
-MISFITS: dict[str, Any] = {
+MISFITS: dict[str, Callable[[dict[str, Any]], object]] = {
     "no model": lambda state: state.pop("model"),
     "no receipt": lambda state: state.pop("receipt"),
     "a receipt of more epochs": lambda state: state["receipt"]["epochs"].append("epoch 2: 0"),
@@ -223,15 +173,16 @@ MISFITS: dict[str, Any] = {
 
 @pytest.mark.parametrize("spoil", MISFITS.values(), ids=MISFITS.keys())
 def test_a_state_that_does_not_fit_is_reported_and_training_starts_anew(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], spoil: Any, whole: Trainer
+    spoil: Callable[[dict[str, Any]], object],
+    checkpoint: CheckpointFile,
+    capfd: pytest.CaptureFixture[str],
+    whole: Trainer,
 ) -> None:
-    checkpoint = CheckpointFile(tmp_path / "b", KEY)
     train(make_trainer(), checkpoint, 1)
     state = checkpoint.load()
     assert state is not None
     spoil(state)
     checkpoint.save(state)
-    capfd.readouterr()
     training = train(make_trainer(), checkpoint)
     captured = capfd.readouterr()
     assert f"WARNING: {checkpoint.path}: this checkpoint is not of this training's form (" in (

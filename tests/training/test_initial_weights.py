@@ -1,6 +1,6 @@
 """Pretrained weights in a network: what is copied, what stays random, and what does not fit."""
 
-import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,17 +12,15 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torchvision import models as torchvision_models
 
-from image_pipeline.common.errors import DataError, NetworkError
+from image_pipeline.common.errors import NetworkError
 from image_pipeline.modeling import networks, ood
-from image_pipeline.modeling.model_card import ModelCard
 from image_pipeline.modeling.model_file import read_model, write_model
 from image_pipeline.pretrained.weights import PretrainedWeights, write_manifest
-from image_pipeline.tensors.tensor_files import METADATA_KEY
 from image_pipeline.training.checkpoint import CheckpointFile
 from image_pipeline.training.initial_weights import InitialWeights
 from image_pipeline.training.train import Trainer
 from refusals import refusal
-from toy import FLAT, KEY, make_split, make_trainer
+from toy import FLAT, KEY, choice, make_split, make_trainer
 from toy import train as train_toy
 
 INFO = PretrainedWeights(
@@ -47,57 +45,59 @@ def mlp(classes: int, seed: int) -> torch.nn.Module:
     return networks.build("mlp", MLP, SHAPE, classes)
 
 
-def test_all_but_the_head_is_copied(tmp_path: Path) -> None:
-    published, own, random = mlp(1000, seed=1), mlp(3, seed=2), mlp(3, seed=2)
-    saved(tmp_path, published.state_dict()).load_into(own, "mlp", 3)
-    for name, expected in (("hidden.0", published), ("output", random)):
-        for kind in ("weight", "bias"):
-            key = f"{name}.{kind}"
-            assert torch.equal(own.state_dict()[key], expected.state_dict()[key])
-
-
-def test_a_head_of_as_many_classes_is_replaced_too_and_may_be_missing(tmp_path: Path) -> None:
-    published, own, random = mlp(3, seed=1).state_dict(), mlp(3, seed=2), mlp(3, seed=2)
-    saved(tmp_path, published).load_into(own, "mlp", 3)
-    assert torch.equal(own.state_dict()["output.weight"], random.state_dict()["output.weight"])
+@pytest.mark.parametrize("classes", [1000, 3])
+def test_all_but_the_head_is_copied_which_may_be_missing(classes: int, tmp_path: Path) -> None:
+    published, random = mlp(classes, seed=1).state_dict(), mlp(3, seed=2).state_dict()
     backbone = {key: tensor for key, tensor in published.items() if not key.startswith("output")}
-    saved(tmp_path, backbone).load_into(own, "mlp", 3)
+    for tensors in (published, backbone):
+        own = mlp(3, seed=2)
+        saved(tmp_path, tensors).load_into(own, "mlp", 3)
+        for key, tensor in own.state_dict().items():
+            assert torch.equal(tensor, (backbone if key in backbone else random)[key])
 
 
-def said(weights: InitialWeights, name: str, classes: int = 3, **options: Any) -> str:
-    model = networks.build(name, options, SHAPE, classes)
-    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
-    message = refusal(weights.path, lambda _: weights.load_into(model, name, classes))
-    assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
-    return message
-
-
-def test_weights_of_another_network(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "options", "differences"),
+    [
+        (
+            "mlp",
+            {"hidden_sizes": [6]},
+            "`hidden.0.weight` is [6, 64] in the network and [5, 64] in the file; "
+            "`hidden.0.bias` is [6] in the network and [5] in the file",
+        ),
+        (
+            "mlp",
+            {"hidden_sizes": [5, 2]},
+            "`hidden.1.weight` is [2, 5] in the network and not there in the file; "
+            "`hidden.1.bias` is [2] in the network and not there in the file",
+        ),
+        (
+            "cnn",
+            {"filters": [2]},
+            "`convolutions.0.weight` is [2, 1, 5, 5] in the network and not there in the file; "
+            "`convolutions.0.bias` is [2] in the network and not there in the file; "
+            "`hidden.0.weight` is [120, 8] in the network and [5, 64] in the file; and 3 more",
+        ),
+    ],
+)
+def test_weights_of_another_network(
+    name: str, options: dict[str, Any], differences: str, tmp_path: Path
+) -> None:
     weights = saved(tmp_path, mlp(1000, seed=1).state_dict())
-    begin = "these are weights of another network than "
-    assert said(weights, "mlp", hidden_sizes=[6]) == (
-        f"{begin}mlp with its options: `hidden.0.weight` is [6, 64] in the network and [5, 64] in "
-        "the file; `hidden.0.bias` is [6] in the network and [5] in the file"
+    model = networks.build(name, options, SHAPE, 3)
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    assert refusal(weights.path, lambda _: weights.load_into(model, name, 3)) == (
+        f"these are weights of another network than {name} with its options: {differences}"
     )
-    assert said(weights, "mlp", hidden_sizes=[5, 2]) == (
-        f"{begin}mlp with its options: `hidden.1.weight` is [2, 5] in the network and not there in "
-        "the file; `hidden.1.bias` is [2] in the network and not there in the file"
-    )
-    assert said(weights, "cnn", filters=[2]) == (
-        f"{begin}cnn with its options: `convolutions.0.weight` is [2, 1, 5, 5] in the network and "
-        "not there in the file; `convolutions.0.bias` is [2] in the network and not there in the "
-        "file; `hidden.0.weight` is [120, 8] in the network and [5, 64] in the file; and 3 more"
-    )
+    assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
 
 
 def test_values_that_are_not_finite(tmp_path: Path) -> None:
     damaged = mlp(3, seed=1).state_dict()
     damaged["hidden.0.bias"][1] = torch.nan
     weights = saved(tmp_path, damaged)
-    model = mlp(3, seed=2)
-    assert refusal(weights.path, lambda _: weights.load_into(model, "mlp", 3)) == (
-        "`hidden.0.bias` holds values that are not finite"
-    )
+    said = refusal(weights.path, lambda _: weights.load_into(mlp(3, seed=2), "mlp", 3))
+    assert said == "`hidden.0.bias` holds values that are not finite"
 
 
 def test_a_network_without_a_head(tmp_path: Path) -> None:
@@ -135,15 +135,9 @@ def test_torchvisions_files_fit(
     options = {"init_weights": False} if name == "googlenet" else {}
     torch.manual_seed(1)
     published = torchvision_models.get_model(name, **options).state_dict()
-    names = {key: key for key in published}
-    if name == "densenet121":  # as its file has them
-        names = {
-            key: key.replace("norm1.", "norm.1.").replace("norm2.", "norm.2.")
-            if "denselayer" in key
-            else key
-            for key in published
-        }
-    weights = saved(tmp_path, {names[key]: tensor for key, tensor in published.items()})
+    # DenseNet's layers as its file has them; no other network has such names.
+    file = {re.sub(r"(denselayer.*norm)", r"\1.", key): tensor for key, tensor in published.items()}
+    weights = saved(tmp_path, file)
     own = networks.build("torchvision", {"name": name}, (3, 64, 64), 3)
     weights.load_into(own, "torchvision", 3)
     assert own.state_dict().keys() == {
@@ -154,7 +148,7 @@ def test_torchvisions_files_fit(
 
 
 def train(weights: InitialWeights | None, folder: Path, **changes: Any) -> Trainer:
-    settings: dict[str, Any] = {"model": {"name": "mlp", "mlp": MLP}, "epochs": 1} | changes
+    settings: dict[str, Any] = {"model": choice("mlp", **MLP), "epochs": 1} | changes
     run = make_trainer((24, 12), SHAPE, weights=weights, **settings)
     return train_toy(run, CheckpointFile(folder, KEY))
 
@@ -190,58 +184,41 @@ def test_a_restart_from_a_damaged_checkpoint_starts_from_the_weights_again(tmp_p
     assert again.state.digest() != train(None, tmp_path / "random").state.digest()
 
 
-def test_a_model_file_names_its_weights_and_needs_them_no_more(tmp_path: Path) -> None:
+def test_a_model_file_names_its_weights_needs_them_no_more_and_is_itself_one(
+    tmp_path: Path,
+) -> None:
     weights = saved(tmp_path / "weights", mlp(9, seed=1).state_dict())
     trainer = train(weights, tmp_path)
-    write_model(tmp_path / "model", trainer.state.model, trainer.card)
+    statistics = ood.TrainingStatistics(*np.zeros((2, *SHAPE), np.uint8))
+    write_model(tmp_path / "model", trainer.state.model, trainer.card, statistics)
     for path in weights.path.parent.iterdir():
         path.unlink()
     model, card = read_model(tmp_path / "model")
     assert card.weights == weights.provenance
     assert card.weights.sha256 == weights.info.sha256
     assert (card.data.mean, card.data.std) == ((0.25,), (0.125,))
-    for name, tensor in trainer.state.model.state_dict().items():
+    trained = trainer.state.model.state_dict()
+    for name, tensor in trained.items():
         assert torch.equal(model.state_dict()[name], tensor)
-
-
-def test_a_model_from_random_weights_says_nothing_of_them() -> None:
-    card = ModelCard("mlp", "0" * 64, SHAPE, make_split(3, 0, SHAPE).info, {})
-    assert "weights" not in json.loads(card.to_metadata()[METADATA_KEY])
-
-
-def test_a_model_of_this_pipeline_is_a_file_of_weights(tmp_path: Path) -> None:
-    weights = saved(tmp_path / "weights", mlp(9, seed=1).state_dict())
-    trainer = train(weights, tmp_path)
-    statistics = ood.TrainingStatistics(*np.zeros((2, *SHAPE), np.uint8))
-    write_model(weights.path, trainer.state.model, trainer.card, statistics)
     own = mlp(4, seed=2)
-    weights.load_into(own, "mlp", 4)
-    trained = trainer.state.model.state_dict()["hidden.0.weight"]
-    assert torch.equal(own.state_dict()["hidden.0.weight"], trained)
+    path = (tmp_path / "model").rename(weights.path)
+    InitialWeights(INFO, path).load_into(own, "mlp", 4)
+    assert torch.equal(own.state_dict()["hidden.0.weight"], trained["hidden.0.weight"])
 
 
 @pytest.mark.parametrize(
-    ("size", "fraction", "said"),
-    [
-        (None, 1.0, ""),
-        (8, 1.0, ""),
-        (8, 0.875, ""),
-        (6, 1.0, ""),
-        (
-            224,
-            0.875,
-            "the weights learnt from images of 224 pixels, 0.875 of the shorter side; these have 8 "
-            "and 1 (tensorize.folder.image_size and crop_fraction)",
-        ),
-    ],
+    ("size", "fraction", "noted"),
+    [(None, 1.0, False), (8, 1.0, False), (8, 0.875, False), (6, 1.0, False), (224, 0.875, True)],
 )
-def test_images_of_another_size_are_noted(size: int | None, fraction: float, said: str) -> None:
+def test_images_of_another_size_are_noted(size: int | None, fraction: float, noted: bool) -> None:
     info = replace(INFO, image_size=size, crop_fraction=fraction)
-    assert InitialWeights(info, Path("w")).note(make_split(3, 0, SHAPE)) == said
+    said = (
+        "the weights learnt from images of 224 pixels, 0.875 of the shorter side; these have 8 and "
+        "1 (tensorize.folder.image_size and crop_fraction)"
+    )
+    assert InitialWeights(info, Path("w")).note(make_split(3, 0, SHAPE)) == said * noted
 
 
 def test_there_are_no_weights(tmp_path: Path) -> None:
     write_manifest(tmp_path, None)
     assert InitialWeights.read(tmp_path) is None
-    with pytest.raises(DataError, match=r"weights.json: not found; run `dvc repro weights`$"):
-        InitialWeights.read(tmp_path / "nowhere")

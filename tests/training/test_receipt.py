@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,10 +17,7 @@ from image_pipeline.training.checkpoint import CheckpointFile
 from image_pipeline.training.loader import MicroBatch
 from image_pipeline.training.receipt import Receipt, hash_tensors
 from image_pipeline.training.train import Trainer
-from toy import make_trainer
-from training.test_training import own_network
-
-__all__ = ["own_network"]  # a fixture
+from toy import KEY, make_trainer, train
 
 Sabotage = Callable[[Trainer, pytest.MonkeyPatch], object]
 
@@ -92,7 +90,7 @@ FIRST = "is the first tensor that differs"
 def test_the_first_bit_that_differs_is_named(
     sabotage: Sabotage,
     said: str | None,
-    own_network: dict[str, object],
+    own_network: dict[str, Any],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -103,7 +101,7 @@ def test_the_first_bit_that_differs_is_named(
         run = make_trainer(model=own_network, cores=1)
         if name == "other":
             sabotage(run, monkeypatch)
-        list(run.train(CheckpointFile(tmp_path / name, "k" * 64)))
+        train(run, CheckpointFile(tmp_path / name, KEY))
         path = tmp_path / f"{name}.json"
         write_json(path, run.state.receipt.as_dict(run.params, [data]))
         receipts.append(read_receipt(name, path.read_bytes()))

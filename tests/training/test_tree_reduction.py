@@ -53,21 +53,6 @@ def partition(items: range, rank: int, world_size: int) -> range:
     return group.partition(items, rank)
 
 
-def subtrees(rank: int, world_size: int, leaves: int) -> list[tuple[int, int]]:
-    return aligned_subtrees(partition(range(leaves), rank, world_size))
-
-
-def test_subtrees_by_hand() -> None:
-    assert [subtrees(rank, 2, 8) for rank in range(2)] == [[(0, 4)], [(4, 4)]]
-    assert [subtrees(rank, 3, 8) for rank in range(3)] == [
-        [(0, 2), (2, 1)],
-        [(3, 1), (4, 2)],
-        [(6, 2)],
-    ]
-    assert [subtrees(rank, 3, 2) for rank in range(3)] == [[(0, 1)], [(1, 1)], []]
-    assert aligned_subtrees(range(5, 16)) == [(5, 1), (6, 2), (8, 8)]
-
-
 def tree(leaves: list[Tensor]) -> Tensor:
     """Add up a power of two of leaves, neighbours first."""
     if len(leaves) == 1:
