@@ -146,10 +146,6 @@ class Host:
         """Undo `limit` and `drop_packets`."""
         self.tc("qdisc", "replace", "dev", "DEVICE", "root", "pfifo", "limit", "1000")
 
-    def traffic(self) -> int:
-        """Return the number of bytes sent by this host."""
-        return int(Path(f"/sys/class/net/{self.link}/statistics/rx_bytes").read_text())
-
     def remove(self) -> None:
         self.signal(signal.SIGKILL)
         wait_until(lambda: not self.processes(), "end of all processes of a host")

@@ -30,18 +30,18 @@ from image_pipeline.training import microbatching
 from image_pipeline.training.host_group import HostGroup
 from image_pipeline.training.host_sync import assert_in_sync
 from image_pipeline.training.initial_weights import InitialWeights
-from toy import FLAT, KEY, make_trainer
+from toy import FLAT, KEY, choice, make_trainer
 from toy import train as train_toy
 
-NETWORKS: dict[str, dict[str, Any]] = {
-    "mlp": {"name": "mlp", "mlp": {"hidden_sizes": [6]}},
-    "cnn": {"name": "cnn", "cnn": {"filters": [3], "hidden_sizes": []}},
-    "resnet": {"name": "resnet", "resnet": {"stem_filters": 4, "filters": [4, 8], "window": 6}},
-    "dropout": {"name": "mlp", "mlp": {}},
+NETWORKS = {
+    "mlp": choice("mlp", hidden_sizes=[6]),
+    "cnn": choice("cnn", filters=[3], hidden_sizes=[]),
+    "resnet": choice("resnet", stem_filters=4, filters=[4, 8], window=6),
+    "dropout": choice("mlp"),
 }
-TRANSFERS: dict[str, dict[str, Any]] = {  # of `dropout`
-    "frozen": {"name": "frozen"},
-    "fine_tune": {"name": "fine_tune", "fine_tune": {"frozen_epochs": 2}},
+TRANSFERS = {  # of `dropout`
+    "frozen": choice("frozen"),
+    "fine_tune": choice("fine_tune", frozen_epochs=2),
 }
 EPOCHS = 3
 SECONDS = 15.0  # for a process to answer

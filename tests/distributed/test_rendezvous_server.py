@@ -5,7 +5,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from typing import Any
 
 import pytest
@@ -50,16 +50,17 @@ def server(address: Address) -> Iterator[RendezvousServer]:
         yield server
 
 
-def join(address: Address) -> tuple[AuthenticatedConnection, dict[str, Any]]:
-    connection = AuthenticatedConnection.connect(address, TOKEN)
-    fingerprint = FINGERPRINT | {"clock": time.time()}
-    connection.send({"request": "join", "fingerprint": fingerprint})
-    return connection, connection.receive()
+@contextmanager
+def joined(address: Address) -> Iterator[tuple[AuthenticatedConnection, dict[str, Any]]]:
+    """Join as a host does; yield the connection and the coordinator's reply."""
+    with AuthenticatedConnection.connect(address, TOKEN) as connection:
+        fingerprint = FINGERPRINT | {"clock": time.time()}
+        connection.send({"request": "join", "fingerprint": fingerprint})
+        yield connection, connection.receive()
 
 
 def test_equal_host_with_the_token_may_join(server: RendezvousServer, address: Address) -> None:
-    connection, reply = join(address)
-    with connection:
+    with joined(address) as (connection, reply):
         assert reply == {"refused": None, "run_id": "a run", "member": 1}
         assert server.events.get(timeout=SECONDS) == Event("joined", HOST)
         assert server.num_hosts == 2
@@ -71,8 +72,7 @@ def test_equal_host_with_the_token_may_join(server: RendezvousServer, address: A
 def test_host_that_joins_before_the_rendezvous_waits_for_it(address: Address) -> None:
     with closing(RendezvousServer(address, TOKEN, FINGERPRINT)) as server:
         threading.Timer(0.3, server.set_rendezvous, ({"run_id": "a later run"}, 0)).start()
-        connection, reply = join(address)
-        with connection:
+        with joined(address) as (_, reply):
             assert reply["run_id"] == "a later run"
 
 
@@ -85,21 +85,20 @@ def test_wrong_token_is_refused(server: RendezvousServer, address: Address) -> N
         client.check(FINGERPRINT)
 
 
-@pytest.mark.parametrize(
-    "junk",
-    [
-        b"",
-        b"GET / HTTP/1.1\r\n\r\n",
-        b"\x00\x00\x00\x04junk",
-        b"\xff" * 64,
-        b"\x00\x00\x00\x20" * 40,
-    ],
+JUNK = (
+    b"",
+    b"GET / HTTP/1.1\r\n\r\n",
+    b"\x00\x00\x00\x04junk",
+    b"\xff" * 64,
+    b"\x00\x00\x00\x20" * 40,
 )
+
+
+@pytest.mark.parametrize("junk", JUNK)
 def test_junk_is_refused_in_time_and_disturbs_nobody(
     junk: bytes, server: RendezvousServer, address: Address
 ) -> None:
-    connection, _ = join(address)
-    with connection:
+    with joined(address) as (connection, _):
         assert server.events.get(timeout=SECONDS).kind == "joined"
         begin = time.monotonic()
         with socket.create_connection((address.host, address.port), SECONDS) as client:
@@ -143,11 +142,10 @@ def test_many_pending_handshakes_do_not_block_others(
     deadline = time.monotonic() + SECONDS
     while True:  # silent ones time out after a second
         try:
-            connection, _ = join(address)
-            break
+            with joined(address):
+                break
         except (OSError, EOFError):
             assert time.monotonic() < deadline
-    connection.close()
     for client in clients:
         client.close()
     kinds: list[str] = []
@@ -187,9 +185,8 @@ def test_authenticated_junk_ends_the_connection(server: RendezvousServer, addres
 def test_tunnel_relays_both_ways(server: RendezvousServer, address: Address) -> None:
     with socket.create_server((HOST, 0)) as store:
         server.set_rendezvous({}, store.getsockname()[1])
-        connection, reply = join(address)
         with (
-            connection,
+            joined(address) as (connection, reply),
             closing(StoreTunnels(address, TOKEN, reply["member"])) as tunnels,
             socket.create_connection((HOST, tunnels.port), SECONDS) as client,
             store.accept()[0] as accepted,
@@ -209,8 +206,7 @@ def test_tunnel_relays_both_ways(server: RendezvousServer, address: Address) -> 
 
 
 def test_outcome_reaches_members(server: RendezvousServer, address: Address) -> None:
-    connection, _ = join(address)
-    with connection, closing(Heartbeat(connection)) as heartbeat:
+    with joined(address) as (connection, _), closing(Heartbeat(connection)) as heartbeat:
         assert not heartbeat.ended.wait(0.5)
         server.close("done")
         assert heartbeat.ended.wait(SECONDS)
@@ -218,8 +214,7 @@ def test_outcome_reaches_members(server: RendezvousServer, address: Address) -> 
 
 
 def test_host_without_heartbeats_is_lost(server: RendezvousServer, address: Address) -> None:
-    connection, _ = join(address)
-    with connection:
+    with joined(address):
         assert server.events.get(timeout=SECONDS).kind == "joined"
         begin = time.monotonic()
         assert server.events.get(timeout=SECONDS) == Event("left", HOST)  # it sends no heartbeat
@@ -227,14 +222,13 @@ def test_host_without_heartbeats_is_lost(server: RendezvousServer, address: Addr
 
 
 def test_addresses_that_cannot_be_listened_on(server: RendezvousServer, address: Address) -> None:
-    with pytest.raises(
-        HostError, match=f"^IMAGE_PIPELINE_ADDRESS: {address} is in use by another program; choose "
+    for wrong, said in (
+        (address, f"^IMAGE_PIPELINE_ADDRESS: {address} is in use by another program; choose "),
+        (Address("192.0.2.1", 29400), "is not an address of this machine"),
+        (Address("no-such-host.invalid", 29400), r"no-such-host.invalid: .*; give a name or addr"),
     ):
-        RendezvousServer(address, TOKEN, FINGERPRINT)
-    with pytest.raises(HostError, match="is not an address of this machine"):
-        RendezvousServer(Address("192.0.2.1", 29400), TOKEN, FINGERPRINT)
-    with pytest.raises(HostError, match=r"no-such-host.invalid: .*; give a name or address of"):
-        RendezvousServer(Address("no-such-host.invalid", 29400), TOKEN, FINGERPRINT)
+        with pytest.raises(HostError, match=said):
+            RendezvousServer(wrong, TOKEN, FINGERPRINT)
     assert server.num_hosts == 1
 
 

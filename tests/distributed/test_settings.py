@@ -11,6 +11,7 @@ from image_pipeline.distributed.settings import (
     MACHINES,
     TOKEN,
     WAIT,
+    WORKER,
     Address,
     CoordinatorSettings,
     generate_token,
@@ -29,16 +30,12 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(ADDRESS, str(HERE))
 
 
-def test_unset_variable_means_a_single_host(monkeypatch: pytest.MonkeyPatch) -> None:
-    for value in ("", None):
-        monkeypatch.delenv(MACHINES, raising=False)
-        if value is not None:
-            monkeypatch.setenv(MACHINES, value)
-        assert from_environment("fast") is None
-
-
-def test_a_worker_is_no_coordinator(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("IMAGE_PIPELINE_WORKER", "{}")
+@pytest.mark.parametrize(("name", "value"), [(MACHINES, ""), (MACHINES, None), (WORKER, "{}")])
+def test_no_coordinator(name: str, value: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A single host, or a worker."""
+    monkeypatch.delenv(name, raising=False)
+    if value is not None:
+        monkeypatch.setenv(name, value)
     assert from_environment("portable") is None
 
 
