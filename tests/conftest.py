@@ -35,7 +35,7 @@ PROMISES = (ROOT / "pipeline" / "test_contract.py", ROOT / "pipeline" / "test_wh
 LONG = [
     f"test_{name}.py"
     for name in (
-        *("networks", "experiments_page", "search", "seeds", "survives_kills", "training_on_hosts"),
+        *("networks", "experiments_page", "search", "seeds", "kills", "training_on_hosts"),
         *("processors", "sabotage", "recipes", "dvc_usage", "export", "sharing", "whole_run"),
     )
 ]

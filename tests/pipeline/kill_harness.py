@@ -1,6 +1,6 @@
 """Kill `dvc repro` at random moments, finish it, and compare with a run that nobody disturbed.
 
-`make soak` runs the long form; test_survives_kills.py a short one. Needs Linux's /proc.
+`make soak` runs the long form; test_kills.py a short one. Needs Linux's /proc.
 """
 
 import argparse
