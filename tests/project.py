@@ -226,7 +226,7 @@ class Project:
     def times(self) -> dict[Path, int]:
         """Return when each output was last written, in nanoseconds."""
         return {
-            path: path.stat().st_mtime_ns
+            path: path.lstat().st_mtime_ns
             for folder in OUTPUT_FOLDERS
             for path in (self.root / folder).rglob("*")
         }
