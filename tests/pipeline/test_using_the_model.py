@@ -1,10 +1,9 @@
-"""docs/using.md, as a reader would copy it, after a run; and `predict` against `evaluate`."""
+"""docs/using.md, as a reader would copy it, after a run: `predict` says what `evaluate` did."""
 
 import csv
 import json
 import re
 import sys
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -13,9 +12,6 @@ from PIL import Image
 from image_pipeline.tensors.tensor_files import read_sample
 from project import ROOT, Project, code_blocks
 
-if TYPE_CHECKING:
-    from kill_harness import Undisturbed
-
 PAGE = (ROOT / "docs" / "using.md").read_text(encoding="utf-8")
 [COMMANDS] = [block for block in code_blocks(PAGE) if "predict" in block]
 [PYTHON] = [block for block in code_blocks(PAGE, "python") if "Predictor" in block]
@@ -23,15 +19,14 @@ COUNT = 360  # test images of the digits
 
 
 @pytest.fixture(scope="module")
-def project(undisturbed: "tuple[Project, Undisturbed]") -> Project:
+def project(finished: Project) -> Project:
     """Return a project after a run, with its test images as files in `scans`, and two beside."""
-    project, _ = undisturbed
+    project = finished
     images = read_sample(project.root / "data/tensors/test.safetensors", range(COUNT)).images[:, 0]
     np.save(project.root / "images.npy", images[:, np.newaxis])
+    (project.root / "scans" / "test").mkdir(parents=True)
     for number, image in enumerate(images):
-        path = project.root / "scans" / "test" / f"{number:05}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image).save(path)
+        Image.fromarray(image).save(project.root / "scans" / "test" / f"{number:05}.png")
     large = Image.fromarray(255 - images[0]).resize((300, 300))
     for name in ("one.png", "two.jpg"):
         large.save(project.root / "scans" / name)
@@ -43,22 +38,19 @@ def predicted(project: Project) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_the_test_images_come_out_as_evaluate_has_them(project: Project) -> None:
-    command = ("python", "-m", "image_pipeline", "predict", "scans/test", "--csv")
-    rows = list(csv.DictReader(project.run(*command).stdout.splitlines()))
-    found = [(row["class"], row["probability"], row["prepared"]) for row in rows]
-    expected = [(row["predicted"], row["confidence"], "as-trained") for row in predicted(project)]
-    assert len(found) == COUNT
-    assert found == expected
-
-
 def test_the_pages_commands(project: Project) -> None:
     done = project.run("bash", "-c", f"set -eo pipefail\n{COMMANDS}")
     assert done.stdout.count("  image\n") == 4
     assert f"{COUNT + 2} images by models/model.safetensors (mlp, digits)" in done.stderr
     assert "; seen.png shows the first 24\n" in done.stderr
     with (project.root / "classes.csv").open() as file:
-        assert len(list(csv.DictReader(file))) == COUNT + 1
+        one, *rows = csv.DictReader(file)
+    assert one["image"] == "scans/one.png"
+    found = [(row["class"], row["probability"], row["prepared"]) for row in rows]
+    assert found == [
+        (row["predicted"], row["confidence"], "as-trained") for row in predicted(project)
+    ]
+    assert len(found) == COUNT
     [line] = (project.root / "classes.jsonl").read_text().splitlines()
     assert json.loads(line)["image"] == "scans/two.jpg"
     columns = re.search(r"`--csv` and `--json` .*? print (.*?)\.\n", PAGE, re.DOTALL)
