@@ -1,6 +1,8 @@
 """docs/experiments.md: its commands run as copied."""
 
+import json
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,16 @@ def test_commands(finished: Project, tmp_path: Path) -> None:
 
     done = project.run("bash", "-c", compare)
     assert "train.epochs: 3 -> 4" in done.stdout
+    found = json.loads((project.root / "report.json").read_text())
+    assert found["changed"]["params"] == [{"name": "train.epochs", "first": "3", "second": "4"}]
+    assert sum(map(len, found["changed"].values())) == 1
+    assert found["notes"] == []
+    assert f"changed.png shows {found['b_finds']} of {found['b_finds']} images" in done.stderr
+    for letter in "ab":
+        revision = found[letter].split("(")[1].rstrip(")")
+        metrics = json.loads(project.run("git", "show", f"{revision}:metrics/test.json").stdout)
+        for name in ("accuracy", "errors", "loss", "macro_f1", "expected_calibration_error"):
+            assert found["metrics"][name][letter] == pytest.approx(metrics[name], abs=2e-6)
     for name in ("changed.png", "report.md", "report.json"):
         assert (project.root / name).stat().st_size > 100
         (project.root / name).unlink()
@@ -29,10 +41,16 @@ def test_commands(finished: Project, tmp_path: Path) -> None:
     assert " points over 3 seeds, " in done.stdout
     assert (project.root / "curves.png").stat().st_size > 10_000
     (project.root / "curves.png").unlink()
-    project.run(
-        "git", "read-tree", "HEAD"
-    )  # after `exp apply` Git takes changed files for unchanged
+    # After `exp apply` Git takes changed files for unchanged.
+    project.run("git", "read-tree", "HEAD")
     project.run("git", "checkout", "--quiet", ".")
+    again = project.run(sys.executable, "-m", "image_pipeline", "seeds", "3", "--json")
+    assert "all 3 had been run before" in again.stderr
+    runs = json.loads(again.stdout)["runs"]
+    committed = json.loads((project.root / "metrics/test.json").read_text())
+    assert (runs["0"]["accuracy"], runs["0"]["loss"]) == (committed["accuracy"], committed["loss"])
+    assert len({run["loss"] for run in runs.values()}) == 3
+    assert project.git_status() == ""
 
     done = project.run("bash", "-c", search, timeout=900)
     assert "6 trials: " in done.stdout
