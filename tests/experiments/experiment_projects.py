@@ -2,9 +2,11 @@
 
 import io
 import json
+import os
+import signal
 import subprocess
 import sys
-from contextlib import chdir, redirect_stderr, redirect_stdout
+from contextlib import chdir, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -30,6 +32,13 @@ def call(project: Project, *arguments: str, check: bool = True) -> subprocess.Co
     if check and status:
         pytest.fail(f"{' '.join(command)}: {status}\n{out.getvalue()}\n{err.getvalue()}")
     return subprocess.CompletedProcess(command, status, out.getvalue(), err.getvalue())
+
+
+def kill_workers(project: Project) -> None:
+    """Kill the workers of DVC's queue, which outlive the command that started them."""
+    for path in project.root.glob(".dvc/tmp/exps/celery/dvc-exp-worker-*.pid"):
+        with suppress(ProcessLookupError, ValueError):  # it has just ended or started
+            os.kill(int(path.read_text()), signal.SIGKILL)
 
 
 class SyntheticProject(Project):

@@ -5,12 +5,10 @@ import json
 import os
 import random
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext, suppress
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,6 +22,8 @@ from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
+from background import BackgroundCommand
+from experiments.experiment_projects import kill_workers
 from image_pipeline.common.errors import ParamsError, PipelineError
 from image_pipeline.common.locks import lock
 from image_pipeline.experiments import dvc_queue, trials
@@ -212,8 +212,25 @@ def test_a_second_search_of_a_space_is_an_error(in_project: Project) -> None:
     )
 
 
-def test_waits_for_other_dvc_commands(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.fixture
+def dvc(monkeypatch: pytest.MonkeyPatch) -> dvc_queue.Queue:
+    """Return a queue of two jobs that waits for `one` and `two`, with nothing of DVC behind it."""
     monkeypatch.setattr(dvc_queue, "POLL_SECONDS", 0)
+    monkeypatch.setattr(dvc_queue, "WORKER_TIMEOUT", 0)
+    queue: Any = dvc_queue.Queue(2)
+    queue._pending = {"one": ([], None), "two": ([], None)}
+    queue._repo = SimpleNamespace(experiments=SimpleNamespace())
+    queue._queue = SimpleNamespace(
+        wdir="queue",
+        **dict.fromkeys(("iter_queued", "iter_failed", "iter_active"), lambda: iter(())),
+    )
+    queue._workers = set
+    return queue  # type: ignore[no-any-return]
+
+
+def test_waits_for_other_dvc_commands(
+    dvc: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     calls = tmp_path / "calls"  # a file, since another process makes them
 
     def run(**arguments: Any) -> None:
@@ -222,8 +239,7 @@ def test_waits_for_other_dvc_commands(monkeypatch: pytest.MonkeyPatch, tmp_path:
         if calls.read_text().count("\n") < 3:
             raise LockError("another command is running")
 
-    dvc = dvc_queue.Queue(1)
-    monkeypatch.setattr(dvc, "_repo", SimpleNamespace(experiments=SimpleNamespace(run=run)), False)
+    dvc._repo.experiments.run = run
     dvc._enqueue_one(name="mine")
     assert calls.read_text() == '{"queue": true, "name": "mine"}\n' * 3
     monkeypatch.setattr(dvc_queue, "LOCK_TIMEOUT", 0)
@@ -235,112 +251,87 @@ def test_waits_for_other_dvc_commands(monkeypatch: pytest.MonkeyPatch, tmp_path:
         dvc_queue.wait_for_dvc()
 
 
+KILLED = """
+import os, signal, sys, time
+from pathlib import Path
+from image_pipeline.experiments.dvc_queue import _run_uninterrupted
+def enqueue():
+    os.kill(os.getppid(), signal.SIGKILL)
+    time.sleep(1)
+    Path(sys.argv[1]).touch()
+_run_uninterrupted(enqueue)
+"""
+
+
 def test_queueing_completes_if_the_command_is_killed(tmp_path: Path) -> None:
     """Otherwise DVC's temporary changes to the workspace would remain."""
-    script = (
-        "import os, signal, sys, time\n"
-        "from pathlib import Path\n"
-        "from image_pipeline.experiments.dvc_queue import _run_uninterrupted\n"
-        "def enqueue():\n"
-        "    os.kill(os.getppid(), signal.SIGKILL)\n"
-        "    time.sleep(1)\n"
-        "    Path(sys.argv[1]).touch()\n"
-        "_run_uninterrupted(enqueue)\n"
-    )
     path = tmp_path / "ended"
-    done = run(sys.executable, "-c", script, path, check=False)
+    done = run(sys.executable, "-c", KILLED, path, check=False)
     assert done.returncode == -signal.SIGKILL
     wait_until(path.exists, "the end of queueing", 30)
-    with pytest.raises(PipelineError, match=r"DVC cannot queue a run: no such thing$"):
-        dvc_queue._run_uninterrupted(partial(_fail, "no such thing"))
-
-
-def _fail(message: str) -> None:
-    raise ValueError(message)
+    with pytest.raises(PipelineError, match=r"DVC cannot queue a run: invalid literal for int"):
+        dvc_queue._run_uninterrupted(lambda: int("no number"))
 
 
 def test_idle_workers_may_exit_so_that_lost_runs_are_queued_again(
-    monkeypatch: pytest.MonkeyPatch,
+    dvc: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two workers restarted in turn would wait forever for a killed run."""
     waiting, started, orphaned = ["one", "two"], list[int](), list[bool]()
-    dvc = dvc_queue.Queue(2)
-    dvc._pending = {"one": ([], None), "two": ([], None)}
-    fake = SimpleNamespace(iter_queued=lambda: iter(waiting), wdir="queue")
-    monkeypatch.setattr(dvc, "_queue", fake, False)
+    dvc._queue.iter_queued = lambda: iter(waiting)
+    dvc._remove_orphaned = lambda: orphaned.append(True)
+    dvc._enqueue = waiting.extend
     monkeypatch.setattr(dvc_queue, "spawn_worker", lambda _, number: started.append(number))
-    monkeypatch.setattr(dvc_queue, "WORKER_TIMEOUT", 0)
-    monkeypatch.setattr(dvc, "_remove_orphaned", lambda: orphaned.append(True))
-    monkeypatch.setattr(dvc, "_enqueue", waiting.extend)
     monkeypatch.setattr(dvc_queue, "experiments", dict)
-    for alive in ({1}, {2}):
-        monkeypatch.setattr(dvc, "_workers", lambda alive=alive: alive)
-        dvc._ensure_workers()
-    assert started == [2, 1]
-    assert not orphaned
 
+    def ensure(alive: set[int]) -> None:
+        dvc._workers = lambda: alive
+        dvc._ensure_workers()
+
+    ensure({1})
+    ensure({2})
+    assert started == [2, 1]
     waiting.clear()
     for alive in ({1}, {2}, {1}):
-        monkeypatch.setattr(dvc, "_workers", lambda alive=alive: alive)
-        dvc._ensure_workers()
+        ensure(alive)
     assert started == [2, 1]
     assert not orphaned
-    monkeypatch.setattr(dvc, "_workers", set)
-    dvc._ensure_workers()
+    ensure(set())
     assert started == [2, 1, 1, 2]
     assert orphaned
 
 
 def test_a_run_that_ended_after_the_last_poll_is_not_queued_again(
-    monkeypatch: pytest.MonkeyPatch,
+    dvc: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """DVC would refuse it: an experiment of its name exists."""
     queued: list[str] = []
-    dvc = dvc_queue.Queue(2)
-    dvc._pending = {"ended": ([], None), "lost": ([], None)}
-    fake = SimpleNamespace(iter_queued=lambda: iter(()), iter_failed=lambda: iter(()))
-    monkeypatch.setattr(dvc, "_queue", fake, False)
-    monkeypatch.setattr(dvc, "_remove_orphaned", lambda: None)
-    monkeypatch.setattr(dvc, "_enqueue", queued.extend)
-    monkeypatch.setattr(dvc, "_workers", set)
-    monkeypatch.setattr(dvc_queue, "experiments", lambda: {"ended": None})
-    assert dvc.poll() == ({"ended"}, set())
-    assert queued == ["lost"]
+    dvc._enqueue = queued.extend
+    monkeypatch.setattr(dvc_queue, "experiments", lambda: {"one": None})
+    assert dvc.poll() == ({"one"}, set())
+    assert queued == ["two"]
 
 
-def test_of_several_runs_of_one_name_those_that_failed_are_removed(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_of_several_runs_of_one_name_those_that_failed_are_removed(dvc: Any) -> None:
     """DVC removes one entry of a name: it may be another, that nobody collected."""
     removed: list[str] = []
-    dvc = dvc_queue.Queue(2)
-    entries = [("mine", "a1"), ("mine", "a2"), ("other", "b1")]
-    fake = SimpleNamespace(
-        iter_failed=lambda: [
-            SimpleNamespace(entry=SimpleNamespace(name=name, stash_rev=revision))
-            for name, revision in entries
-        ],
-        remove=removed.extend,
-    )
-    monkeypatch.setattr(dvc, "_queue", fake, False)
+    entries = [
+        SimpleNamespace(entry=SimpleNamespace(name=name, stash_rev=revision))
+        for name, revision in (("mine", "a1"), ("mine", "a2"), ("other", "b1"))
+    ]
+    dvc._queue.iter_failed, dvc._queue.remove = lambda: entries, removed.extend
     dvc._remove_failed({"mine"})
     assert sorted(removed) == ["a1", "a2"]
 
 
-def test_no_curves_while_dvc_rewrites_a_runs_info(tmp_path: Path) -> None:
+def test_no_curves_while_dvc_rewrites_a_runs_info(dvc: Any, tmp_path: Path) -> None:
     info = tmp_path / "info"
     info.touch()
-    dvc = dvc_queue.Queue(1)
-    dvc._queue = SimpleNamespace(
-        iter_active=lambda: iter([SimpleNamespace(name="mine", stash_rev="")]),
-        get_infofile_path=lambda _: str(info),
-    )
+    dvc._queue.iter_active = lambda: [SimpleNamespace(name="mine", stash_rev="")]
+    dvc._queue.get_infofile_path = lambda _: str(info)
     assert dvc.history("mine") is None
-    info.write_text(
-        json.dumps(
-            {"git_url": "", "baseline_rev": "", "location": "", "root_dir": "r", "dvc_dir": ""}
-        )
-    )
+    names = ("git_url", "baseline_rev", "location", "dvc_dir")
+    info.write_text(json.dumps(dict.fromkeys(names, "") | {"root_dir": "r"}))
     assert dvc.history("mine") == Path("r/plots/history.csv")
 
 
@@ -373,28 +364,19 @@ def test_search_of_digits_killed_five_times(finished: Project, tmp_path: Path) -
     whole = finished
     (whole.root / "recipes/spaces/tiny.yaml").write_text(TINY)
     whole.commit("a space")
-    killed = whole.copy_to(tmp_path / "killed")
+    killed = whole.copy_to(tmp_path / "a b ü")  # of which DVC's own workers would die
     arguments = ("search", "tiny", "--trials", "4", "--jobs", "2")
     expected = whole.run(*COMMAND, *arguments, "--picture", "matters.png", timeout=900)
     assert (whole.root / "matters.png").stat().st_size > 5_000
 
     rng = random.Random(0)
     for number in range(5):
-        process = subprocess.Popen(
-            [*COMMAND, *arguments],
-            cwd=killed.root,
-            env=killed.environment(),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+        process = BackgroundCommand(killed, *COMMAND, *arguments).process
         time.sleep(rng.uniform(2, 12))
         process.kill()
         process.wait()
-        if number == 0:
-            continue  # its workers go on
-        for path in killed.root.glob(".dvc/tmp/exps/celery/dvc-exp-worker-*.pid"):
-            with suppress(ProcessLookupError, ValueError):  # it has just ended or started
-                os.kill(int(path.read_text()), signal.SIGKILL)
+        if number > 0:  # the first one's workers go on
+            kill_workers(killed)
     done = killed.run(*COMMAND, *arguments, timeout=900)
     assert done.stdout == expected.stdout
     assert "4 trials: " in done.stdout
