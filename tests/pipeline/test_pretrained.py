@@ -1,4 +1,4 @@
-"""From weights of one's own to a model that needs them no more, by DVC."""
+"""Training that starts from given weights, by DVC: all of it, or the last layer on a frozen one."""
 
 import hashlib
 import json
@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from image_pipeline.augmenting.params import AUGMENTATION_AMOUNTS
 from image_pipeline.modeling import networks
 from project import Project
 
@@ -57,8 +58,6 @@ def test_from_a_file_of_weights_to_a_model_without_it(started: Project) -> None:
         "data/weights/w.safetensors",
         "data/weights/weights.json",
     }
-    started.run("dvc", "checkout")
-    assert started.hashes() == before
 
 
 def test_weights_that_do_not_fit_end_training_in_one_line(started: Project) -> None:
@@ -76,13 +75,41 @@ def test_weights_that_do_not_fit_end_training_in_one_line(started: Project) -> N
 def test_where_nothing_can_be_fetched_the_stage_says_what_it_tried(
     finished: Project, tmp_path: Path
 ) -> None:
-    finished = finished.copy_to(tmp_path / "project")
-    finished.set_params({"train.model.name": "torchvision"})
+    project = finished.copy_to(tmp_path / "project")
+    project.set_params({"train.model.name": "torchvision"})
     closed = dict.fromkeys(("http_proxy", "https_proxy"), "http://127.0.0.1:9")
-    done = finished.stage("weights", env=closed | {"no_proxy": ""}, check=False)
+    done = project.stage("weights", env=closed | {"no_proxy": ""}, check=False)
     assert done.returncode == 1
     said = done.stderr.splitlines()[-1]
     assert said.startswith("weights: error: resnet18-f37072fd.pth could not be downloaded from any")
     assert "https://download.pytorch.org/models/resnet18-f37072fd.pth: no connection" in said
-    manifest = finished.root / "data" / "weights" / "weights.json"
+    manifest = project.root / "data" / "weights" / "weights.json"
     assert json.loads(manifest.read_text()) is None  # as it was
+
+
+def test_features_of_a_frozen_network_are_computed_once(started: Project) -> None:
+    """By this run or by those on DVC's queue, and the model does not depend on by whom."""
+    started.set_params({"train.transfer.name": "frozen", "train.learning_rate": 8.0e-3})
+    started.set_params({f"train.augmentation.{amount}": 0 for amount in AUGMENTATION_AMOUNTS})
+    started.commit("a frozen network")
+    started.stage("weights")
+    said = started.stage("train")
+    assert "features: 100%" in said.stderr
+    assert ", portable; " in said.stdout
+    expected = started.hashes()
+    [path] = (started.root / "checkpoints" / "features").iterdir()
+    again = started.stage("train")
+    assert "features:" not in again.stderr
+    assert started.hashes() == expected
+
+    path.write_bytes(path.read_bytes()[:-1])
+    started.set_params({"machine.cores": 1})
+    damaged = started.stage("train")
+    assert f"WARNING: checkpoints/features/{path.name}: these features are da" in damaged.stderr
+    assert started.hashes() == expected
+    assert "accuracy" in started.stage("evaluate").stdout
+
+    written = path.stat().st_mtime_ns
+    started.run("python", "-m", "image_pipeline", "seeds", "2")
+    [found] = path.parent.iterdir()
+    assert (found, found.stat().st_mtime_ns) == (path, written)
