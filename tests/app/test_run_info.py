@@ -1,12 +1,12 @@
 """The page shows the accuracy of exactly this model, or none."""
 
-import hashlib
 import json
 from pathlib import Path
 
 import pytest
 
 from image_pipeline.app.run_info import read_run_info
+from image_pipeline.common.hashes import dvc_md5
 from image_pipeline.modeling.model_card import ModelCard
 from image_pipeline.tensors.tensor_files import DatasetInfo
 
@@ -32,13 +32,7 @@ def run_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ):
         path.parent.mkdir()
         path.write_bytes(content)
-    model, metrics = (
-        {
-            "path": str(path),
-            "md5": hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest(),
-        }
-        for path in (MODEL, METRICS)
-    )
+    model, metrics = ({"path": str(path), "md5": dvc_md5(path)} for path in (MODEL, METRICS))
     lock = {"stages": {"evaluate": {"deps": [model], "outs": [metrics]}}}
     Path("dvc.lock").write_text(json.dumps(lock))  # JSON is YAML
 
@@ -47,7 +41,7 @@ def test_the_accuracy_is_that_of_the_run() -> None:
     info = read_run_info(MODEL, CARD)
     assert info.accuracy == "99.12% (88 errors in 10,000 images)"
     assert info.commit == "not committed"
-    assert info.model_hash == hashlib.md5(b"a model", usedforsecurity=False).hexdigest()[:8]
+    assert info.model_hash == dvc_md5(MODEL)[:8]
     assert info.classes().startswith("class 0, class 1, ")
     assert info.classes().endswith(", class 11 and 8 more")
 

@@ -117,7 +117,6 @@ CASES: dict[str, tuple[Draw, tuple[int, int]]] = {
     "confusion of long names": (confusion(LONG, 30), (417, 367)),
     "confusion of 100 classes": (confusion(MANY, 100), (1568, 1518)),
     "f1 of 2 classes": (f1(["a", "b"], [0.5, 1.0]), (350, 150)),
-    "f1 of equal scores": (f1(["a", "b"], [1.0, 1.0]), (350, 150)),
     "f1 of zeros": (f1(["a", "b"], [0.0, 0.0]), (350, 150)),
     "f1 of long names": (f1(LONG, [0.9, 0.8, 0.7, 0.6]), (417, 150)),
     "f1 of 100 classes": (f1(MANY, np.linspace(0, 1, 100).tolist()), (368, 1760)),
@@ -145,7 +144,6 @@ CASES: dict[str, tuple[Draw, tuple[int, int]]] = {
     "first layer of colours": (first_layer(21, 3, 1e-8), (600, 73)),
     "first layer of many units": (first_layer(65536, 3, 1.0), (600, 601)),
     "curves of one epoch": (curves(1), (1000, 400)),
-    "curves of 30 epochs": (curves(30), (1000, 400)),
     "curves of 1000 epochs": (curves(1000), (1000, 400)),
     "curves of 3 seeds": (curves(30, 1, 0.5, 0.2), (1000, 400)),
 }
@@ -193,14 +191,6 @@ def test_fonts_are_the_installed_packages_own() -> None:
         assert Path(sys.prefix) in Path(findfont(name, fallback_to_default=False)).parents
 
 
-def test_the_size_follows_the_resolution(tmp_path: Path) -> None:
-    table = pd.DataFrame({"class": ["a", "b"], "f1": [0.5, 0.6]})
-    for dpi in (50, 400):
-        draw_f1_by_class(tmp_path / "picture.png", table, dpi)
-        with Image.open(tmp_path / "picture.png") as picture:
-            assert picture.size == (7 * dpi, 3 * dpi)
-
-
 @pytest.fixture
 def shown(monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
     """Return the pixels that are shown."""
@@ -239,9 +229,8 @@ def test_filters_of_images_in_colour_are_in_colour(shown: list[np.ndarray], tmp_
 
 def test_a_saliency_map_is_red_over_grey(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[np.ndarray] = []
-    monkeypatch.setattr(
-        "image_pipeline.plotting.images.draw_images", lambda _, pixels, *__: drawn.append(pixels)
-    )
+    draws = "image_pipeline.plotting.images.draw_images"
+    monkeypatch.setattr(draws, lambda _, pixels, *__: drawn.append(pixels))
     maps = np.array([[[0, 1]]], np.float32)
     colours = np.array([[10, 10], [20, 20], [60, 60]], np.uint8)[None, :, None]
     for pixels in (colours, np.full((1, 1, 1, 2), 225, np.uint8)):  # single channels are inverted
@@ -264,8 +253,8 @@ def test_first_layer_is_red_above_zero_and_blue_below(tmp_path: Path) -> None:
     draw_first_layer(tmp_path / "p.png", np.array([[[[1.0, -1.0]]]]), 100)
     with Image.open(tmp_path / "p.png") as picture:
         colours = {colour for _, colour in picture.convert("RGB").getcolors(1 << 20) or []}
-    assert (103, 0, 31) in colours  # the ends of the map RdBu
-    assert (5, 48, 97) in colours
+        assert picture.width == 500  # with 50 dots per inch, 250
+    assert colours >= {(103, 0, 31), (5, 48, 97)}  # the ends of the map RdBu
 
 
 @pytest.fixture
@@ -273,10 +262,8 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Return the figures that are drawn, which are not written."""
     figures: list[Any] = []
     for module in ("classification", "balance", "curves"):
-        monkeypatch.setattr(
-            f"image_pipeline.plotting.{module}.save_figure",
-            lambda _, figure, __: figures.append(figure),
-        )
+        saves = f"image_pipeline.plotting.{module}.save_figure"
+        monkeypatch.setattr(saves, lambda _, figure, __: figures.append(figure))
     return figures
 
 
