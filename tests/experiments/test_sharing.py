@@ -5,12 +5,14 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
 import pytest
 
+from background import BackgroundCommand
 from project import (
     IDENTITY,
     LONGER,
@@ -61,7 +63,10 @@ class Server:
             f'#!/bin/sh\nexec {shutil.which("ssh")} -F {ssh}/config -o BatchMode=yes "$@"\n'
         )
         (commands / "ssh").chmod(0o755)
-        self.env = {"HOME": str(self.home), "PATH": f"{commands}:{os.environ['PATH']}"} | IDENTITY
+        path = os.pathsep.join(
+            [str(commands), str(Path(sys.executable).parent), os.environ["PATH"]]
+        )
+        self.env = {"HOME": str(self.home), "PATH": path} | IDENTITY
         self.trust_key("host")
 
     def trust_key(self, name: str) -> None:
@@ -87,9 +92,7 @@ class Server:
         """Run commands of the page, with the test's folder in place of the server's."""
         origin = shlex.quote(str(self.root.parent / "origin.git"))
         script = "set -e\n" + script.replace(FOLDER, str(self.storage)).replace(REPOSITORY, origin)
-        venv = project.environment()["PATH"].split(os.pathsep)[0]
-        env = self.env | {"PATH": f"{self.root}/bin:{venv}:{os.environ['PATH']}"}
-        return project.run("bash", "-c", script, env=env, check=check)
+        return project.run("bash", "-c", script, env=self.env, check=check)
 
 
 @pytest.fixture
@@ -186,59 +189,24 @@ def test_changed_host_key_is_an_error(shared: Project, server: Server) -> None:
     assert server.storage.exists()
 
 
-def complete_files(storage: Path) -> list[str]:
-    return [p.name for p in storage.rglob("*") if p.is_file() and not p.name.endswith(".tmp")]
-
-
 def test_server_killed_during_push(shared: Project, server: Server, tmp_path: Path) -> None:
     (shared.root / "big.bin").write_bytes(os.urandom(64_000_000))
     shared.run("dvc", "add", "--quiet", "big.bin")
     shared.commit("a large file")
-    env = server.env | {"PATH": f"{server.root}/bin:{shared.environment()['PATH']}"}
-    process = subprocess.Popen(
-        ["bash", "-c", f"set -e\n{PUSH}"],
-        cwd=shared.root,
-        env=shared.environment(env),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    command = BackgroundCommand(shared, "bash", "-c", f"set -e\n{PUSH}", env=server.env)
 
     def begun() -> bool:
-        assert process.poll() is None
+        assert command.process.poll() is None, command.text
         return any(path.stat().st_size > 1 << 20 for path in server.storage.rglob("*.tmp"))
 
     wait_until(begun, "a part of the large file", 120)
     server.kill()
-    _, said = process.communicate(timeout=120)
-    assert process.returncode != 0
-    assert re.search(r"ERROR: failed to push data to the cloud - \d+ files failed to upload", said)
+    assert command.wait() != 0
+    failed = r"ERROR: failed to push data to the cloud - \d+ files failed to upload"
+    assert re.search(failed, command.text)
 
     server.start()
     server.run(shared, PUSH)
     elsewhere = clone_of(shared, tmp_path / "elsewhere")
     server.run(elsewhere, PULL)
     assert (elsewhere.root / "big.bin").read_bytes() == (shared.root / "big.bin").read_bytes()
-
-
-def test_full_disk_on_the_server(shared: Project, server: Server, tmp_path: Path) -> None:
-    require(os.geteuid() == 0, "root, to mount a small disk")
-    (shared.root / "big.bin").write_bytes(os.urandom(8_000_000))
-    shared.run("dvc", "add", "--quiet", "big.bin")
-    shared.commit("a large file")
-    server.storage.mkdir()
-    options = ("-t", "tmpfs", "-o", "size=4m", "tmpfs")
-    small = run("mount", *options, server.storage, check=False)
-    require(small.returncode == 0, "the right to mount a small disk")
-    try:
-        done = server.run(shared, PUSH, check=False)
-        assert done.returncode != 0
-        assert re.search(r"failed to push data to the cloud - \d+ files? failed", done.stderr)
-        assert "Traceback" not in done.stderr
-        run("mount", "-o", "remount,size=64m", server.storage)
-        server.run(shared, PUSH)
-        elsewhere = clone_of(shared, tmp_path / "elsewhere")
-        server.run(elsewhere, PULL)
-        assert elsewhere.hashes() == shared.hashes()
-    finally:
-        run("umount", server.storage)
