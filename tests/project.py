@@ -190,6 +190,15 @@ class Project:
         modules = {"PYTHONPATH": str(self.root / "src"), "PATH": path}
         return {**inherited, **modules, **(extra or {})}
 
+    def claiming(self, cores: int, folder: Path) -> dict[str, str]:
+        """Return what `run` needs for Python to tell of so many cores, by a file in `folder`."""
+        folder.mkdir()
+        (folder / "sitecustomize.py").write_text(
+            f"import os\nos.sched_getaffinity = lambda pid: set(range({cores}))\n"
+            f"os.cpu_count = os.process_cpu_count = lambda: {cores}\n"
+        )
+        return {"PYTHONPATH": os.pathsep.join([str(self.root / "src"), str(folder)])}
+
     def run(
         self,
         *command: str,

@@ -4,20 +4,15 @@ Other processors are in test_processors.py.
 Every test compares the SHA-256 of every file that the pipeline writes, pictures included.
 """
 
-import os
 import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from project import Project, require
+import matplotlib as mpl
+from fontTools.ttLib import TTFont  # type: ignore[import-untyped]
 
-# What a processor of eight threads tells those who ask Python for their number.
-EIGHT_PROCESSORS = """
-import os
-os.cpu_count = os.process_cpu_count = lambda: 8
-os.sched_getaffinity = lambda pid: set(range(8))
-"""
+from project import Project, require
 
 # A user's taste that would change every picture.
 MATPLOTLIBRC = """
@@ -38,13 +33,23 @@ text.antialiased: False
 """
 
 
+def install_impostor_font(folder: Path) -> None:
+    """Put another typeface into `folder` that says it is the one our pictures are set in."""
+    folder.mkdir(parents=True)
+    with TTFont(Path(mpl.get_data_path()) / "fonts" / "ttf" / "DejaVuSerif.ttf") as font:
+        names = font["name"]
+        for of in [record for record in names.names if record.nameID in (1, 4, 16)]:
+            names.setName("DejaVu Sans", of.nameID, of.platformID, of.platEncID, of.langID)
+        font.save(folder / "DejaVuSans.ttf")
+
+
 def test_a_copy_under_unlike_settings_on_one_core(
     finished: Project, make_project: Callable[..., Project], tmp_path: Path
 ) -> None:
     require(shutil.which("taskset"), "taskset")
     other = make_project("a much longer name/with spaces, in ASCII")
     home = tmp_path / "home"
-    _install_impostor_font(home / ".fonts")
+    install_impostor_font(home / ".fonts")
     (home / "matplotlibrc").write_text(MATPLOTLIBRC)
     settings = {
         "HOME": str(home),
@@ -75,29 +80,10 @@ def test_a_copy_under_unlike_settings_on_one_core(
 def test_eight_claimed_threads(finished: Project, tmp_path: Path) -> None:
     wide = finished.copy_without_results(tmp_path / "ünd")
     shutil.rmtree(wide.root / "data" / "tensors")
-    site = tmp_path / "site"
-    site.mkdir()
-    (site / "sitecustomize.py").write_text(EIGHT_PROCESSORS)
     variables = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-    claims = dict.fromkeys(variables, "8")
-    claims["PYTHONPATH"] = os.pathsep.join([str(wide.root / "src"), str(site)])
+    claims = dict.fromkeys(variables, "8") | wide.claiming(8, tmp_path / "site")
     counted = wide.run(sys.executable, "-c", "import os; print(os.cpu_count())", env=claims)
     assert counted.stdout.strip() == "8"
     for stage in ("tensorize", "train", "evaluate", "plot", "export"):
         assert "WARNING" not in wide.stage(stage, env=claims).stderr
     assert wide.hashes() == finished.hashes()
-
-
-def _install_impostor_font(folder: Path) -> None:
-    """Put another typeface into `folder` that says it is the one our pictures are set in."""
-    import matplotlib as mpl
-    from fontTools.ttLib import TTFont  # type: ignore[import-untyped]
-
-    folder.mkdir(parents=True)
-    with TTFont(Path(mpl.get_data_path()) / "fonts" / "ttf" / "DejaVuSerif.ttf") as font:
-        for record in font["name"].names:
-            if record.nameID in (1, 4, 16):
-                font["name"].setName(
-                    "DejaVu Sans", record.nameID, record.platformID, record.platEncID, record.langID
-                )
-        font.save(folder / "DejaVuSans.ttf")
