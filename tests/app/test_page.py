@@ -7,10 +7,8 @@ import os
 import re
 import signal
 import socket
-import struct
 import sys
 import threading
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,10 +24,10 @@ from selenium.webdriver.remote.webelement import WebElement
 from background import BackgroundCommand
 from chromium import chromium, console_errors, requested
 from image_pipeline.tensors.tensor_files import read_sample
+from prediction.prediction_files import image_file, png_of_size
 from project import IN_CI, ROOT, Project, require, run, wait_until
 
 ENVIRONMENT = ROOT / ".venv-app"
-TIMEOUT = 300  # seconds; only the prediction of a stroke must be quick
 TABS = ("Draw", "Image files", "Test images")
 
 # When the pen was lifted, and when the latest prediction was shown, in milliseconds.
@@ -104,9 +102,8 @@ class Page:
         self.driver.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": is_phone})
         self.check()
         self.driver.get("about:blank")
-        console_errors(
-            self.driver
-        )  # drop Gradio's own, of responses that nobody waits for any more
+        # Drop Gradio's own, of responses that nobody waits for any more.
+        console_errors(self.driver)
         self.driver.get(self.address)
         wait_until(lambda: self.is_shown("#pad canvas"), "the pad")
         self.run(WATCH)
@@ -133,9 +130,8 @@ class Page:
 
     def text(self, selector: str) -> str:
         """Return the text of an element, empty if there is none."""
-        return str(
-            self.run("return document.querySelector(arguments[0])?.innerText ?? ''", selector)
-        )
+        script = "return document.querySelector(arguments[0])?.innerText ?? ''"
+        return str(self.run(script, selector))
 
     def open_tab(self, name: str) -> None:
         (tab,) = [tab for tab in self.find("[role=tab]") if tab.text == name]
@@ -216,7 +212,7 @@ def server(
         yield server
         # Ctrl-C stops it without a traceback, and no other machine was contacted.
         server.process.send_signal(signal.SIGINT)
-        assert server.process.wait(TIMEOUT) == 0
+        assert server.wait() == 0
         assert server.text.splitlines()[-1] == "app: stopped"
         assert "Traceback" not in server.text
         assert proxied[1] == []
@@ -267,7 +263,7 @@ def test_ten_dropped_test_images_are_predicted_as_by_the_command(
     page: Page, tmp_path: Path
 ) -> None:
     sample = read_sample(page.project.root / "data/tensors/test.safetensors", range(10))
-    files = {f"{number}.png": png(image) for number, image in enumerate(sample.images)}
+    files = {f"{number}.png": image_file(image[0]) for number, image in enumerate(sample.images)}
     expected = [
         [
             Path(row["image"]).name,
@@ -285,13 +281,12 @@ def test_ten_dropped_test_images_are_predicted_as_by_the_command(
 
 def test_bad_files_get_an_error_each_and_the_server_keeps_running(page: Page) -> None:
     sample = read_sample(page.project.root / "data/tensors/test.safetensors", [0])
-    photograph = io.BytesIO()
-    Image.fromarray(sample.images[0, 0]).resize((300, 300)).save(photograph, "JPEG")
+    photograph = image_file(sample.images[0, 0].repeat(10, 0).repeat(10, 1), "JPEG")
     files = {
         "notes.txt": b"<b>no image</b>",
-        "torn.jpg": photograph.getvalue()[:-1000],
-        "huge.png": huge_png(),
-        "good.png": png(sample.images[0]),
+        "torn.jpg": photograph[: len(photograph) // 2],
+        "huge.png": png_of_size(50_000, 50_000),
+        "good.png": image_file(sample.images[0, 0]),
     }
     rows = page.drop(files)
     assert [len(row) for row in rows] == [2, 2, 2, 4]
@@ -349,7 +344,7 @@ def test_on_a_phone_nothing_is_too_wide_and_touch_draws(page: Page) -> None:
         )
     page.prediction()
     assert page.run("return scrollY") == 0  # the touch drew instead of scrolling
-    page.drop({f"{'long' * 20}.png": png(np.zeros((1, 28, 28), np.uint8)), "text": b"text"})
+    page.drop({f"{'long' * 20}.png": image_file(np.zeros((28, 28), np.uint8)), "text": b"text"})
     for name in TABS:
         page.open_tab(name)
         wait_until(lambda: page.run(TOO_WIDE) == [], f"everything in the window at {name}")
@@ -397,27 +392,6 @@ def network_input(page: Page) -> bytes:
     """Return the pixels of the image titled 'Network input'."""
     source = page.find(".prediction img")[0].get_attribute("src") or ""
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(source.split(",")[1])))).tobytes()
-
-
-def png(pixels: np.ndarray) -> bytes:
-    """Encode grey pixels, uint8 `[1, H, W]`, as a PNG file."""
-    content = io.BytesIO()
-    Image.fromarray(pixels[0]).save(content, "PNG")
-    return content.getvalue()
-
-
-def huge_png() -> bytes:
-    """Return a PNG file with a header for 50,000 x 50,000 pixels, most of them missing."""
-
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        checked = kind + content
-        return struct.pack(">I", len(content)) + checked + struct.pack(">I", zlib.crc32(checked))
-
-    header = struct.pack(">IIBBBBB", 50_000, 50_000, 8, 0, 0, 0, 0)
-    rows = zlib.compress(bytes(50_001 * 20))
-    return (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
-    )
 
 
 def test_a_port_in_use_is_named(page: Page) -> None:
