@@ -4,7 +4,7 @@ import ast
 import re
 import time
 from collections.abc import Iterator
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -23,6 +23,7 @@ from project import ROOT
 from refusals import quick, said_by
 
 TEXT = (ROOT / "params.yaml").read_text(encoding="utf-8")
+LINES = TEXT.splitlines()
 
 
 def keys(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
@@ -56,18 +57,23 @@ def find(values: dict[str, Any], key: str) -> tuple[dict[str, Any], str]:
     return values, name
 
 
-def replaced(key: str, yaml: str) -> str:
-    """Return params.yaml's text with the value of `key` replaced by YAML text."""
-    last = key.rsplit(".", 1)[-1]
-    lines = TEXT.splitlines()
+def line_numbers() -> Iterator[tuple[str, int]]:
+    """Yield every dotted key of the file with the index of its line."""
     path: list[tuple[int, str]] = []
-    for number, line in enumerate(lines):
+    for number, line in enumerate(LINES):
         if found := re.match(r"( *)([a-z_0-9]+):", line):
             path = [item for item in path if item[0] < len(found[1])] + [(len(found[1]), found[2])]
-            if ".".join(name for _, name in path) == key:
-                lines[number] = f"{found[1]}{last}: {yaml}"
-                return "\n".join(lines) + "\n"
-    raise AssertionError(key)
+            yield ".".join(name for _, name in path), number
+
+
+NUMBERS = dict(line_numbers())
+
+
+def replaced(key: str, yaml: str) -> str:
+    """Return params.yaml's text with the value of `key` replaced by YAML text."""
+    lines = LINES.copy()
+    lines[NUMBERS[key]] = f"{lines[NUMBERS[key]].partition(':')[0]}: {yaml}"
+    return "\n".join(lines) + "\n"
 
 
 @pytest.fixture(scope="module")
@@ -135,6 +141,7 @@ def test_what_is_allowed(key: str, file: Path) -> None:
 
 
 INTEGER = "input should be a valid integer"
+LESS = "input should be less than"
 STRING = "input should be a valid string"
 AT_MOST = "string should have at most {} characters"
 PATTERN = "string should match pattern '{}'"
@@ -142,32 +149,25 @@ PATTERN = "string should match pattern '{}'"
 REFUSED: dict[str, list[tuple[str, str, str]]] = {
     "train.epochs": [
         ("many", "'many'", INTEGER),
-        ("'5'", "'5'", INTEGER),
-        ("2.0", "2.0", INTEGER),
         ("1e2", "100.0", INTEGER),
         ("true", "true", INTEGER),
         ("~", "null", INTEGER),
-        ("[[1]]", "[[1]]", INTEGER),
         ("&loop [*loop]", "[[[...]]]", INTEGER),
         ("2001-02-03", "datetime.date(2001, 2, 3)", INTEGER),
         ("!!binary aGVsbG8=", "b'hello'", INTEGER),
         ('"line\\nbreak\\e[2J"', r"'line\nbreak\x1b[2J'", INTEGER),
         ("0", "0", "input should be greater than or equal to 1"),
-        ("10001", "10001", "input should be less than or equal to 10000"),
-        (
-            f"0x1{'0' * 5000}",
-            "a number of thousands of digits",
-            "input should be less than or equal to 10000",
-        ),
+        ("10001", "10001", f"{LESS} or equal to 10000"),
+        (f"0x1{'0' * 5000}", "a number of thousands of digits", f"{LESS} or equal to 10000"),
     ],
     "train.learning_rate": [
         ("0", "0", "input should be greater than 0"),
-        ("10.1", "10.1", "input should be less than or equal to 10"),
+        ("10.1", "10.1", f"{LESS} or equal to 10"),
         ("1e", "'1e'", "input should be a valid number"),
         ("true", "true", "input should be a valid number"),
     ],
     "train.augmentation.elastic": [
-        ("1.1", "1.1", "input should be less than or equal to 1"),
+        ("1.1", "1.1", f"{LESS} or equal to 1"),
         (".nan", "nan", "input should be a finite number"),
         ("-.inf", "-inf", "input should be a finite number"),
     ],
@@ -199,16 +199,14 @@ REFUSED: dict[str, list[tuple[str, str, str]]] = {
         ("''", "''", "string should have at least 1 character"),
         ("x" * 4097, f"'{'x' * 12}...{'x' * 13}'", AT_MOST.format(4096)),
         ("2024", "2024", f"{STRING}; put it in quotes"),
-        ("01", "1", f"{STRING}; put it in quotes"),
         ("1e3", "1000.0", f"{STRING}; put it in quotes"),
-        ("true", "true", f"{STRING}; put it in quotes"),
         ("2024-01-01", "datetime.date(2024, 1, 1)", f"{STRING}; put it in quotes"),
         ("null", "null", STRING),
         ("[a]", "['a']", STRING),
     ],
     "download.folder.url": [
         (url, f"'{url}'", PATTERN.format("^(https?://[!-~]+)?$"))
-        for url in ("pets.zip", "ftp://a.org/pets", "https://a b.org", "http://")
+        for url in ("ftp://a.org/pets", "https://a b.org", "http://")
     ]
     + [
         (url, f"'{url}'", "it must be an http(s) address with a host, or empty")
@@ -234,23 +232,34 @@ def test_a_missing_key_is_named(key: str, file: Path) -> None:
     assert message == f"{key}: missing; add it (the committed params.yaml has it)"
 
 
-@pytest.mark.parametrize(("yaml", "shown"), [("3", "3"), ("", "null"), ("[a]", "['a']")])
-def test_a_block_that_is_none(yaml: str, shown: str, file: Path) -> None:
-    text = f"{TEXT[: TEXT.index('machine:')]}machine: {yaml}\n"
-    assert refusal(file, text) == (
-        f"machine: {shown} is not allowed: "
-        "input should be a valid dictionary or instance of MachineParams"
-    )
+UNKNOWN = "unknown key; remove it or correct its spelling"
+NO_BLOCK = "is not allowed: input should be a valid dictionary or instance of MachineParams"
 
 
-@pytest.mark.parametrize("key", ["extra", "train.epoch", "train.augmentation.blur"])
-def test_an_unknown_key_is_named(key: str, file: Path) -> None:
-    message = refusal(file, write(file, document({key: 3})))
-    assert message == f"{key}: unknown key; remove it or correct its spelling"
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("extra", 3, UNKNOWN),
+        ("train.epoch", 3, UNKNOWN),
+        ("train.augmentation.blur", 3, UNKNOWN),
+        ("machine", 3, f"3 {NO_BLOCK}"),
+        ("machine", None, f"null {NO_BLOCK}"),
+        ("machine", ["a"], f"['a'] {NO_BLOCK}"),
+        *((key, 0, f"its name is {new} now") for key, new in RENAMED.items()),
+    ],
+)
+def test_unknown_keys_and_blocks_that_are_none(
+    key: str, value: object, said: str, file: Path
+) -> None:
+    assert refusal(file, write(file, document({key: value}))) == f"{key}: {said}"
+
+
+def test_new_names_are_those_of_the_file() -> None:
+    assert set(RENAMED.values()) <= NUMBERS.keys()
 
 
 def test_keys_that_are_no_names(file: Path) -> None:
-    for key in ("3", "~", "? [a, b]\n", '"line\\nbreak\\e[2J"', "2001-02-03", "1.5", "true"):
+    for key in ("3", "~", "? [a, b]\n", '"line\\nbreak\\e[2J"', "2001-02-03"):
         assert "unknown key" in refusal(file, f"{TEXT}{key}: 3\n"), key
 
 
@@ -258,7 +267,7 @@ def test_five_problems_are_shown_at_most(file: Path) -> None:
     def said(number: int) -> str:
         return refusal(file, TEXT + "".join(f"k{n}: 3\n" for n in range(number)))
 
-    unknown = [f"k{n}: unknown key; remove it or correct its spelling" for n in range(5)]
+    unknown = [f"k{n}: {UNKNOWN}" for n in range(5)]
     assert said(5) == "; ".join(unknown)
     assert said(6) == "; ".join(unknown) + "; and 1 more"
 
@@ -275,22 +284,34 @@ def test_blocks_of_options(block: str, file: Path) -> None:
     found = read_params(file).train
     assert found.model.options == (good if "mlp" in block else {"hidden_sizes": [120, 84]})
     assert found.optimizer.options == {"betas": [0.9, 0.999]}
-    for bad in (
-        3,
-        None,
-        ["a"],
-        {"a": None},
-        {"a": {"b": 1}},
-        {"a b": 1},
-        {3: 1},
-        {"a": float("nan")},
-        {"a": [[[1]]]},
-        {"a": [1] * 65},
-        {f"a{number}": 1 for number in range(65)},
-    ):
+    values = (None, {"b": 1}, float("nan"), [[[1]]], [1] * 65)
+    too_many = {f"a{number}": 1 for number in range(65)}
+    for bad in (3, None, ["a"], {"a b": 1}, {3: 1}, too_many, *({"a": value} for value in values)):
         message = refusal(file, write(file, document({block: bad})))
         assert message.startswith(f"{block}: ")
         assert message.endswith(f" is not allowed: it must be {OPTIONS}")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {"weights.mean": [0.5], "weights.std": [0.5, 0.5]},
+            "`mean` and `std` must have a number per channel each",
+        ),
+        ({"weights.std": [0.2, 0.0, 0.2]}, "`std` must be above 0"),
+        ({"tensorize.folder.crop_fraction": 0.5}, "a crop_fraction below 1 needs `fit: crop`"),
+        (
+            {"train.model.torchvision": {"pretrained": "yes"}, "train.model.name": "torchvision"},
+            "`pretrained` of torchvision must be true or false",
+        ),
+    ],
+)
+def test_settings_that_rule_each_other_out(
+    changes: dict[str, object], said: str, file: Path
+) -> None:
+    message = refusal(file, write(file, document(changes)))
+    assert message.endswith(f"is not allowed: {said}")
 
 
 def test_without_a_block_there_are_no_options(file: Path) -> None:
@@ -298,24 +319,23 @@ def test_without_a_block_there_are_no_options(file: Path) -> None:
     assert read_params(file).train.model.options == {}
 
 
-LINES = TEXT.count("\n")
-SYNTAX = {
-    "a duplicate key": (TEXT + "  cores: 3\n", LINES + 1, 'duplicate key "cores"'),
-    "a command to run": (
-        replaced("plot.dpi", "!!python/object/apply:os.system [touch /tmp/x]"),
-        TEXT[: TEXT.index("  dpi:")].count("\n") + 1,
-        "could not determine a constructor for the tag",
-    ),
-    "two documents": (f"{TEXT}---\n{TEXT}", LINES + 1, "another document"),
-    "an open quote": (TEXT + 'x: "1\n', LINES + 2, "end of stream"),
-    "an unknown alias": (TEXT + "x: *nothing\n", LINES + 1, "undefined alias 'nothing'"),
-    "a zero byte": (TEXT + "x: \0\n", LINES + 1, "special characters are not allowed"),
-}
-
-
-@pytest.mark.parametrize("name", SYNTAX)
-def test_syntax_errors_name_the_line(name: str, file: Path) -> None:
-    content, line, problem = SYNTAX[name]
+@pytest.mark.parametrize(
+    ("content", "line", "problem"),
+    [
+        (TEXT + "  cores: 3\n", len(LINES) + 1, 'duplicate key "cores"'),
+        (f"{TEXT}---\n{TEXT}", len(LINES) + 1, "another document"),
+        (TEXT + 'x: "1\n', len(LINES) + 2, "end of stream"),
+        (TEXT + "x: *nothing\n", len(LINES) + 1, "undefined alias 'nothing'"),
+        (TEXT + "x: \0\n", len(LINES) + 1, "special characters are not allowed"),
+        (
+            replaced("plot.dpi", "!!python/object/apply:os.system [touch /tmp/x]"),
+            NUMBERS["plot.dpi"] + 1,
+            "could not determine a constructor for the tag",
+        ),
+    ],
+    ids=["twice", "two documents", "an open quote", "an alias", "a zero byte", "a command"],
+)
+def test_syntax_errors_name_the_line(content: str, line: int, problem: str, file: Path) -> None:
     message = refusal(file, content)
     assert message.startswith(f", line {line}: not valid YAML here: ")
     assert problem in message
@@ -402,41 +422,24 @@ def test_any_damage_is_harmless_or_refused_in_one_line(
     read_or_refuse(file)
 
 
-@quick
-@given(content=st.binary(max_size=300))
-def test_any_bytes_are_refused_in_one_line(content: bytes, file: Path) -> None:
-    refusal(file, content)
-
-
 # What params.yaml says of itself.
 
 
-def comments() -> dict[str, str]:
-    """Return each key's comment in params.yaml, with the lines that go on below it."""
-    found: dict[str, str] = {}
-    path: list[tuple[int, str]] = []
-    for line in TEXT.splitlines():
-        if match := re.match(r"( *)([a-z_0-9]+):[^#]*(#.*)?$", line):
-            indent = len(match[1])
-            path = [item for item in path if item[0] < indent] + [(indent, match[2])]
-            found[".".join(name for _, name in path)] = (match[3] or "").lstrip("# ")
-        elif path and (match := re.match(r" +# *(.*)", line)):
-            found[".".join(name for _, name in path)] += f" {match[1]}"
-    return found
+def comment(key: str) -> str:
+    """Return a key's comment in params.yaml, with the lines that go on below it."""
+    line, *below = LINES[NUMBERS[key] :]
+    more = takewhile(re.compile(" +#").match, below)
+    return " ".join(part.partition("#")[2].strip() for part in (line, *more))
 
 
 def bounds(field: FieldInfo) -> dict[str, float]:
     """Return a field's ge, gt, le and lt, and the least and greatest length of a text."""
     names = ("ge", "gt", "le", "lt", "min_length", "max_length")
-    return {
-        name: getattr(item, name)
-        for item in field.metadata
-        for name in names
-        if getattr(item, name, None) is not None
-    }
+    found = ((name, getattr(item, name, None)) for item in field.metadata for name in names)
+    return {name: bound for name, bound in found if bound is not None}
 
 
-def told(comment: str) -> dict[str, float]:
+def told(text: str) -> dict[str, float]:
     """Return the bounds that a comment tells at its end."""
     number = r"([0-9]+(?:\.[0-9]+)?)"
     patterns = {
@@ -450,7 +453,7 @@ def told(comment: str) -> dict[str, float]:
     [(names, found)] = [
         (names, match)
         for pattern, names in patterns.items()
-        if (match := re.fullmatch(pattern, comment.rpartition("; ")[2]))
+        if (match := re.fullmatch(pattern, text.rpartition("; ")[2]))
     ]
     return dict(zip(names, map(float, found.groups()), strict=True))
 
@@ -469,14 +472,14 @@ def options() -> Iterator[tuple[str, FieldInfo]]:
 def test_each_comment_tells_the_range_that_is_checked() -> None:
     numbers = words = 0
     for key, field in (FIELDS | dict(options())).items():
-        comment = comments()[key]
+        text = comment(key)
         if get_origin(field.annotation) is Literal:
             words += 1
             choices = [str(choice) for choice in get_args(field.annotation)]
-            assert [part.split()[0] for part in comment.split(" | ")] == choices
-        elif field.annotation in (int, float) or "characters" in comment:
+            assert [part.split()[0] for part in text.split(" | ")] == choices
+        elif field.annotation in (int, float) or "characters" in text:
             numbers += 1
-            assert told(comment) == bounds(field), key
+            assert told(text) == bounds(field), key
         else:
             assert field.annotation in (str, bool, list[float]), key
     assert numbers >= 30
@@ -493,27 +496,3 @@ def test_every_parameter_is_used() -> None:
         if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)
     }
     assert {key.rsplit(".", 1)[-1] for key in FIELDS} - read == set()
-
-
-@pytest.mark.parametrize("key", RENAMED)
-def test_an_old_name_is_refused_with_the_new_one(key: str, file: Path) -> None:
-    write(file, document({key: 0}))
-    with pytest.raises(ParamsError, match=rf"{key}: its name is {RENAMED[key]} now$"):
-        read_params(file)
-    find(document(), RENAMED[key])  # which the file has
-
-
-def test_settings_that_rule_each_other_out(file: Path) -> None:
-    for changes, said in (
-        (
-            {"weights.mean": [0.5], "weights.std": [0.5, 0.5]},
-            "`mean` and `std` must have a number per channel each",
-        ),
-        ({"weights.std": [0.2, 0.0, 0.2]}, "`std` must be above 0"),
-        ({"tensorize.folder.crop_fraction": 0.5}, "a crop_fraction below 1 needs `fit: crop`"),
-        (
-            {"train.model.torchvision": {"pretrained": "yes"}, "train.model.name": "torchvision"},
-            "`pretrained` of torchvision must be true or false",
-        ),
-    ):
-        assert refusal(file, write(file, document(changes))).endswith(f"is not allowed: {said}")
