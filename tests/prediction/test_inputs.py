@@ -8,7 +8,7 @@ import pytest
 
 from image_pipeline.common.errors import DataError
 from image_pipeline.prediction import inputs
-from image_pipeline.prediction.inputs import NO_IMAGES, ImageInput, find_inputs
+from image_pipeline.prediction.inputs import NO_IMAGES, ImageInput, describe_skipped, find_inputs
 
 
 @pytest.fixture
@@ -77,3 +77,10 @@ def test_a_file_list(here: Path) -> None:
     assert list(inputs.read_file_list("list")) == ["b.png", "in/c.jpg", os.fsdecode(b"\xff.png")]
     with pytest.raises(DataError, match=r"^gone: cannot be read \(No such file or directory\)$"):
         list(inputs.read_file_list("gone"))
+
+
+def test_one_file_that_was_left_out_is_described_in_the_singular() -> None:
+    assert describe_skipped(Counter({".pdf": 1})) == (
+        "1 file left out, whose name is not that of an image: .pdf (1); a file that you name is "
+        "read whatever its suffix"
+    )

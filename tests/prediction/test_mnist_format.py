@@ -129,6 +129,14 @@ def test_shading_specks_lines_frames_and_inversion_change_nothing(
     assert similar(to_mnist_format(photograph(sheet)), reference())
 
 
+def test_specks_that_were_left_out_are_counted() -> None:
+    sheet = paper(300, 400, enlarged(SEVEN, 140), 80, 150)
+    assert mnist_format.to_mnist_format(photograph(sheet)).left_out == ()
+    for row, count in ((20, "1 speck"), (260, "2 specks")):
+        sheet[row : row + 3, 40:43] = 40
+        assert mnist_format.to_mnist_format(photograph(sheet)).left_out == (count,)
+
+
 def test_coloured_ink() -> None:
     light = photograph(paper(300, 400, enlarged(SEVEN, 140), 80, 150))
     red = np.stack([np.full_like(light, 225), light, light], axis=2)

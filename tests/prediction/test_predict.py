@@ -12,9 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from image_pipeline.app.model import AppModel
 from image_pipeline.modeling.model_card import OodThresholds
+from image_pipeline.modeling.model_file import read_model, write_model
+from image_pipeline.modeling.ood import TrainingStatistics
 from image_pipeline.prediction.inputs import ImageInput
 from image_pipeline.prediction.predictor import Predictor
 from image_pipeline.prediction.preprocessing import Preprocessor
@@ -100,6 +104,44 @@ def test_images_beyond_the_ood_thresholds_are_doubtful(tmp_path: Path) -> None:
     ):
         predictor = Predictor(make_model(path, make_card(ood=thresholds)))
         assert predictor.predict(images).doubtful.tolist() == expected
+
+
+def as_sure_as(probability: float, path: Path) -> Path:
+    """Write a model that gives class 3 this probability, whatever the image."""
+    network, card = read_model(make_model(path))
+    *_, bias = network.parameters()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.zero_()
+        bias[3] = np.log(9 * probability / (1 - probability))
+    write_model(
+        path, network, card, TrainingStatistics(*np.zeros((2, *card.input_shape), np.uint8))
+    )
+    return path
+
+
+@pytest.mark.parametrize(
+    ("probability", "whole", "apart"),
+    [(0.89, True, True), (0.96, False, True), (0.98, False, False)],
+)
+def test_a_digit_whose_strokes_were_joined_must_be_surer(
+    probability: float, whole: bool, apart: bool, tmp_path: Path
+) -> None:
+    model = as_sure_as(probability, tmp_path / "model.safetensors")
+    broken = DIGIT.copy()
+    broken[17:19] = 0
+    inputs = [
+        ImageInput(
+            "", image_file(np.pad(255 - np.kron(each, np.ones((5, 5), np.uint8)), 40, "edge"))
+        )
+        for each in (DIGIT, broken)
+    ]
+    expected = [("no class is sure",) if doubtful else () for doubtful in (whole, apart)]
+    found = [each for each in predict_files(inputs, model) if isinstance(each, Prediction)]
+    assert [each.probability for each in found] == pytest.approx([probability] * 2)
+    assert [each.doubts for each in found] == expected
+    app = AppModel(model)
+    assert [app.predict_image_file(each.read()).doubts for each in inputs] == expected
 
 
 def predict(

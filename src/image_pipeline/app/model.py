@@ -111,7 +111,10 @@ class AppModel:
         by_name = dict(zip(names, probabilities, strict=True))
         mode = image.mode if image else "as-trained"
         doubts = find_doubts(
-            mode, max(probabilities), unlike_training=bool(predictions.doubtful[0])
+            mode,
+            max(probabilities),
+            unlike_training=bool(predictions.doubtful[0]),
+            joined=image is not None and image.joined,
         )
         if image is None:
             return ImagePrediction(pixels, by_name, doubts, None)

@@ -108,10 +108,10 @@ def describe_skipped(skipped: Counter[str]) -> str:
     if len(ranked) > MAX_SUFFIXES:
         shown.append(f"and {len(ranked) - MAX_SUFFIXES} more suffixes")
     total = sum(skipped.values())
-    return (
-        f"{total} file{'s' if total > 1 else ''} left out, whose names are not those of images: "
-        f"{', '.join(shown)}; a file that you name is read whatever its suffix"
-    )
+    what = "files left out, whose names are not those of images"
+    if total == 1:
+        what = "file left out, whose name is not that of an image"
+    return f"{total} {what}: {', '.join(shown)}; a file that you name is read whatever its suffix"
 
 
 def read_file_list(path: str) -> Iterator[str]:

@@ -69,11 +69,13 @@ class ConvertedDigit:
         pixels: uint8 `[28, 28]`, white on black.
         doubts: why it may not be the digit that was meant, in words.
         left_out: what else the image shows, in words.
+        joined: whether it is of several marks, joined as its strokes.
     """
 
     pixels: np.ndarray
     doubts: tuple[str, ...]
     left_out: tuple[str, ...]
+    joined: bool
 
 
 def to_mnist_format(image: np.ndarray, *, deskew: bool = False) -> ConvertedDigit:
@@ -94,7 +96,7 @@ def to_mnist_format(image: np.ndarray, *, deskew: bool = False) -> ConvertedDigi
     if deskew:
         digit = _deskew(digit)
     pixels = centre(_scale_to_box(normalise_stroke_width(digit)))
-    return ConvertedDigit(pixels, found.doubts, found.left_out)
+    return ConvertedDigit(pixels, found.doubts, found.left_out, found.joined)
 
 
 def _reduce(image: np.ndarray) -> np.ndarray:

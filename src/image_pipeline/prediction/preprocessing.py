@@ -31,12 +31,14 @@ class Preprocessed:
         mode: that was applied.
         doubts: why its class may mean nothing, in words.
         left_out: what else the image shows, in words.
+        joined: whether the digit is of several marks, joined as its strokes.
     """
 
     pixels: bytes
     mode: AppliedMode
     doubts: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
+    joined: bool = False
 
 
 @dataclass(frozen=True)
@@ -97,4 +99,5 @@ class Preprocessor:
         if self.mode == "auto" and is_mnist_format(image):
             return Preprocessed(image.tobytes(), "as-trained")
         digit = to_mnist_format(image, deskew=self.deskew)
-        return Preprocessed(digit.pixels.tobytes(), "mnist", digit.doubts, digit.left_out)
+        found = digit.doubts, digit.left_out, digit.joined
+        return Preprocessed(digit.pixels.tobytes(), "mnist", *found)

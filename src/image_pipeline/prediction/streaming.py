@@ -27,8 +27,9 @@ CHUNK_BYTES = 1 << 22  # of image files
 UNLIKE_TRAINING = "unlike the training images"
 UNSURE = "no class is sure"
 MIN_PROBABILITY = 0.9  # of a class that is sure
+MIN_PROBABILITY_JOINED = 0.97  # if strokes were joined: a gap may make another digit
 # The attributes of a `ProcessedImage`, without its input.
-Outcome = tuple[AppliedMode, bool, str, tuple[str, ...], tuple[str, ...]]
+Outcome = tuple[AppliedMode, bool, str, tuple[str, ...], tuple[str, ...], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,7 @@ class ProcessedImage:
         error: why the file could not be read; empty on success.
         doubts: why its class may mean nothing, in words.
         left_out: what else the image shows, in words.
+        joined: whether the digit is of several marks, joined as its strokes.
     """
 
     input: ImageInput
@@ -50,6 +52,7 @@ class ProcessedImage:
     error: str = ""
     doubts: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
+    joined: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,9 +154,10 @@ def _preprocess_chunk(
                 processed = preprocessor(content)
                 row[:] = np.frombuffer(processed.pixels, np.uint8)
                 more = has_more_frames(content)
-                outcomes.append((processed.mode, more, "", processed.doubts, processed.left_out))
+                found = processed.doubts, processed.left_out, processed.joined
+                outcomes.append((processed.mode, more, "", *found))
             except Exception as error:  # Pillow's decoders raise whatever they trip over
-                outcomes.append(("as-trained", False, error_cause(error), (), ()))
+                outcomes.append(("as-trained", False, error_cause(error), (), (), False))
     return outcomes, pixels.reshape(-1, *preprocessor.pixels.shape)
 
 
@@ -181,15 +185,16 @@ def _predict_batch(model: Path, pixels: np.ndarray) -> Predictions:
 
 
 def find_doubts(
-    prepared: AppliedMode, probability: float, *, unlike_training: bool
+    prepared: AppliedMode, probability: float, *, unlike_training: bool, joined: bool
 ) -> tuple[str, ...]:
     """Return why an image's most probable class may mean nothing, in words.
 
     The probabilities of a digit that was converted to MNIST's format are less reliable than those
-    of an image as trained, so a class must be sure.
+    of an image as trained, so a class must be sure; surer still if its strokes were joined.
     """
     doubts = (UNLIKE_TRAINING,) if unlike_training else ()
-    return (*doubts, UNSURE) if prepared == "mnist" and probability < MIN_PROBABILITY else doubts
+    least = MIN_PROBABILITY_JOINED if joined else MIN_PROBABILITY
+    return (*doubts, UNSURE) if prepared == "mnist" and probability < least else doubts
 
 
 def _label(
@@ -205,5 +210,7 @@ def _label(
         if image.error:
             yield image
         else:
-            doubts = image.doubts + find_doubts(image.prepared, p1, unlike_training=doubtful)
+            doubts = image.doubts + find_doubts(
+                image.prepared, p1, unlike_training=doubtful, joined=image.joined
+            )
             yield Prediction(image, class_names[first], p1, class_names[second], p2, doubts)

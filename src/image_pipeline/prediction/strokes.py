@@ -1,7 +1,7 @@
 """Which of an image's marks are the strokes of the digit.
 
-Frames, ruled lines and specks are left out; strokes of one digit are joined if they are close
-together; and what is left, such as a second digit, makes the result doubtful.
+Frames, ruled lines and specks are left out, which is said; strokes of one digit are joined if they
+are close together; and what is left, such as a second digit, makes the result doubtful.
 """
 
 from collections.abc import Sequence
@@ -36,11 +36,13 @@ class Digit:
         mask: of its pixels, bool `[H, W]`.
         doubts: why it may not be the digit that was meant, in words.
         left_out: what else is in the image, in words.
+        joined: whether it is of several marks, joined as its strokes.
     """
 
     mask: np.ndarray
     doubts: tuple[str, ...]
     left_out: tuple[str, ...]
+    joined: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +89,7 @@ def find_digit(
             lines = mask & ~remove_lines(mask)
             lined |= bool(lines.any())
             kept = kept & (ndimage.maximum_filter(lines.view(np.uint8), 5) == 0)
-    marks = _marks(kept & mask)
+    marks, specks = _marks(kept & mask)
     if not marks:
         raise DataError(NO_STROKES)
     cut_off = [] if fills else [mark for mark in marks if _is_cut_off(mark, sheet, ink.shape)]
@@ -106,7 +108,8 @@ def find_digit(
     if sheet is None and rest > sum(mark.area for mark in strokes):
         doubts.append(BUSY)
     left_out = ["lines"] if lined else []
-    for what, count in (("cut-off mark", len(marks) - len(whole)), ("mark", len(others))):
+    cut = len(marks) - len(whole)
+    for what, count in (("cut-off mark", cut), ("mark", len(others)), ("speck", specks)):
         if count:
             left_out.append(f"{count} {what}{'s' if count > 1 else ''}")
     digit = np.zeros(ink.shape, bool)
@@ -114,7 +117,7 @@ def find_digit(
         digit[mark.box] |= mark.mask
     if _is_blot(main.mask):
         doubts.append(BLOB)
-    return Digit(digit, tuple(doubts), tuple(left_out))
+    return Digit(digit, tuple(doubts), tuple(left_out), len(strokes) > 1)
 
 
 def _is_enclosed(mark: _Mark, ink: np.ndarray, level: np.ndarray) -> bool:
@@ -145,17 +148,18 @@ def _threshold(values: np.ndarray) -> int:
     return max(otsu_threshold(values), MIN_CONTRAST // 2)
 
 
-def _marks(mask: np.ndarray) -> list[_Mark]:
-    """Return the connected components, the largest first, without specks."""
+def _marks(mask: np.ndarray) -> tuple[list[_Mark], int]:
+    """Return the connected components, the largest first, without specks; and their number."""
     labels, _ = ndimage.label(mask, WITH_DIAGONALS)
     areas = np.bincount(labels.ravel())
     boxes = ndimage.find_objects(labels)
     largest = int(areas[1:].max()) if len(areas) > 1 else 0
-    return [
+    marks = [
         _Mark(labels[boxes[number - 1]] == number, boxes[number - 1], int(areas[number]))
         for number in np.argsort(-areas[1:], kind="stable") + 1
         if 100 * int(areas[number]) >= largest
     ]
+    return marks, len(boxes) - len(marks)
 
 
 def _is_cut_off(mark: _Mark, sheet: np.ndarray | None, shape: tuple[int, ...]) -> bool:
