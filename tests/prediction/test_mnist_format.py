@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from image_pipeline.common.errors import DataError
 from image_pipeline.modeling.inference import normalise
@@ -203,6 +203,52 @@ def test_desks_shadows_windows_and_tight_crops_change_nothing(
         found = mnist_format.to_mnist_format(scene(box(digit, 180), np.random.default_rng(seed)))
         assert similar(found.pixels, plain, 0.6)  # the sheet on the desk is turned
         assert not found.doubts
+
+
+Line = list[tuple[int, int]]
+
+
+def drawn(lines: list[Line], width: int, height: int, thickness: int) -> np.ndarray:
+    """Return a crop of light paper with strokes in dark ink, which its rim may cut."""
+    image = Image.new("L", (width, height), 225)
+    for line in lines:
+        ImageDraw.Draw(image).line(line, 55, thickness, "curve")
+    return np.asarray(image)
+
+
+EDGE, LINE = "its strokes touch an edge", "a line is like its strokes"
+
+
+@pytest.mark.parametrize(
+    ("lines", "width", "height", "doubt"),
+    [
+        ([[(0, 4), (90, 4), (30, 130)]], 112, 159, LINE),  # a seven without its bar is a one
+        ([[(0, 6), (84, 4), (90, 12), (30, 140)]], 112, 159, EDGE),
+        ([[(50, 5), (6, 100), (153, 110)], [(110, 0), (105, 273)]], 154, 274, LINE),
+        (  # half of a zero is another digit
+            [
+                [(60, 16), (20, 50), (2, 90), (20, 150)],
+                [(85, 12), (140, 50), (135, 120), (90, 180), (45, 178)],
+            ],
+            220,
+            240,
+            EDGE,
+        ),
+    ],
+    ids=["seven", "bent seven", "four", "zero"],
+)
+def test_strokes_at_the_rim_that_were_left_out_make_a_doubt(
+    lines: list[Line], width: int, height: int, doubt: str
+) -> None:
+    found = mnist_format.to_mnist_format(drawn(lines, width, height, 8))
+    assert doubt in found.doubts
+
+
+def test_a_faint_rest_of_strokes_at_the_rim_is_not_read_in_their_place() -> None:
+    seven = [(5, 55), (9, 18), (189, 6), (129, 110), (7, 295)]
+    whole = drawn([[(x + 40, y + 40) for x, y in seven]], 280, 380, 20)
+    found = mnist_format.to_mnist_format(photograph(shade(drawn([seven], 200, 300, 20))))
+    assert similar(found.pixels, to_mnist_format(whole), 0.8)
 
 
 def test_strokes_of_one_digit_are_joined_and_two_digits_are_doubted() -> None:

@@ -44,8 +44,13 @@ def find_digit_and_ink(image: np.ndarray) -> Found:
         if 500 * int(darker.sum()) > darker.size:
             with suppress(DataError):
                 finer, digit = _find_on_ground(image, polarity)
-                if not digit.doubts and _is_darker(digit, filling, levels):
-                    return finer, digit  # and the other is a shadow that spans the image
+                one, other = (finer, digit), (ink, filling)
+                if (
+                    not digit.doubts
+                    and _is_darker(digit, filling, levels)
+                    and not _is_far_fainter(one, other)
+                ):
+                    return one  # and the other is a shadow that spans the image
         return ink, filling
     sheets = find_sheets(image)
     if not sheets:
@@ -151,6 +156,12 @@ def _is_strong(one: Found, other: Found) -> bool:
     return 4 * strengths[0] >= 3 * strengths[1]
 
 
+def _is_far_fainter(one: Found, other: Found) -> bool:
+    """Tell whether the ink of one digit is far fainter than the other's."""
+    strengths = [int(np.median(ink[digit.mask])) for ink, digit in (one, other)]
+    return 5 * strengths[0] < 2 * strengths[1]
+
+
 def _find_on_ground(
     image: np.ndarray, light_on_dark: bool, sheet: np.ndarray | None = None
 ) -> Found:
@@ -165,7 +176,8 @@ def _find_on_ground(
             except DataError:  # such as a band of shadow, which was taken for a line
                 continue
             digit = found[1]
-            if _is_plain(digit):
+            # What is far fainter may be what is left of strokes that are wider than the window.
+            if _is_plain(digit) and not (first and _is_far_fainter(found, first)):
                 # Less of a shadow is narrower than a narrower window; nothing of a band of shadow.
                 narrow = max(5, 3 * stroke_width(digit.mask) // DISTANCE_UNIT)
                 wide = 4 * narrow >= 3 * window

@@ -54,9 +54,9 @@ def _horizontal_lines(mask: np.ndarray, thickest: int | None) -> list[np.ndarray
 def _is_stroke(line: np.ndarray, rest: np.ndarray, axis: int) -> bool:
     """Tell whether the only line, along `axis`, is a stroke of a digit that fills the image.
 
-    It is if there is nothing else; or if it touches the largest other component, and that starts or
-    ends near the image's edge as the line does, or both span the image across the line. A ruled
-    line runs on beyond a digit on both sides.
+    It is if there is nothing else; or if it touches the largest other component, and goes on beyond
+    that on one side at most, or both span the image across the line. A ruled line runs on beyond a
+    digit on both sides.
     """
     if not rest.any():
         return True
@@ -65,7 +65,9 @@ def _is_stroke(line: np.ndarray, rest: np.ndarray, axis: int) -> bool:
     box = ndimage.find_objects(labels)[largest - 1]
     touching = ndimage.binary_dilation(line, WITH_DIAGONALS)[box] & (labels[box] == largest)
     near = 1 + line.shape[axis] // 12
-    ends = box[axis].start <= near or box[axis].stop >= line.shape[axis] - near
+    along = np.flatnonzero(line.any(1 - axis))
+    first, last = max(near, int(along[0])), min(line.shape[axis] - 1 - near, int(along[-1]))
+    ends = box[axis].start <= first or box[axis].stop > last
     extent = np.flatnonzero((rest | line).any(axis))
     fills = 20 * (int(np.ptp(extent)) + 1) >= 19 * line.shape[1 - axis]
     return bool(touching.any()) and (ends or fills)

@@ -13,6 +13,7 @@ from scipy import ndimage
 from image_pipeline.common.errors import DataError
 from image_pipeline.prediction.ink import DARK, otsu_threshold, rectangle_area
 from image_pipeline.prediction.lines import WITH_DIAGONALS, remove_lines
+from image_pipeline.prediction.stroke_width import stroke_width
 
 MIN_CONTRAST = 24  # how much of 255 the ink must differ from the ground
 
@@ -25,6 +26,7 @@ SIDE_BY_SIDE = "two marks side by side were joined"
 AT_EDGE = "its strokes touch an edge"
 UNEVEN = "no plain ground"
 BLOB = "a blot, not strokes"
+LINES = "a line is like its strokes"
 BUSY = "there is more ink beside it than in it"
 
 
@@ -79,16 +81,16 @@ def find_digit(
         DataError: there are none.
     """
     kept = np.ones(ink.shape, bool) if sheet is None else sheet
-    lined = False
+    lines = np.zeros(ink.shape, bool)
     for _ in range(1 if fills else 2):  # the second time without frames, often the darkest
         threshold = _threshold(ink[kept])
         if darkest:
             threshold = max(threshold, otsu_threshold(ink[kept & (ink > threshold)]))
         mask = kept & (ink > threshold)
         if not fills:
-            lines = mask & ~remove_lines(mask)
-            lined |= bool(lines.any())
-            kept = kept & (ndimage.maximum_filter(lines.view(np.uint8), 5) == 0)
+            found = mask & ~remove_lines(mask)
+            lines |= found
+            kept = kept & (ndimage.maximum_filter(found.view(np.uint8), 5) == 0)
     marks, specks = _marks(kept & mask)
     if not marks:
         raise DataError(NO_STROKES)
@@ -101,13 +103,15 @@ def find_digit(
     if main is None or (4 if sheet is None else 2) * main.area < _inner_area(largest, ink.shape):
         doubts.append(UNEVEN if largest in whole else AT_EDGE)
         main, whole = largest, [largest, *(mark for mark in whole if mark is not largest)]
+    if AT_EDGE not in doubts and any(mark in cut_off for mark in _join(main, marks)):
+        doubts.append(AT_EDGE)
     strokes = _join(main, whole)
     others = [mark for mark in whole if mark not in strokes]
     doubts += _doubts(strokes, [m for m in others if 2 * _inner_area(m, ink.shape) >= m.area])
     rest = sum(_inner_area(mark, ink.shape) for mark in marks if mark not in strokes)
     if sheet is None and rest > sum(mark.area for mark in strokes):
         doubts.append(BUSY)
-    left_out = ["lines"] if lined else []
+    left_out = ["lines"] if lines.any() else []
     cut = len(marks) - len(whole)
     for what, count in (("cut-off mark", cut), ("mark", len(others)), ("speck", specks)):
         if count:
@@ -115,6 +119,8 @@ def find_digit(
     digit = np.zeros(ink.shape, bool)
     for mark in strokes:
         digit[mark.box] |= mark.mask
+    if _has_strokes(lines, digit, ink):
+        doubts.append(LINES)
     if _is_blot(main.mask):
         doubts.append(BLOB)
     return Digit(digit, tuple(doubts), tuple(left_out), len(strokes) > 1)
@@ -135,6 +141,18 @@ def _is_enclosed(mark: _Mark, ink: np.ndarray, level: np.ndarray) -> bool:
     typical = int(np.median(ink[mark.box][mark.mask]))
     lighter = 255 * 5 * (around - near) >= 2 * typical * (around + DARK)
     return 4 * int((ring & lighter).sum()) >= 3 * int(ring.sum())
+
+
+def _has_strokes(lines: np.ndarray, digit: np.ndarray, ink: np.ndarray) -> bool:
+    """Tell whether a line touches a digit, and is about as thick and as dark as its strokes."""
+    near = ndimage.binary_dilation(digit, WITH_DIAGONALS, 3)
+    labels, _ = ndimage.label(lines, WITH_DIAGONALS)
+    width, strength = stroke_width(digit), int(np.median(ink[digit]))
+    for label in np.unique(labels[near & lines]):
+        line = labels == label
+        if 3 * stroke_width(line) >= 2 * width and 3 * int(np.median(ink[line])) >= 2 * strength:
+            return True
+    return False
 
 
 def _threshold(values: np.ndarray) -> int:
