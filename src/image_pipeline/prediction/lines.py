@@ -58,7 +58,7 @@ def _is_stroke(line: np.ndarray, rest: np.ndarray, axis: int) -> bool:
     that on one side at most, or both span the image across the line. A ruled line runs on beyond a
     digit on both sides.
     """
-    if not rest.any():
+    if not rest.any() or not line.any():  # such as if strokes cross all of it
         return True
     labels, _ = ndimage.label(rest, WITH_DIAGONALS)
     largest = int(np.bincount(labels.ravel())[1:].argmax()) + 1
