@@ -57,7 +57,9 @@ class Model(nn.Module):
         """Map images float32 `[B, C, H, W]` to logits float32 `[B, classes]`."""
         values = images.to(memory_format=torch.channels_last)
         for convolution in self.convolutions:
-            values = functional.relu(convolution(values))  # [B, filters, height, width]
+            # Of one channel, which is in both formats, PyTorch makes the other one.
+            values = convolution(values).to(memory_format=torch.channels_last)
+            values = functional.relu(values)  # [B, filters, height, width]
         values = values.flatten(1)
         for layer in self.hidden:
             values = functional.relu(layer(values))  # [B, units]

@@ -144,15 +144,15 @@ def _spread(values: Tensor, weight: Tensor, size: Sequence[int], at: Geometry) -
     channels, pixels = weight.shape[1] * at.groups, values.shape[1:-1]
     padded_size = [side + 2 * pad for side, pad in zip(size, at.padding, strict=True)]
     result = torch.empty((len(values), *size, channels), dtype=values.dtype)
+    taps = [(tap, at.seen(tap, pixels)) for tap in np.ndindex(*kernel)]
     for some in _chunks(result, kernel, math.prod(pixels)):
         products = multiply(_by_group(values[some], at.groups), kernels)
         shape = (at.groups, -1, *pixels, *kernel, weight.shape[1])
         parts = torch.from_numpy(products).view(shape).movedim(0, -2)
         padded = torch.zeros((len(parts), *padded_size, channels), dtype=values.dtype)
         spread = padded.unflatten(-1, (at.groups, -1))
-        for tap in np.ndindex(*kernel):
-            place = (*[slice(None)] * (1 + len(size)), *tap)
-            spread[at.seen(tap, pixels)].add_(parts[place])
+        for tap, place in taps:
+            spread[place].add_(parts[(..., *tap, slice(None), slice(None))])
         result[some] = padded[_inner(size, at)]
     return result
 
