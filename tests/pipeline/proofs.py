@@ -100,7 +100,7 @@ def record(
         seen |= {"emulator": emulator, "native": native}
         seen["found"].setdefault(processor, {}).setdefault(part, {}).update(found)
         JSON.write_text(json.dumps(seen, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        PAGE.write_text(page(seen), encoding="utf-8")
+        PAGE.write_text(page(read()), encoding="utf-8")  # in the order of the file
 
 
 def page(seen: Mapping[str, Any]) -> str:
