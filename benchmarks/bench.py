@@ -2,11 +2,15 @@
 
     python benchmarks/bench.py [--quick] [PART ...]
 
-Uses data/tensors as `dvc repro` leaves them. Writes benchmarks/results.json and the README's table.
-A ratio is the median of pairwise ratios. Peers that are not installed are skipped (`make bench`
-installs them). Environment: PHOTOGRAPHS and CIFAR10_IMAGES are folders of photographs, each with
-train/ and test/ with class folders; DATASET_MIRROR is a folder of original files, the weights' too.
-The parts `photographs` and `transfer` are skipped without them.
+Uses data/tensors as `dvc repro` leaves them. Writes benchmarks/results.json, part by part, and the
+README's table. All parts together begin a new sitting; some of them are saved only where
+results.json is of the same commit and machine, so that a sitting can be gone on with. Before each
+part an epoch of the public recipe is timed. A ratio is the median of pairwise ratios.
+
+Peers that are not installed are skipped (`make bench` installs them). Environment: PHOTOGRAPHS and
+CIFAR10_IMAGES are folders of photographs, each with train/ and test/ with class folders;
+DATASET_MIRROR is a folder of original files, the weights' too. The parts `photographs`, `cifar10`
+and `transfer` are skipped without them.
 """
 
 import argparse
@@ -20,7 +24,6 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from decode import write_images
@@ -28,11 +31,13 @@ from processes import (
     Measured,
     clone_project,
     measure,
+    seconds_of_public_epoch,
     set_params,
     use_photographs,
     use_recipe,
+    worker,
 )
-from report import ROOT, Figures, publish
+from report import RESULTS, ROOT, Figures, publish, why_not_kept
 from safetensors.numpy import load_file
 from tqdm import tqdm
 
@@ -46,21 +51,12 @@ PEER_MODULES = {
 }
 TARGETS = {"97_5": 0.975, "98_0": 0.98}
 PEER_EPOCHS = 15
+PEER_SEEDS = 3
 STAGES = ("download", "tensorize", "weights", "train", "evaluate", "plot", "export")
-BEST_SEEDS = 5
+BEST_SEEDS = 3
 SPLITS = (paths.TRAIN_TENSORS, paths.VALIDATION_TENSORS, paths.TEST_TENSORS)
 TIMED_IMAGES = 9_216  # enough to measure images per second
 TUTORIAL_EPOCHS = 25
-
-
-def worker(script: str, *arguments: str, **environment: str) -> list[Any]:
-    """Run a benchmark script; return what it printed, one JSON value per line."""
-    command = [sys.executable, f"benchmarks/{script}.py", *arguments]
-    env = os.environ | environment
-    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
-    if done.returncode:
-        sys.exit(f"{' '.join(command)} failed:\n{done.stderr[-3000:]}")
-    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
 
 
 def median_ratio(above: Sequence[float], below: Sequence[float]) -> float:
@@ -111,7 +107,7 @@ def measure_time_to_accuracy(seeds: int, peers: list[str]) -> Figures:
     """Measure the training time to a test accuracy, all learners interleaved, seed by seed.
 
     This project has a recipe for each target, fixed beforehand on the validation split; a peer has
-    one, and runs until it reaches the higher target or its last epoch.
+    one, and runs until it reaches the higher target or its last epoch, with fewer seeds.
 
     The figure is the expected running time: the total time of all seeds, each until it reached the
     target or its last epoch, divided by the number of seeds that reached it (the mean, if all did).
@@ -121,7 +117,7 @@ def measure_time_to_accuracy(seeds: int, peers: list[str]) -> Figures:
     own = [f"{kernels}_{label}" for label in TARGETS for kernels in ("fast", "portable")]
     runs: dict[str, list[list[dict[str, float]]]] = {name: [] for name in own + peers}
     for seed in tqdm(range(seeds), desc="time to accuracy", unit="seed"):
-        for name in runs:
+        for name in own + peers * (seed < PEER_SEEDS):
             options = ("--seed", str(seed), "--epochs", str(PEER_EPOCHS), "--until", "0.98")
             runs[name].append(worker("learners", name, *options))
     figures: Figures = {}
@@ -226,8 +222,8 @@ def measure_best(seeds: int) -> Figures:
         for seed in tqdm(range(seeds), desc="best recipe", unit="seed")
     ]
     return {
-        "accuracy.best_mean_of_5": statistics.mean(run["accuracy"] for run in runs),
-        "accuracy.best_lowest_of_5": min(run["accuracy"] for run in runs),
+        "accuracy.best_mean": statistics.mean(run["accuracy"] for run in runs),
+        "accuracy.best_lowest": min(run["accuracy"] for run in runs),
         "accuracy.best_training_seconds": statistics.median(run["seconds"] for run in runs),
     }
 
@@ -308,20 +304,23 @@ def measure_cnn(quick_seeds: int, best_seeds: int) -> Figures:
 
     Seconds are those of the slowest run, as the time limit holds for every run.
     """
+    learners = {"quick": quick_seeds, "quick_fast": quick_seeds, "best": best_seeds}
+    runs: dict[str, list[dict[str, float]]] = {name: [] for name in learners}
+    for seed in tqdm(range(max(learners.values())), desc="cnn", unit="seed"):
+        for name, seeds in learners.items():
+            if seed < seeds:
+                runs[name].append(worker("learners", f"cnn_{name}", "--seed", str(seed))[-1])
     figures: Figures = {}
-    for recipe, seeds, full_seeds in (("quick", quick_seeds, "5"), ("best", best_seeds, "3")):
-        runs = [
-            worker("learners", f"cnn_{recipe}", "--seed", str(seed))[-1]
-            for seed in tqdm(range(seeds), desc=f"cnn, {recipe} recipe", unit="seed")
-        ]
-        accuracies = [run["accuracy"] for run in runs]
-        figures[f"cnn.{recipe}_seconds"] = max(run["seconds"] for run in runs)
-        figures[f"cnn.{recipe}_accuracy_mean_of_{full_seeds}"] = statistics.mean(accuracies)
+    for name, of_name in runs.items():
+        figures[f"cnn.{name}_seconds"] = max(run["seconds"] for run in of_name)
+        figures[f"cnn.{name}_accuracy"] = statistics.mean(run["accuracy"] for run in of_name)
+    seconds = {name: [run["seconds"] for run in of_name] for name, of_name in runs.items()}
+    figures["cnn.portable_over_fast"] = median_ratio(seconds["quick"], seconds["quick_fast"])
     return figures
 
 
-def measure_photographs(repeats: int) -> Figures:
-    """Train the residual network on CIFAR-10 once, and measure its speed against a plain loop.
+def measure_photographs(repeats: int, *, whole: bool) -> Figures:
+    """Measure the residual network's speed on CIFAR-10 against a plain loop, or train it whole.
 
     The photographs are in the folder CIFAR10_IMAGES (train/ and test/ with class folders), or in
     cifar-10-binary.tar.gz in the folder DATASET_MIRROR.
@@ -343,6 +342,9 @@ def measure_photographs(repeats: int) -> Figures:
         for stage in ("download", "tensorize", "weights"):
             measure([sys.executable, f"stages/{stage}.py"], clone)
         tensors = str(clone / "data" / "tensors")
+        if whole:
+            run = worker("learners", "resnet_portable", TENSORS=tensors)
+            return {"cifar10.accuracy": run[-1]["accuracy"], "cifar10.seconds": run[-1]["seconds"]}
         names = ("fast", "portable", "plain", "plain_with_workers")
         rates: dict[str, list[float]] = {name: [] for name in names}
         for _ in tqdm(range(repeats), desc="photographs", unit="round"):
@@ -359,9 +361,7 @@ def measure_photographs(repeats: int) -> Figures:
             figures[f"cifar10.{name}_over_plain_loop"] = median_ratio(rates[name], rates[best])
         for name, values in rates.items():
             figures[f"cifar10.{name}_images_per_second"] = statistics.median(values)
-        run = worker("learners", "resnet_portable", TENSORS=tensors)
-        figures["cifar10.accuracy"] = run[-1]["accuracy"]
-        figures["cifar10.seconds"] = run[-1]["seconds"]
+        figures["cifar10.portable_over_fast"] = median_ratio(rates["fast"], rates["portable"])
     return figures
 
 
@@ -428,14 +428,12 @@ def remove_outputs(project: Path) -> None:
 
 
 def measure_machines(rounds: int, epochs: int, images: int) -> Figures:
-    """Measure two hosts against one, and one against the commit before training on several."""
+    """Measure two hosts against one."""
     if os.geteuid() or not shutil.which("ip") or (os.cpu_count() or 1) < 2:
         print("bench: machines skipped: needs root, `ip` (Debian's iproute2) and two cores")
         return {}
     modules = os.pathsep.join(str(ROOT / name) for name in ("tests", "tests/distributed"))
-    scaling = worker(
-        "machines", "scaling", str(rounds), str(epochs), str(images), PYTHONPATH=modules
-    )
+    scaling = worker("machines", str(rounds), str(epochs), str(images), PYTHONPATH=modules)
     figures: Figures = {}
     for name, rate in (("", "10gbit"), ("_at_1gbit", "1gbit")):
         seconds = ([each[key] for each in scaling] for key in ("alone", rate))
@@ -444,23 +442,21 @@ def measure_machines(rounds: int, epochs: int, images: int) -> Figures:
     figures["machines.images_per_second_on_1"] = images / alone
     steps = epochs * -(-images // 256)
     figures["machines.mb_per_step_of_2"] = scaling[0]["10gbit_mb"] / steps
-    single = worker("machines", "single", str(2 * rounds), str(4 * epochs), PYTHONPATH=modules)
-    seconds = ([each[key] for each in single] for key in ("now", "before"))
-    figures["machines.single_over_before"] = median_ratio(*seconds)
     return figures
 
 
 PARTS: dict[str, Callable[[bool, list[str]], Figures]] = {
-    "epochs": lambda quick, _: measure_epochs(3 if quick else 9),
-    "repro": lambda quick, _: measure_repro(1 if quick else 5),
+    "epochs": lambda quick, _: measure_epochs(3 if quick else 5),
+    "repro": lambda quick, _: measure_repro(1 if quick else 3),
     "time": lambda quick, peers: measure_time_to_accuracy(1 if quick else 10, peers),
+    "cnn": lambda quick, _: measure_cnn(1 if quick else 5, 1),
     "best": lambda quick, _: measure_best(1 if quick else BEST_SEEDS),
-    "decode": lambda quick, _: measure_decode(20_000 if quick else 200_000, 3 if quick else 5),
-    "predict": lambda quick, _: measure_predict(20_000 if quick else 70_000, 1 if quick else 5),
-    "photographs": lambda quick, _: measure_photographs(1 if quick else 3),
-    "transfer": lambda quick, _: measure_transfer(1 if quick else 3),
-    "machines": lambda quick, _: measure_machines(*((1, 2, 512) if quick else (5, 4, 4_608))),
-    "cnn": lambda quick, _: measure_cnn(1 if quick else 5, 1 if quick else 3),
+    "decode": lambda quick, _: measure_decode(20_000 if quick else 100_000, 3),
+    "predict": lambda quick, _: measure_predict(20_000 if quick else 70_000, 1 if quick else 3),
+    "machines": lambda quick, _: measure_machines(*((1, 2, 512) if quick else (3, 3, 4_608))),
+    "photographs": lambda quick, _: measure_photographs(1 if quick else 3, whole=False),
+    "transfer": lambda quick, _: measure_transfer(1 if quick else 2),
+    "cifar10": lambda *_: measure_photographs(1, whole=True),
 }
 
 
@@ -483,10 +479,14 @@ def main() -> None:
     unknown = set(arguments.parts) - set(PARTS)
     if unknown:
         parser.error(f"unknown parts: {', '.join(sorted(unknown))}; parts: {', '.join(PARTS)}")
-    figures: Figures = {}
-    for part in arguments.parts or PARTS:
-        figures |= PARTS[part](arguments.quick, peers)
-    publish(figures, keep=not arguments.quick)
+    parts = arguments.parts or [*PARTS]
+    reason = "few repeats" if arguments.quick else why_not_kept(whole=set(parts) == set(PARTS))
+    for part in parts:
+        epoch_seconds = seconds_of_public_epoch()
+        figures = PARTS[part](arguments.quick, peers)
+        if figures:
+            publish(part, figures, epoch_seconds, keep=not reason)
+    print(f"\nbench: not saved: {reason}" if reason else f"\nbench: saved in {RESULTS.name}")
 
 
 if __name__ == "__main__":

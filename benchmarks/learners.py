@@ -371,6 +371,7 @@ LEARNERS: dict[str, Callable[[int, int], Run]] = {
     "portable_98_0": ours("quick_98_0"),
     "best": ours("best"),
     "cnn_quick": ours("cnn_quick"),
+    "cnn_quick_fast": ours("cnn_quick", numerics="fast"),
     "cnn_best": ours("cnn_best"),
     "resnet_portable": ours("resnet"),
     "resnet_fast": ours("resnet", numerics="fast"),

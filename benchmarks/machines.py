@@ -1,19 +1,14 @@
-"""Seconds per epoch on one host and on two, and on one host before training was distributed.
+"""Seconds per epoch on one host and on two.
 
-    export PYTHONPATH=tests:tests/distributed
-    python benchmarks/machines.py scaling ROUNDS EPOCHS IMAGES
-    python benchmarks/machines.py single ROUNDS EPOCHS
+    PYTHONPATH=tests:tests/distributed python benchmarks/machines.py ROUNDS EPOCHS IMAGES
 
-`scaling`: the residual network on random images of CIFAR's size, on hosts with a core each and a
-link of 10 and of 1 Gbit/s. `single`: the default network on data/tensors, with this commit and with
-the last one before distributed training. Hosts are network namespaces, so it needs root and `ip`.
+The residual network on random images of CIFAR's size, on hosts with a core each and a link of 10
+and of 1 Gbit/s. Hosts are network namespaces, so it needs root and `ip`.
 Prints a line of JSON per round: seconds per epoch, without the first epoch, for each setup.
 """
 
 import json
 import re
-import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -32,7 +27,6 @@ from project import Project
 RECIPE = ROOT / "recipes" / "resnet.yaml"
 VALIDATION_IMAGES = 256
 LINKS = {"10gbit": "", "1gbit": "100us"}  # and the delay each way, if the kernel can
-FIRST_COMMIT = "src/image_pipeline/training/machines/__init__.py"  # distributed training added it
 TRAIN = ("python", "stages/train.py")
 
 
@@ -86,42 +80,11 @@ def on_core(core: int, host: Host, *command: str) -> Running:
     return host.start("taskset", "-c", str(core), *command)
 
 
-def measure_single(rounds: int, epochs: int, folder: Path) -> None:
-    """Measure this commit and the last one before distributed training, in turn."""
-    log = ["git", "log", "--diff-filter=A", "--format=%H", "--", FIRST_COMMIT]
-    added = subprocess.run(log, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
-    if not added:
-        sys.exit(f"{FIRST_COMMIT} is not committed")
-    projects = {}
-    for name, commit in (("before", f"{added[-1]}~1"), ("now", "HEAD")):
-        clone_project(folder / name)
-        projects[name] = Project.at(folder / name)
-        head = subprocess.run(
-            ["git", "rev-parse", commit], cwd=ROOT, capture_output=True, text=True, check=True
-        )
-        projects[name].run("git", "checkout", "--quiet", head.stdout.strip())
-        projects[name].set_params({"train.epochs": epochs})
-        shutil.copytree(ROOT / paths.TENSORS, projects[name].root / paths.TENSORS)
-    with Network() as network:
-        hosts = {name: network.add(project) for name, project in projects.items()}
-        for number in range(rounds):
-            found = {}
-            for name in list(hosts) if number % 2 else reversed(list(hosts)):
-                remove_outputs(projects[name])
-                found[name] = seconds_of_epochs(hosts[name].start(*TRAIN), epochs)
-            print(json.dumps(found), flush=True)
-
-
 def main() -> None:
-    """Run the measurement that the first argument names."""
-    task, *numbers = sys.argv[1:]
+    """Measure as the arguments say."""
+    rounds, epochs, images = map(int, sys.argv[1:])
     with tempfile.TemporaryDirectory() as folder:
-        if task == "scaling":
-            rounds, epochs, images = map(int, numbers)
-            measure_scaling(rounds, epochs, images, Path(folder))
-        else:
-            rounds, epochs = map(int, numbers)
-            measure_single(rounds, epochs, Path(folder))
+        measure_scaling(rounds, epochs, images, Path(folder))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Run commands in a clone of the project; measure their seconds and peak memory from outside."""
 
+import json
 import os
 import re
 import subprocess
@@ -91,6 +92,22 @@ def measure(
     if process.returncode:
         sys.exit(f"{' '.join(command)}: exit status {process.returncode}\n{output}")
     return Measured(seconds, peak / 1024, output)
+
+
+def worker(script: str, *arguments: str, **environment: str) -> list[Any]:
+    """Run a benchmark script; return what it printed, one JSON value per line."""
+    command = [sys.executable, f"benchmarks/{script}.py", *arguments]
+    env = os.environ | environment
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"{' '.join(command)} failed:\n{done.stderr[-3000:]}")
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+
+
+def seconds_of_public_epoch() -> float:
+    """Time the public recipe, the measure of how fast this machine is now."""
+    epochs = worker("learners", "public", "--epochs", "2")
+    return float(epochs[-1]["seconds"]) / len(epochs)
 
 
 def _children(pid: int) -> list[int]:

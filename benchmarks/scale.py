@@ -18,8 +18,8 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from processes import Measured, clone_project, measure, set_params
-from report import ROOT, Figures, publish
+from processes import Measured, clone_project, measure, seconds_of_public_epoch, set_params
+from report import ROOT, Figures, publish, why_not_kept
 from safetensors.numpy import load_file
 from tqdm import tqdm
 
@@ -71,6 +71,7 @@ def main() -> None:
     if arguments.largest <= 10 * SMALL:
         parser.error(f"--largest must be above {10 * SMALL}")
     sizes = [FEW, SMALL, 10 * SMALL, arguments.largest]
+    epoch_seconds = seconds_of_public_epoch()
     figures: Figures = {}
     runs: dict[int, dict[str, list[Measured]]] = {}
     with tempfile.TemporaryDirectory() as temporary:
@@ -94,7 +95,9 @@ def main() -> None:
             seconds[SMALL] - seconds[FEW]
         )
         figures[f"scale.peak_memory_{times}.{stage}"] = memory[large] / memory[SMALL]
-    publish(figures, keep=arguments.largest == 100 * SMALL)
+    fewer = arguments.largest != 100 * SMALL
+    reason = "fewer images" if fewer else why_not_kept(whole=False)
+    publish("scale", figures, epoch_seconds, keep=not reason)
 
 
 if __name__ == "__main__":
