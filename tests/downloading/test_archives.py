@@ -8,7 +8,7 @@ import sys
 import tarfile
 import tracemalloc
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,7 +21,7 @@ from image_pipeline.downloading import archives, sources
 from image_pipeline.downloading.archives import pack
 from image_pipeline.downloading.sources import Entry, read_tar
 from project import run
-from refusals import damaged, quick, said_by, valid_or_refused
+from refusals import damaged, quick, refusal, said_by, valid_or_refused
 
 Make = Callable[[Path], object]
 FILES = {
@@ -58,14 +58,12 @@ def raw(tmp_path: Path) -> Path:
     return tmp_path / "project" / "data" / "raw"
 
 
-def refusal(source: Path, raw: Path, top: Path) -> str:
+def refused(source: Path, raw: Path, top: Path) -> str:
     """Return why `source` is refused; nothing may change anywhere, nor anything be left behind."""
     before = tree(top)
-    message = said_by(DataError, pack, source, raw / "images.tar")
+    message = refusal(source, lambda source: pack(source, raw / "images.tar"))
     assert tree(top) == before
-    assert message.startswith(f"{source}: ")
-    assert len(message) < 600
-    return message.removeprefix(f"{source}: ")
+    return message
 
 
 # What is harmless.
@@ -77,25 +75,22 @@ def packed(source: Path, raw: Path) -> bytes:
     return (raw / "images.tar").read_bytes()
 
 
-def makers() -> Iterator[tuple[str, Make]]:
-    back = dict(reversed(FILES.items()))
-    yield "folder", lambda path: write_folder(path, FILES)
-    yield "zip", lambda path: write_zip(path, FILES)
-    yield "zip, stored, backwards", lambda path: write_zip(path, back, zipfile.ZIP_STORED)
-    yield "GNU tar", lambda path: write_tar(path, FILES, form=tarfile.GNU_FORMAT)
-    yield "POSIX tar, backwards", lambda path: write_tar(path, back, form=tarfile.PAX_FORMAT)
-    yield "old tar", lambda path: write_tar(path, FILES, form=tarfile.USTAR_FORMAT)
-    yield "tar.gz", lambda path: write_tar_gz(path, FILES)
-    dotted = {f"./{name}": content for name, content in FILES.items()}
-    yield "tar of .", lambda path: write_tar(path, dotted)
-    decomposed = {name.replace("é", "e\u0301"): content for name, content in FILES.items()}
-    of_mac = decomposed | {"__MACOSX/cat/._1.png": b"?", "cat/.DS_Store": b"?"}
-    yield "zip from a Mac", lambda path: write_zip(path, of_mac)
-    rubbish = {"cat/Thumbs.db": b"?", ".git/config": b"?", "dog/desktop.ini": b""}
-    yield "folder with rubbish", lambda path: write_folder(path, FILES | rubbish)
-
-
-MAKERS = dict(makers())
+BACKWARDS = dict(reversed(FILES.items()))
+DECOMPOSED = {name.replace("é", "e\u0301"): content for name, content in FILES.items()}
+OF_MAC = {"__MACOSX/cat/._1.png": b"?", "cat/.DS_Store": b"?"}
+RUBBISH = {"cat/Thumbs.db": b"?", ".git/config": b"?", "dog/desktop.ini": b""}
+MAKERS: dict[str, Make] = {
+    "folder": lambda path: write_folder(path, FILES),
+    "zip": lambda path: write_zip(path, FILES),
+    "zip, stored, backwards": lambda path: write_zip(path, BACKWARDS, zipfile.ZIP_STORED),
+    "GNU tar": lambda path: write_tar(path, FILES, form=tarfile.GNU_FORMAT),
+    "POSIX tar, backwards": lambda path: write_tar(path, BACKWARDS, form=tarfile.PAX_FORMAT),
+    "old tar": lambda path: write_tar(path, FILES, form=tarfile.USTAR_FORMAT),
+    "tar.gz": lambda path: write_tar_gz(path, FILES),
+    "tar of .": lambda path: write_tar(path, {f"./{name}": FILES[name] for name in FILES}),
+    "zip from a Mac": lambda path: write_zip(path, DECOMPOSED | OF_MAC),
+    "folder with rubbish": lambda path: write_folder(path, FILES | RUBBISH),
+}
 
 
 @pytest.mark.parametrize("name", MAKERS)
@@ -113,8 +108,8 @@ def test_the_same_files_give_the_same_bytes(name: str, raw: Path, tmp_path: Path
 # What is not. Each case is what is said of a source, and what makes it.
 
 
-def one_more(name: str) -> Make:
-    return lambda path: write_zip(path, FILES | {name: b"bad"})
+def one_more(name: str, content: bytes = b"bad") -> Make:
+    return lambda path: write_zip(path, FILES | {name: content})
 
 
 def zip_with_mode(mode: int) -> Make:
@@ -206,118 +201,98 @@ KINDS_IN_TAR = {
     b"Z": "is of the unknown type b'Z'; remove it",
 }
 NOT_UTF8 = r"entry 'cat/\xe9.png' has a name that is not UTF-8; rename it"
-HOSTILE: list[tuple[str, Make]] = [
-    *((f"entry '{name}' {told}", one_more(name)) for name, told in NAMES.items()),
-    ("entry 'cat/1.png' is both a file and a", one_more("cat/1.png/x.png")),
-    ("entry 'cat/a b.png' has a control character in", one_more("cat/a\nb.png")),
-    ("has a control character in its name; rename", one_more("cat/a\x7f.png")),
-    (
-        "entry 'cat/z?ro.png' has a control character in its name; rename it",
-        changed(one_more("cat/zero.png"), lambda content: content.replace(b"zero", b"z\0ro")),
+TARS: dict[str, Make] = {
+    f"entry 'cat/' {LINK}": tar_of(header("cat/", 0, tarfile.SYMTYPE)),
+    f"'{ONE_MORE}' is a sparse file; remove it": tar_of(
+        pax(b"x", GNU_sparse_map="0,1", GNU_sparse_size="9"), header(ONE_MORE, 0)
     ),
-    ("has a path longer than 4096 bytes; shorten", one_more("x/" * 3000 + "1.png")),
+    BAD + "has 1073741825 bytes, more than 1073741824; remove it": tar_of(
+        header(ONE_MORE, (1 << 30) + 1)
+    ),
+    "entry 'cat/1.png' occurs twice; repack the folder from inside it": tar_of(
+        *[header("cat/1.png", 0)] * 2
+    ),
+    NOT_UTF8: lambda path: write_tar(path, {"cat/\udce9.png": b""}, form=tarfile.GNU_FORMAT),
+    "a header of 1073741824 bytes at byte 512, too long": tar_of(header("x", 1 << 30, b"x")),
+    "a header of 512 bytes at byte 32768, too long); get it again": tar_of(
+        *[header("x", 0, b"L")] * 5000
+    ),
+    "(an entry of -512 bytes); get it again": tar_of(
+        pax(b"x", size="-512"), header(ONE_MORE, 512), bytes(512)
+    ),
+    "(no header and no end mark at byte 512); get it again, or repack the folder": (
+        lambda path: path.write_bytes(header(ONE_MORE, 0))
+    ),
+    "valid zip, tar or tar.gz file (unexpected end": changed(
+        MAKERS["GNU tar"], lambda content: content[:2048]
+    ),
+    "valid archive (Compressed file ended before": halved("tar.gz"),
+    "decompress to more than 100 times their size, unlike images": (
+        lambda path: path.write_bytes(gzip.compress(bytes(sources.MIN_BOMB_BYTES + 1)))
+    ),
+    "it holds no files; put": lambda path: write_tar(path, {}),
+}
+ZIPS: dict[str, Make] = {
+    **{f"entry '{name}' {told}": one_more(name) for name, told in NAMES.items()},
+    "entry 'cat/1.png' is both a file and a": one_more("cat/1.png/x.png"),
+    "entry 'cat/a b.png' has a control character in": one_more("cat/a\nb.png"),
+    "has a control character in its name; rename": one_more("cat/a\x7f.png"),
+    "entry 'cat/z?ro.png' has a control character in its name; rename it": changed(
+        one_more("cat/zero.png"), lambda content: content.replace(b"zero", b"z\0ro")
+    ),
+    "has a path longer than 4096 bytes; shorten": one_more("x/" * 3000 + "1.png"),
+    "entry 'dog/déjà vu.png' occurs twice; its accents are encoded in two ways: rename one of": (
+        one_more("dog/de\u0301jà vu.png")
+    ),
+    BAD + LINK: zip_with_mode(stat.S_IFLNK | 0o777),
+    BAD + "is a device; remove it": zip_with_mode(stat.S_IFBLK),
+    BAD + "is a socket; remove it": zip_with_mode(stat.S_IFSOCK),
+    " bytes to 67108865, unlike any image; remove it": one_more(
+        ONE_MORE, bytes(sources.MIN_BOMB_BYTES + 1)
+    ),
+    "compressed bytes to more than 100 times": zip_listing(4000, bytes(1 << 20)),
+    "more than 500000 entries; use a smaller set": zip_listing(1_000_000, b""),
+    "is encrypted; repack the folder without a password": changed(
+        one_more(ONE_MORE),
+        lambda content: content.replace(b"PK\1\2\x14\3\x14\0\0\0", b"PK\1\2\x14\3\x14\0\1\0"),
+    ),
+    BAD + "is not compressed by deflate; repack the folder (`zip -r`)": (
+        lambda path: write_zip(path, {ONE_MORE: b"x"}, zipfile.ZIP_BZIP2)
+    ),
+    "has a name that is not UTF-8; rename it": changed(
+        one_more("cat/x.png"), lambda content: content.replace(b"cat/x", b"cat/\xe9")
+    ),
+    "not a valid archive (Bad CRC-32 for file": changed(
+        lambda path: write_zip(path, FILES, 0), lambda content: content.replace(b"three", b"thrEE")
+    ),
+    "not a valid archive (File is not a zip file); get it": halved("zip"),
+    "it is a part of a split zip, or a zip with something before it; make it whole: `zip -s 0": (
+        changed(MAKERS["zip"], lambda content: b"x" * 600 + content)
+    ),
+}
+FOLDERS: dict[str, Make] = {
+    BAD + LINK: folder_with(lambda path: path.symlink_to("1.png")),
+    BAD + "is a fifo; remove it": folder_with(os.mkfifo),
+    NOT_UTF8: folder_with(
+        lambda path: Path(os.fsdecode(bytes(path.parent) + b"/\xe9.png")).touch()
+    ),
+    "it holds no images, only 0.zip, 1.zip, 2.zip and 1 more; archives in it are not opened;": (
+        lambda path: write_folder(path, {f"{n}.zip": b"" for n in range(4)} | {"a.csv": b""})
+    ),
+    "not found; set download.folder.path to a folder of images": lambda _: None,
+}
+OTHERS: dict[str, Make] = {
+    "not a valid zip, tar or tar.gz file (invalid header)": (
+        lambda path: path.write_bytes(b"Dear reader" * 99)
+    ),
+    "not a valid zip, tar or tar.gz file (empty": lambda path: path.touch(),
+    "it is a table of 2 columns, which is not supported; write each image of it to a file": (
+        lambda path: path.write_bytes(gzip.compress(b"label,pixel0\n1,2\n" * 999))
+    ),
+}
+HOSTILE = [
     *((BAD + told, tar_of(header(ONE_MORE, 0, kind))) for kind, told in KINDS_IN_TAR.items()),
-    (BAD + LINK, zip_with_mode(stat.S_IFLNK | 0o777)),
-    (BAD + "is a device; remove it", zip_with_mode(stat.S_IFBLK)),
-    (BAD + "is a socket; remove it", zip_with_mode(stat.S_IFSOCK)),
-    (
-        " bytes to 67108865, unlike any image; remove it",
-        lambda path: write_zip(path, FILES | {ONE_MORE: bytes(sources.MIN_BOMB_BYTES + 1)}),
-    ),
-    ("compressed bytes to more than 100 times", zip_listing(4000, bytes(1 << 20))),
-    (
-        "decompress to more than 100 times their size, unlike images",
-        lambda path: path.write_bytes(gzip.compress(bytes(sources.MIN_BOMB_BYTES + 1))),
-    ),
-    ("a header of 1073741824 bytes at byte 512, too long", tar_of(header("x", 1 << 30, b"x"))),
-    (
-        "a header of 512 bytes at byte 32768, too long); get it again",
-        tar_of(*[header("x", 0, b"L")] * 5000),
-    ),
-    (  # headers without an end
-        "not a valid zip, tar or tar.gz file (",
-        tar_of(header("x", 9, b"S")[:482] + b"\1" + bytes(29), b"\1" * 512 * 5000),
-    ),
-    (
-        "(an entry of -512 bytes); get it again",
-        tar_of(pax(b"x", size="-512"), header(ONE_MORE, 512), bytes(512)),
-    ),
-    (
-        BAD + "is a sparse file; remove it",
-        tar_of(pax(b"x", GNU_sparse_map="0,1", GNU_sparse_size="9"), header(ONE_MORE, 0)),
-    ),
-    (f"entry 'cat/' {LINK}", tar_of(header("cat/", 0, tarfile.SYMTYPE))),
-    (
-        BAD + "has 1073741825 bytes, more than 1073741824; remove it",
-        tar_of(header(ONE_MORE, (1 << 30) + 1)),
-    ),
-    ("more than 500000 entries; use a smaller set", zip_listing(1_000_000, b"")),
-    (
-        "entry 'dog/déjà vu.png' occurs twice; its accents are encoded in two ways: rename one of",
-        one_more("dog/de\u0301jà vu.png"),
-    ),
-    (
-        "entry 'cat/1.png' occurs twice; repack the folder from inside it",
-        tar_of(*[header("cat/1.png", 0)] * 2),
-    ),
-    (
-        "is encrypted; repack the folder without a password",
-        changed(
-            one_more(ONE_MORE),
-            lambda content: content.replace(b"PK\1\2\x14\3\x14\0\0\0", b"PK\1\2\x14\3\x14\0\1\0"),
-        ),
-    ),
-    (
-        BAD + "is not compressed by deflate; repack the folder (`zip -r`)",
-        lambda path: write_zip(path, {ONE_MORE: b"x"}, zipfile.ZIP_BZIP2),
-    ),
-    (NOT_UTF8, lambda path: write_tar(path, {"cat/\udce9.png": b""}, form=tarfile.GNU_FORMAT)),
-    (
-        "has a name that is not UTF-8; rename it",
-        changed(one_more("cat/x.png"), lambda content: content.replace(b"cat/x", b"cat/\xe9")),
-    ),
-    (
-        NOT_UTF8,
-        folder_with(lambda path: Path(os.fsdecode(bytes(path.parent) + b"/\xe9.png")).touch()),
-    ),
-    (
-        "not a valid archive (Bad CRC-32 for file",
-        changed(
-            lambda path: write_zip(path, FILES, 0),
-            lambda content: content.replace(b"three", b"thrEE"),
-        ),
-    ),
-    ("not a valid archive (File is not a zip file); get it", halved("zip")),
-    (
-        "valid zip, tar or tar.gz file (unexpected end",
-        changed(MAKERS["GNU tar"], lambda content: content[:2048]),
-    ),
-    ("valid archive (Compressed file ended before", halved("tar.gz")),
-    (
-        "(no header and no end mark at byte 512); get it again, or repack the folder",
-        lambda path: path.write_bytes(header(ONE_MORE, 0)),
-    ),
-    (
-        "not a valid zip, tar or tar.gz file (invalid header)",
-        lambda path: path.write_bytes(b"Dear reader" * 99),
-    ),
-    ("not a valid zip, tar or tar.gz file (empty", lambda path: path.touch()),
-    ("it holds no files; put", lambda path: write_tar(path, {})),
-    (
-        "it is a part of a split zip, or a zip with something before it; make it whole: `zip -s 0",
-        changed(MAKERS["zip"], lambda content: b"x" * 600 + content),
-    ),
-    (
-        "it is a table of 2 columns, which is not supported; write each image of it to a file",
-        lambda path: path.write_bytes(gzip.compress(b"label,pixel0\n1,2\n" * 999)),
-    ),
-    (
-        "it holds no images, only 0.zip, 1.zip, 2.zip and 1 more; archives in it are not opened;",
-        lambda path: write_folder(path, {f"{n}.zip": b"" for n in range(4)} | {"a.csv": b""}),
-    ),
-    ("not found; set download.folder.path to a folder of images", lambda _: None),
-    (BAD + LINK, folder_with(lambda path: path.symlink_to("1.png"))),
-    (BAD + "is a fifo; remove it", folder_with(os.mkfifo)),
+    *(case for table in (TARS, ZIPS, FOLDERS, OTHERS) for case in table.items()),
 ]
 
 
@@ -326,34 +301,27 @@ def test_it_is_refused_and_nothing_is_written(
     told: str, make: Make, raw: Path, tmp_path: Path
 ) -> None:
     make(tmp_path / "source")
-    assert told in refusal(tmp_path / "source", raw, tmp_path)
+    assert told in refused(tmp_path / "source", raw, tmp_path)
 
 
-@pytest.mark.parametrize("kind", ["folder", "zip", "GNU tar", "tar.gz"])
 @pytest.mark.parametrize(
-    ("limit", "value", "told"),
+    ("kind", "limits", "told"),
     [
-        ("MAX_ENTRIES", 3, "more than 3 entries"),
-        ("MAX_BYTES", 1000, "brings the total to more than 1000 bytes"),
+        ("folder", {"MAX_ENTRIES": 3}, "more than 3 entries"),
+        ("zip", {"MAX_ENTRIES": 3}, "more than 3 entries"),
+        ("folder", {"MAX_BYTES": 1000}, "brings the total to more than 1000 bytes"),
+        ("GNU tar", {"MAX_BYTES": 1000}, "brings the total to more than 1000 bytes"),
+        ("tar.gz", {"MAX_BYTES": 1000, "MAX_ENTRIES": 1}, "decompresses to more than 2024 bytes"),
     ],
 )
 def test_too_much_together(
-    kind: str, limit: str, value: int, told: str, raw: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, limits: dict[str, int], told: str, raw: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     top = raw.parents[2]
-    monkeypatch.setattr(sources, limit, value)
+    for name, value in limits.items():
+        monkeypatch.setattr(sources, name, value)
     MAKERS[kind](top / "source")
-    assert f"{told}; use a smaller set" in refusal(top / "source", raw, top)
-
-
-def test_a_tar_gz_is_not_unpacked_beyond_the_limit(
-    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sources, "MAX_BYTES", 1000)
-    monkeypatch.setattr(sources, "MAX_ENTRIES", 1)
-    MAKERS["tar.gz"](tmp_path / "source")
-    message = refusal(tmp_path / "source", raw, tmp_path)
-    assert message == "decompresses to more than 2024 bytes; use a smaller set"
+    assert refused(top / "source", raw, top).endswith(f"{told}; use a smaller set")
 
 
 @pytest.mark.slow
@@ -406,17 +374,6 @@ def test_folders_without_files_are_kept(raw: Path, tmp_path: Path) -> None:
         assert [name for name in found if found[name]] == ["cat/deep/er", "fox", "hen"]
 
 
-def test_a_name_that_is_too_long_for_a_disk_does_no_harm_in_an_archive(
-    raw: Path, tmp_path: Path
-) -> None:
-    files = {f"{'cat' * 100}/{'1' * 300}.png": b"one", "dog/1.png": b""}
-    write_zip(tmp_path / "zip", files)
-    write_tar(tmp_path / "tar", files)
-    assert packed(tmp_path / "zip", raw) == packed(tmp_path / "tar", raw)
-    with tarfile.open(raw / "images.tar") as archive:
-        assert archive.getnames() == sorted(files)
-
-
 def test_a_folder_that_is_too_deep_is_told(
     raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -461,7 +418,6 @@ GONE = f"cat/1.png: changed while {{}} was packed{AGAIN}"
 @pytest.mark.parametrize(
     ("kind", "change", "told"),
     [
-        ("folder", lambda path: (path / ONE_MORE).touch(), f"packed: {ONE_MORE} (new){AGAIN}"),
         ("folder", lambda path: (path / "fox").mkdir(), f"packed: fox (new){AGAIN}"),
         (
             "folder",
@@ -531,10 +487,11 @@ def test_what_is_left_out_is_counted(
         )
 
 
-def test_names_that_differ_in_case_are_packed_and_told(
+def test_names_that_some_disks_cannot_hold_are_packed_and_told(
     raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     names = ["A/1.png", "A/2.png", "a/1.PNG", "a/1.png", "b/STRASSE.png", "b/straße.png"]
+    names.append(f"{'cat' * 100}/{'1' * 300}.png")  # longer than any disk allows
     write_zip(tmp_path / "source", {name: name.encode() for name in names})
     packed(tmp_path / "source", raw)
     with tarfile.open(raw / "images.tar") as archive:
