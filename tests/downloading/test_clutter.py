@@ -32,11 +32,7 @@ def test_what_dvc_ignores_is_left_out(pattern: str) -> None:
     assert is_clutter(name.upper())
 
 
-def test_names_are_counted() -> None:
-    paths = ["cat/@eaDir", "dog/@eaDir", "cat/._1.png", "._x", "a/Icon\r", "Thumbs.db"]
-    assert count_by_name(paths) == "._* (2), @eaDir (2), Icon, Thumbs.db"
+def test_ten_names_are_shown() -> None:
     many = count_by_name(f"a/.{number:02}" for number in range(14))
     assert many.startswith(".00, .01, .02, ")
     assert many.endswith(", .09, and 4 other names")
-    downloaded = ["1.jpg:Zone.Identifier", "b/2.jpg:Zone.Identifier"]
-    assert count_by_name(downloaded) == "*:Zone.Identifier (2)"

@@ -5,13 +5,12 @@ import hashlib
 import os
 import re
 import resource
-import socket
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -154,57 +153,38 @@ def endless(start: bytes) -> Behaviour:
 
 
 OK = b"HTTP/1.1 200 OK\r\n"
+REDIRECT = b"HTTP/1.1 302 Found\r\nLocation: /x\r\nConnection: close\r\n\r\n"
 CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
 WHOLE = str(len(CONTENT))
 BOMB = gzip.compress(bytes(200 << 20), 9)[: len(CONTENT)]  # unpacks to a thousand times its size
 LONGER = f"longer than the expected {WHOLE} bytes"
+ENDED = f"ended after {len(CONTENT) - 1} of {WHOLE} bytes"
+LATER = "HTTP status 503 Service Unavailable; it asks to retry after 3600 s"
+ELSEWHERE = "it redirects to file:///etc/passwd, which is not http or https"
+SIGN_IN = f"32 bytes of text/html, not the expected {WHOLE} bytes: a different file"
+ANOTHER = "its checksum is wrong: the mirror holds a different file"
 
 FAULTS: list[tuple[str, Behaviour]] = [
-    ("no answer within", lambda h: h.closing.wait(20)),
     ("stalled", stall),
     # Fast enough for a socket's timeout.
     ("no answer within", repeat(b"x", 0.05, OK + b"X: ")),
     ("no answer within", repeat(b"HTTP/1.1 100 Continue\r\n\r\n", 0.02)),
     ("connection lost", lambda h: answer(h, CONTENT[:-1], Content_Length=WHOLE)),
-    (
-        f"ended after {len(CONTENT) - 1} of {WHOLE} bytes",
-        lambda h: answer(h, CONTENT[:-1], Content_Length=""),
-    ),
+    (ENDED, lambda h: answer(h, CONTENT[:-1], Content_Length="")),
     ("no connection", lambda h: h.wfile.write(b"")),
     ("no connection", lambda h: h.wfile.write(b"\x00\xff\x1b[31m!\n\n" * 9)),
-    ("HTTP status 404 Not Found", lambda h: answer(h, b"", 404)),
-    ("HTTP status 500", lambda h: answer(h, b"", 500)),
     ("HTTP status 418 ?[2J?boo", lambda h: h.wfile.write(b"HTTP/1.1 418 \x1b[2J\x07boo\r\n\r\n")),
     ("HTTP status 206", lambda h: answer(h, status=206)),
-    (
-        "HTTP status 503 Service Unavailable; it asks to retry after 3600 s",
-        lambda h: answer(h, b"", 503, Retry_After="3600"),
-    ),
+    (LATER, lambda h: answer(h, b"", 503, Retry_After="3600")),
     ("HTTP status 503", lambda h: answer(h, b"", 503, Retry_After="²")),
     ("HTTP status 302", lambda h: answer(h, b"", 302)),
-    (
-        "it redirects to file:///etc/passwd, which is not http or https",
-        lambda h: answer(h, b"", 301, Location="file:///etc/passwd"),
-    ),
+    (ELSEWHERE, lambda h: answer(h, b"", 301, Location="file:///etc/passwd")),
     ("request failed", lambda h: answer(h, b"", 302, Location="http://[::1")),
     ("(", lambda h: answer(h, b"", 302, Location="http://\xff\xfe/")),
-    (
-        "more than 5 redirects",
-        endless(b"HTTP/1.1 302 Found\r\nLocation: /x\r\nConnection: close\r\n\r\n"),
-    ),
-    (
-        f"36 bytes of text/html, not the expected {WHOLE} bytes: a different file",
-        lambda h: answer(h, b"<html>Sign in to the hotel's network", Content_Type="text/html"),
-    ),
-    (
-        "its checksum is wrong: the mirror holds a different file",
-        lambda h: answer(h, CONTENT[:-1] + b"?"),
-    ),
+    ("more than 5 redirects", endless(REDIRECT)),
+    (SIGN_IN, lambda h: answer(h, b"<html>Sign in to the hotel's net", Content_Type="text/html")),
     (LONGER, lambda h: answer(h, CONTENT + b"?", Content_Length="")),
-    (
-        "its checksum is wrong",
-        lambda h: answer(h, BOMB.ljust(len(CONTENT), b"\0"), Content_Encoding="gzip"),
-    ),
+    (ANOTHER, lambda h: answer(h, BOMB.ljust(len(CONTENT), b"\0"), Content_Encoding="gzip")),
     (LONGER, endless(OK + b"\r\n")),
     ("no connection", endless(OK + b"X: ")),
     (LONGER, endless(CHUNKED + b"-1\r\n")),
@@ -302,7 +282,6 @@ def test_redirects_to_http_are_followed(tmp_path: Path, serve: Serve) -> None:
 @pytest.mark.parametrize(
     ("mirror", "cause"),
     [
-        ("http://127.0.0.1:{port}/", "no connection (Connection refused)"),
         ("http://no-such-host.invalid/", "no "),
         (f"http://{'a' * 64}.invalid/", "invalid address"),
         ("http://?/", "invalid address"),
@@ -311,7 +290,7 @@ def test_redirects_to_http_are_followed(tmp_path: Path, serve: Serve) -> None:
     ],
 )
 def test_an_address_that_leads_nowhere(mirror: str, cause: str, tmp_path: Path) -> None:
-    assert cause in failure(tmp_path, mirror.format(port=unused_port()))
+    assert cause in failure(tmp_path, mirror)
 
 
 def test_a_dead_proxy_is_named(
@@ -326,35 +305,11 @@ def test_a_dead_proxy_is_named(
     fetch(tmp_path, address)
 
 
-def test_a_proxy_is_used(tmp_path: Path, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
-
-    def proxy(handler: Handler) -> None:
-        asked.append(handler.path)
-        answer(handler)
-
-    monkeypatch.setenv("http_proxy", serve(proxy))
-    fetch(tmp_path, "http://mirror.invalid/mnist")
-    assert asked == [f"http://mirror.invalid/mnist/{NAME}"]
-
-
 def test_a_missing_certificate_bundle_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/no/such/bundle.pem")
     assert "/no/such/bundle.pem" in failure(tmp_path, f"https://127.0.0.1:{unused_port()}/")
-
-
-def test_a_silent_name_server_is_not_waited_for(
-    tmp_path: Path, closing: threading.Event, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def look_up(*_: object, **__: object) -> list[Any]:
-        closing.wait(20)
-        raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
-
-    monkeypatch.setattr(socket, "getaddrinfo", look_up)
-    assert "no answer within" in failure(tmp_path, "http://mirror.invalid/")
-    closing.set()
 
 
 def test_every_mirror_that_failed_is_named(tmp_path: Path, serve: Serve) -> None:
@@ -387,8 +342,6 @@ def test_what_was_left_before_is_kept_only_if_it_is_right(
     ("mirror", "told"),
     [
         ("", "from any mirror: . Check"),
-        ("no/such/folder", f"no/such/folder/{NAME}: No such file or directory"),
-        ("Makefile", f"Makefile/{NAME}: Not a directory"),
         ("x" * 5000, "File name too long"),
         ("FTP://127.0.0.1/", "FTP://127.0.0.1/: neither an http(s) address nor the path of a fol"),
     ],
@@ -399,9 +352,7 @@ def test_a_first_mirror_that_is_none(mirror: str, told: str, tmp_path: Path) -> 
 
 def test_local_folders(tmp_path: Path) -> None:
     folder, raw = tmp_path / "local", tmp_path / "raw"
-    (folder / NAME).mkdir(parents=True)
-    assert "not a regular file" in said_by(DownloadError, fetch, raw, first=str(folder))
-    (folder / NAME).rmdir()
+    folder.mkdir()
     os.mkfifo(folder / NAME)  # reading it would wait for ever
     assert "not a regular file" in said_by(DownloadError, fetch, raw, first=str(folder))
     (folder / NAME).unlink()
@@ -410,78 +361,45 @@ def test_local_folders(tmp_path: Path) -> None:
     assert (raw / NAME).read_bytes() == CONTENT
 
 
-def test_an_md5_or_a_sha256_or_its_first_digits_are_verified(tmp_path: Path) -> None:
-    (tmp_path / "mirror").mkdir()
-    (tmp_path / "mirror" / NAME).write_bytes(CONTENT)
-    md5, sha256 = hashlib.md5(CONTENT).hexdigest(), hashlib.sha256(CONTENT).hexdigest()
-    for number, digest in enumerate([md5, sha256, sha256[:8]]):
-        file = RemoteFile(NAME, digest)
-        folder = tmp_path / str(number)
-        fetch_files([file], [], folder, str(tmp_path / "mirror"))
-        assert (folder / NAME).read_bytes() == CONTENT
-        fetch_files([file], [], folder, None)  # kept: it is right
-        (folder / NAME).write_bytes(CONTENT[1:])
-        with pytest.raises(DownloadError):
-            fetch_files([file], [], folder, None)
-
-
 # The stage itself.
 
 
-@pytest.fixture
-def mnist(make_project: Callable[..., Project]) -> Project:
-    return make_project(params={"download.dataset": "mnist"})
-
-
-def raw(project: Project) -> dict[str, str]:
-    return {
-        name.removeprefix("data/raw/"): digest
-        for name, digest in project.hashes().items()
-        if name.startswith("data/raw/")
-    }
-
-
-@pytest.mark.slow
-def test_the_stage_takes_mnist_from_a_server(mnist: Project) -> None:
-    require(SHARED_MNIST.is_dir(), str(SHARED_MNIST))
-
-    right = {name: digest for name, (digest, _) in SHA256_AND_SIZE.items()}
-    with serving(SHARED_MNIST.parent) as address:
-        env = {"DATASET_MIRROR": f"{address}/{SHARED_MNIST.name}", "no_proxy": "127.0.0.1"}
-        done = mnist.stage("download", env=env)
-    assert done.stdout == "download: mnist is in data/raw, every file checked\n"
-    assert raw(mnist) == right
-    # Now that it is all there, no mirror is asked.
-    mnist.stage("download", env={"DATASET_MIRROR": "/nowhere", **no_net()})
-    # A folder, relative to the project's root or not, is as good as a server.
-    (mnist.root / "data/raw/t10k-labels-idx1-ubyte.gz").write_bytes(b"damaged")
-    done = mnist.stage("download", env={"DATASET_MIRROR": f"{SHARED_MNIST}/"})
-    assert raw(mnist) == right
-
-
-def no_net() -> dict[str, str]:
-    """Return an environment in which the public mirrors refuse every connection."""
+def mnist_stage(project: Project, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run the stage where the public mirrors refuse every connection."""
     closed = f"http://127.0.0.1:{unused_port()}"
-    return {"http_proxy": closed, "https_proxy": closed, "no_proxy": "127.0.0.1"}
+    env |= {"http_proxy": closed, "https_proxy": closed, "no_proxy": "127.0.0.1"}
+    project.set_params({"download.dataset": "mnist"})
+    return project.stage("download", env=env, check=False, timeout=30)
+
+
+def downloaded(project: Project) -> dict[str, str]:
+    return {name: digest for name, digest in project.hashes().items() if name.startswith("data/")}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("given", [False, True])
-def test_the_stage_names_every_mirror_it_tried_within_half_a_minute(
-    given: bool, mnist: Project
-) -> None:
+def test_the_stage_takes_mnist_from_a_server(project: Project) -> None:
+    require(SHARED_MNIST.is_dir(), str(SHARED_MNIST))
+    with serving(SHARED_MNIST.parent) as address:
+        done = mnist_stage(project, DATASET_MIRROR=f"{address}/{SHARED_MNIST.name}")
+    assert done.stdout == "download: mnist is in data/raw, every file checked\n"
+    right = {f"data/raw/{name}": digest for name, (digest, _) in SHA256_AND_SIZE.items()}
+    assert downloaded(project) == right
+
+
+@pytest.mark.slow
+def test_the_stage_names_every_mirror_it_tried_within_half_a_minute(project: Project) -> None:
     mirror = f"http://127.0.0.1:{unused_port()}/x/"
-    env = no_net() | {"DATASET_MIRROR": mirror if given else ""}
-    done = mnist.stage("download", env=env, check=False, timeout=30)
+    done = mnist_stage(project, DATASET_MIRROR=mirror)
     assert (done.returncode, done.stdout) == (1, "")
     message = done.stderr.splitlines()[-1]
     name = "train-images-idx3-ubyte.gz"
-    begin = f"download: error: {name} could not be downloaded from any mirror: "
-    if given:
-        begin += f"{mirror}{name}: no connection (Connection refused); "
-    assert message.startswith(f"{begin}https://ossci-datasets.s3.amazonaws.com/mnist/{name}: no ")
+    assert message.startswith(
+        f"download: error: {name} could not be downloaded from any mirror: "
+        f"{mirror}{name}: no connection (Connection refused); "
+        f"https://ossci-datasets.s3.amazonaws.com/mnist/{name}: no "
+    )
     assert message.count("no connection through the proxy") == 2
     assert "DATASET_MIRROR" in message
     assert "make demo" in message
     assert "Traceback" not in done.stderr
-    assert raw(mnist) == {}
+    assert downloaded(project) == {}
