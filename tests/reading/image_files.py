@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from image_pipeline.reading.formats import FORMATS
 from image_pipeline.reading.pixels import PixelSettings, decode, error_cause, strict_warnings
 
 LITTLE, BIG = "<", ">"
 SHORT, LONG = 3, 4  # TIFF's types
 LETTERS = {SHORT: "H", LONG: "I"}
+NO_IMAGE = f"not an image in one of the formats {', '.join(FORMATS)}"
 
 
 def encoded(image: Image.Image, form: str = "PNG", **options: Any) -> bytes:

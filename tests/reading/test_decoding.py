@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from image_pipeline.common.errors import PipelineError
 from image_pipeline.common.processes import TASKS_AHEAD, Processes
 from image_pipeline.reading import decoding
 from image_pipeline.reading.pixels import PixelSettings
@@ -93,3 +94,10 @@ def test_what_is_worked_on_ahead_is_bounded() -> None:
             assert found == done
             assert len(begun) - done <= 2 * TASKS_AHEAD + 1
     assert len(begun) == 50
+
+
+def test_a_process_that_is_killed_is_told() -> None:
+    told = "^a process that counts died, most likely because memory ran out; close other programs"
+    with Processes(2, "counts") as processes, pytest.raises(PipelineError, match=told):
+        list(processes.map(os._exit, [(1,)] * 9))
+    assert not child_processes()

@@ -13,10 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from image_pipeline.reading.formats import FORMATS
 from image_pipeline.reading.pixels import PixelSettings, has_more_frames
 from project import require, run
-from reading.image_files import HEIC, chunk, decoded, encoded, failure
+from reading.image_files import HEIC, NO_IMAGE, chunk, decoded, encoded, failure
 
 GREY = PixelSettings(1, 4, "pad")
 COLOUR = PixelSettings(3, 4, "pad")
@@ -48,11 +47,6 @@ def test_lossless_formats(form: str) -> None:
     assert np.array_equal(pixels(content, COLOUR), np.stack([RAMP] * 3))
 
 
-def test_jpeg() -> None:
-    content = encoded(Image.fromarray(RAMP), "JPEG", quality=100)
-    assert np.abs(pixels(content)[0].astype(int) - RAMP).max() <= 2
-
-
 def test_colours_keep_their_order_and_become_grey_by_their_brightness() -> None:
     image = Image.new("RGB", (4, 4), (255, 10, 20))
     assert pixels(encoded(image), COLOUR)[:, 0, 0].tolist() == [255, 10, 20]
@@ -60,11 +54,10 @@ def test_colours_keep_their_order_and_become_grey_by_their_brightness() -> None:
     assert pixels(encoded(image))[0, 0, 0] == round(0.299 * 255 + 0.587 * 10 + 0.114 * 20)
 
 
-@pytest.mark.parametrize("mode", ["LA", "RGBA"])
-def test_transparent_pixels_stand_on_white(mode: str) -> None:
-    image = Image.new("RGBA", (4, 4), (0, 0, 0, 255))
-    image.putpixel((0, 0), (0, 0, 0, 0))
-    found = pixels(encoded(image.convert(mode)), COLOUR)
+def test_transparent_greys_stand_on_white() -> None:
+    image = Image.new("LA", (4, 4), (0, 255))
+    image.putpixel((0, 0), (0, 0))
+    found = pixels(encoded(image), COLOUR)
     assert found[:, 0, 0].tolist() == [255, 255, 255]
     assert found.sum() == 3 * 255
 
@@ -84,35 +77,22 @@ def test_half_transparent_pixels_are_mixed() -> None:
     assert pixels(encoded(image), COLOUR)[:, 0, 0].tolist() == [224, 204, 204]
 
 
-def test_single_bits() -> None:
-    bits = Image.fromarray(RAMP >= 128)
-    assert np.array_equal(pixels(encoded(bits))[0], (RAMP >= 128) * 255)
-
-
-@pytest.mark.parametrize("form", ["PNG", "TIFF"])
-def test_sixteen_bits_are_scaled(form: str) -> None:
-    wide = np.array([[0, 128, 129, 257], [65535, 32768, 65406, 65407]] * 2, np.uint16)
-    expected = [[0, 0, 1, 1], [255, 128, 254, 255]] * 2
-    assert pixels(encoded(Image.fromarray(wide), form))[0].tolist() == expected
-
-
-@pytest.mark.parametrize("form", ["PNG", "TIFF", "WEBP"])
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation(form: str, orientation: int) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    content = encoded(Image.fromarray(RAMP), form, exif=exif, **LOSSLESS[form])
-    upright = {
-        1: RAMP,
-        2: RAMP[:, ::-1],
-        3: RAMP[::-1, ::-1],
-        4: RAMP[::-1],
-        5: RAMP.T,
-        6: RAMP[::-1].T,
-        7: RAMP[::-1, ::-1].T,
-        8: RAMP.T[::-1],
-    }[orientation]
-    assert np.array_equal(pixels(content)[0], upright)
+def test_exif_orientation() -> None:
+    upright = [
+        RAMP,
+        RAMP[:, ::-1],
+        RAMP[::-1, ::-1],
+        RAMP[::-1],
+        RAMP.T,
+        RAMP[::-1].T,
+        RAMP[::-1, ::-1].T,
+        RAMP.T[::-1],
+    ]
+    for orientation, expected in enumerate(upright, start=1):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        content = encoded(Image.fromarray(RAMP), exif=exif)
+        assert np.array_equal(pixels(content)[0], expected), orientation
 
 
 def test_padding_by_hand() -> None:
@@ -133,23 +113,21 @@ def test_a_square_is_scaled_either_way(fit: Literal["pad", "crop"]) -> None:
     assert (small == 77).all()
 
 
-def test_cropping_takes_the_middle() -> None:
-    image = np.zeros((4, 12), np.uint8)
-    image[:, 4:8] = RAMP
-    assert np.array_equal(
-        pixels(encoded(Image.fromarray(image)), PixelSettings(1, 4, "crop"))[0], RAMP
-    )
+@pytest.mark.parametrize(("height", "fraction"), [(4, 1.0), (8, 0.5)])
+def test_cropping_takes_a_fraction_of_the_middle(height: int, fraction: float) -> None:
+    image = np.zeros((height, 12), np.uint8)
+    image[height // 2 - 2 : height // 2 + 2, 4:8] = RAMP
+    settings = PixelSettings(1, 4, "crop", crop_fraction=fraction)
+    assert np.array_equal(pixels(encoded(Image.fromarray(image)), settings)[0], RAMP)
 
 
-def test_cropping_takes_a_fraction_of_the_shorter_side() -> None:
-    image = np.zeros((8, 12), np.uint8)
-    image[2:6, 4:8] = RAMP
-    half = PixelSettings(1, 4, "crop", crop_fraction=0.5)
-    assert np.array_equal(pixels(encoded(Image.fromarray(image)), half)[0], RAMP)
-    # A square of the right size is cropped, too, and enlarged.
+def test_a_square_of_the_right_size_is_cropped_and_enlarged() -> None:
     square = np.zeros((4, 4), np.uint8)
     square[1:3, 1:3] = 200
-    assert pixels(encoded(Image.fromarray(square)), half)[0, 1:3, 1:3].min() >= 199
+    half = PixelSettings(1, 4, "crop", crop_fraction=0.5)
+    found = pixels(encoded(Image.fromarray(square)), half)[0]
+    assert found.min() > 100
+    assert found[1:3, 1:3].min() >= 199
 
 
 def test_a_jpeg_is_not_decoded_at_a_size_below_what_its_crop_needs() -> None:
@@ -180,14 +158,11 @@ def test_a_decompression_bomb() -> None:
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        (
-            b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
-            f"not an image in one of the formats {', '.join(FORMATS)}",
-        ),
-        (encoded(Image.fromarray(RAMP))[:50], "image file is truncated"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", NO_IMAGE),
+        (b"\0\0\0\x18ftypisom\0\0\0\0isommp42", NO_IMAGE),
         (encoded(Image.fromarray(NOISE), "JPEG")[:-900], "image file is truncated"),
     ],
-    ids=["PostScript", "half a PNG", "most of a JPEG"],
+    ids=["PostScript", "a video", "most of a JPEG"],
 )
 def test_unreadable_files(content: bytes, told: str) -> None:
     assert told in failure(content)
