@@ -9,8 +9,7 @@ import pytest
 
 from containers import write_tar_gz
 from image_pipeline.datasets import cifar10, cifar100
-from image_pipeline.tensors.tensor_files import read_split
-from published import PARAMS, REMEDY, tensorize_into, whole
+from published import PARAMS, REMEDY, whole
 from refusals import refusal
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (80, 3, 32, 32), np.uint8)
@@ -68,13 +67,6 @@ def test_cifar100_has_the_finer_labels(tmp_path: Path) -> None:
     assert train.labels.tolist() == list(range(60))
     assert test.labels.tolist() == list(range(60, 80))
     assert np.array_equal(whole(test), IMAGES[60:])
-
-
-def test_it_goes_through_tensorize(tmp_path: Path) -> None:
-    write_tar_gz(tmp_path / ARCHIVE, cifar10_files())
-    paths, report = tensorize_into(tmp_path, cifar10.read(tmp_path, PARAMS), 0.25)
-    assert report["images"] == {"train": 40, "validation": 20, "test": 20}
-    assert len(read_split(paths[0]).info.mean) == 3
 
 
 TEST_BATCH = "cifar-10-batches-bin/test_batch.bin"

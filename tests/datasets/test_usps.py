@@ -88,17 +88,13 @@ LIBSVM = "not in LIBSVM's format ("
 LABEL = "a label is not one of 1 to 10"
 MISSING = "an image lacks some of its 256 pixels"
 BEYOND = "a pixel is not from -1 to 1"
+ENDED = "not a valid bzip2 file (Compressed file ended before the end-of-stream marker was reached)"
 BAD_LINES = {
     "label 0": (line(0, ZEROS), LABEL),
     "label 11": (line(11, ZEROS), LABEL),
     "half a label": (line("2.5", ZEROS), LABEL),
     "a word as label": (line("seven", ZEROS), f"{LIBSVM}could not convert string to float: "),
     "255 pixels": (line(3, ZEROS[1:]), MISSING),
-    "257 pixels": (line(3, ["0", *ZEROS]), f"{LIBSVM}n_features was set to 256, but "),
-    "pixels in another order": (
-        line(3, ZEROS).replace(b" 1:0 2:0", b" 2:0 1:0"),
-        f"{LIBSVM}Feature indices in SVMlight/LibSVM data file should be sorted and unique.)",
-    ),
     "too bright": (line(3, ["1.001", *ZEROS[1:]]), BEYOND),
     "too dark": (line(3, [*ZEROS[1:], "-2"]), BEYOND),
     "beyond float32": (line(3, ["1e99", *ZEROS[1:]]), BEYOND),
@@ -106,32 +102,24 @@ BAD_LINES = {
     "a long word": (b"3 " + bytes(40 << 20), LIBSVM),
     "a bomb": (b"3 " + bytes(99 << 20), "decompresses to more than 67108864 bytes"),
 }
-
-
-@pytest.mark.parametrize("name", BAD_LINES)
-def test_bad_lines_are_refused(name: str, tmp_path: Path) -> None:
-    content, problem = BAD_LINES[name]
-    write(tmp_path, line(1, ZEROS) + line(2, ZEROS) + content + TRAIN)
-    message = refusal(tmp_path / "usps.bz2", read)
-    assert message.startswith(problem)
-    assert message.endswith(REMEDY)
-    assert len(message) < 400
-
-
-ENDED = "not a valid bzip2 file (Compressed file ended before the end-of-stream marker was reached)"
 BAD_FILES = {
-    "no lines": (bz2.compress(b""), "it has no images"),
-    "a web page": (b"<html>", "not a valid bzip2 file (Invalid data stream)"),
-    "torn": (bz2.compress(TRAIN)[:-100], ENDED),
+    "no lines": (bz2.compress(b""), f"it has no images{REMEDY}"),
+    "a web page": (b"<html>", f"not a valid bzip2 file (Invalid data stream){REMEDY}"),
+    "torn": (bz2.compress(TRAIN)[:-100], f"{ENDED}{REMEDY}"),
 }
 
 
-@pytest.mark.parametrize("name", BAD_FILES)
+@pytest.mark.parametrize("name", [*BAD_LINES, *BAD_FILES])
 def test_bad_files(name: str, tmp_path: Path) -> None:
+    content, problem = BAD_FILES.get(name) or BAD_LINES[name]
+    if name in BAD_LINES:
+        content = bz2.compress(line(1, ZEROS) + content + TRAIN)
     write(tmp_path, TRAIN)
-    content, problem = BAD_FILES[name]
     (tmp_path / "usps.t.bz2").write_bytes(content)
-    assert refusal(tmp_path / "usps.t.bz2", read) == f"{problem}{REMEDY}"
+    message = refusal(tmp_path / "usps.t.bz2", read)
+    assert message.startswith(problem)
+    assert message.endswith(REMEDY)
+    assert len(message) < 400
 
 
 GOOD_LINE = line(7, ["-1", "0.5"] * 128)
