@@ -22,7 +22,7 @@ def idx(values: np.ndarray, *shape: int) -> bytes:
     return bytes((0, 0, 8, len(sizes))) + struct.pack(f">{len(sizes)}I", *sizes) + values.tobytes()
 
 
-def read_idx(path: Path, rank: int) -> np.ndarray:
+def read_idx(path: Path, rank: int = 3) -> np.ndarray:
     """Read a whole file."""
     parts = list(iterate_idx(path, rank, rows=1 << 32))
     return parts[0] if parts else np.empty(0, np.uint8)
@@ -33,18 +33,14 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("idx") / "values.gz"
 
 
-def read_images(path: Path) -> np.ndarray:
-    return read_idx(path, 3)
-
-
 def test_several_gzip_members_are_one_file(file: Path) -> None:
     content = idx(VALUES)
     file.write_bytes(gzip.compress(content[:20]) + gzip.compress(content[20:]))
-    found = read_images(file)
+    found = read_idx(file)
     assert found.dtype == np.uint8
     assert np.array_equal(found, VALUES)
     file.write_bytes(gzip.compress(content) + gzip.compress(b"?"))
-    assert refusal(file, read_images) == f"its header declares 24 bytes, it holds more{REMEDY}"
+    assert refusal(file, read_idx) == f"its header declares 24 bytes, it holds more{REMEDY}"
 
 
 PACKED = gzip.compress(idx(VALUES), mtime=0)
@@ -53,7 +49,6 @@ BAD: dict[str, tuple[bytes, str]] = {
     "a web page": (b"<html>", "not a valid gzip file (Not a gzipped file (b'<h'))"),
     "torn": (PACKED[:-9], "not a valid gzip file ("),
     "a flipped bit": (PACKED[:-6] + bytes([PACKED[-6] ^ 1]) + PACKED[-5:], "CRC check failed"),
-    "trailing garbage": (PACKED + b"garbage", "not a valid gzip file (Not a gzipped file"),
     "another type": (gzip.compress(b"\0\0\x0d" + idx(VALUES)[3:]), "it begins with 00 00 0d 03)"),
     "another rank": (gzip.compress(idx(VALUES[0])), "3 dimensions (it begins with 00 00 08 02"),
     "a short header": (gzip.compress(idx(VALUES)[:15]), "not an IDX file of uint8 values"),
@@ -68,19 +63,16 @@ BAD: dict[str, tuple[bytes, str]] = {
 def test_files_that_are_something_else(name: str, file: Path) -> None:
     content, cause = BAD[name]
     file.write_bytes(content)
-    message = refusal(file, read_images)
+    message = refusal(file, read_idx)
     assert cause in message
     assert message.endswith(REMEDY)
 
 
 def test_what_is_not_a_file(tmp_path: Path) -> None:
     path = tmp_path / "values.gz"
-    assert refusal(path, read_images) == "not found; run `dvc repro --force download`"
-    path.symlink_to(tmp_path / "nowhere")
-    assert refusal(path, read_images) == "not found; run `dvc repro --force download`"
-    path.unlink()
+    assert refusal(path, read_idx) == "not found; run `dvc repro --force download`"
     path.mkdir()
-    assert refusal(path, read_images) == f"cannot be read (Is a directory){REMEDY}"
+    assert refusal(path, read_idx) == f"cannot be read (Is a directory){REMEDY}"
 
 
 HEADERS = st.binary(max_size=52).map(lambda rest: gzip.compress(b"\0\0\x08\x03" + rest))
