@@ -14,18 +14,20 @@ import tempfile
 import time
 from pathlib import Path
 
+import numpy as np
 from fault_harness import remove_outputs
 from hosts import Host, Network, Running
-from hosts_harness import write_images
 from processes import clone_project
 from report import ROOT
 from ruamel.yaml import YAML
 
 from image_pipeline.common import paths
+from image_pipeline.tensors.tensor_files import DatasetInfo, open_split_writer
 from project import Project
 
 RECIPE = ROOT / "recipes" / "resnet.yaml"
 VALIDATION_IMAGES = 256
+SHAPE, CLASSES = (3, 32, 32), tuple("0123456789")  # as in CIFAR-10
 LINKS = {"10gbit": "", "1gbit": "100us"}  # and the delay each way, if the kernel can
 TRAIN = ("python", "stages/train.py")
 
@@ -73,6 +75,16 @@ def measure_scaling(rounds: int, epochs: int, images: int, folder: Path) -> None
                     sys.exit(f"no traffic in the output:\n{running.text}")
                 found[f"{rate}_mb"] = float(traffic[1])
             print(json.dumps(found), flush=True)
+
+
+def write_images(project: Project, path: Path, count: int) -> None:
+    """Write a split of random images."""
+    rng = np.random.default_rng(count)
+    info = DatasetInfo("random", CLASSES, (0.5,) * 3, (0.29,) * 3, "crop")
+    with open_split_writer(project.root / path, count, SHAPE, "random", CLASSES) as split:
+        images = rng.integers(0, 256, (count, *SHAPE), np.uint8)
+        split.append(images, rng.integers(0, len(CLASSES), count))
+        split.finish(info)
 
 
 def on_core(core: int, host: Host, *command: str) -> Running:

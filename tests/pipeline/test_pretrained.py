@@ -60,18 +60,6 @@ def test_from_a_file_of_weights_to_a_model_without_it(started: Project) -> None:
     }
 
 
-def test_weights_that_do_not_fit_end_training_in_one_line(started: Project) -> None:
-    started.set_params({"train.model.mlp.hidden_sizes": [84]})
-    done = started.run("dvc", "repro", check=False)
-    assert done.returncode == 255
-    [said] = [line for line in done.stderr.splitlines() if line.startswith("train: error: ")]
-    assert said.startswith(
-        "train: error: data/weights/w.safetensors: these are weights of another network than mlp "
-        "with its options: `hidden.0.weight` is [84, 784] in the network and [120, 784] in the file"
-    )
-    assert "Traceback" not in done.stderr
-
-
 def test_where_nothing_can_be_fetched_the_stage_says_what_it_tried(
     finished: Project, tmp_path: Path
 ) -> None:
