@@ -94,7 +94,7 @@ class Recorder:
             SCRATCH.get(name, lambda results: results)(result),
         ]
         read = [value for at, value in enumerate(args) if at not in {at for at, _ in written(func)}]
-        digests.append((hash_of(found, -0.0), hash_of(found, 0.0), hash_of(read, 0.0)))
+        digests.append((*hashes_of(found), hashes_of(read)[1]))
 
     def seen(self) -> Seen:
         return {
@@ -135,21 +135,16 @@ def flat(*values: Any) -> Iterator[Any]:
             yield value
 
 
-def hash_of(values: Any, zeros: float) -> str:
-    digest = hashlib.sha256()
-    update(digest, *values, zeros=zeros)
-    return digest.hexdigest()
+def hashes_of(values: Any) -> tuple[str, str]:
+    """Return two hashes of values; to the second one, the two zeros are alike.
 
-
-def update(digest: Any, *values: Any, zeros: float) -> None:
-    """Add values to a hash.
-
-    All NaNs are alike: IEEE 754 leaves their sign and payload open. Two zeros are alike if 0.0 is
-    added: it leaves the sign of their maximum open, and so of relu, and ARM chooses another.
+    All NaNs are alike: IEEE 754 leaves their sign and payload open. It leaves the sign of the
+    maximum of two zeros open, too, and so of relu, and ARM chooses another.
     """
-    for value in flat(*values):
+    exact, alike = hashlib.sha256(), hashlib.sha256()
+    for value in flat(values):
         if isinstance(value, Tensor):
-            digest.update(str((value.dtype, tuple(value.shape))).encode())
+            kind = str((value.dtype, tuple(value.shape))).encode()
             if value.is_complex():
                 value = torch.view_as_real(value.resolve_conj())
             elif value.dtype in (torch.float16, torch.bfloat16):
@@ -157,9 +152,15 @@ def update(digest: Any, *values: Any, zeros: float) -> None:
             numbers = np.ascontiguousarray(value.numpy(force=True))
             if numbers.dtype.kind == "f" and (nan := np.isnan(numbers)).any():
                 numbers = np.where(nan, numbers.dtype.type(np.nan), numbers)
-            digest.update(numbers + zeros if numbers.dtype.kind == "f" else numbers)
+            exact.update(kind), exact.update(numbers)
+            (
+                alike.update(kind),
+                alike.update(numbers + 0.0 if numbers.dtype.kind == "f" else numbers),
+            )
         else:
-            digest.update(repr(value).encode())
+            text = repr(value).encode()
+            exact.update(text), alike.update(text)
+    return exact.hexdigest(), alike.hexdigest()
 
 
 # --- How cases are written ---
