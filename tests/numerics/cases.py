@@ -141,7 +141,8 @@ def hashes_of(values: Any) -> tuple[str, str]:
     All NaNs are alike: IEEE 754 leaves their sign and payload open. It leaves the sign of the
     maximum of two zeros open, too, and so of relu, and ARM chooses another.
     """
-    exact, alike = hashlib.sha256(), hashlib.sha256()
+    exact: Any = hashlib.sha256()
+    alike: Any = hashlib.sha256()
     for value in flat(values):
         if isinstance(value, Tensor):
             kind = str((value.dtype, tuple(value.shape))).encode()
