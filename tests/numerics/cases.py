@@ -141,11 +141,11 @@ def hashes_of(values: Any) -> tuple[str, str]:
     All NaNs are alike: IEEE 754 leaves their sign and payload open. It leaves the sign of the
     maximum of two zeros open, too, and so of relu, and ARM chooses another.
     """
-    exact: Any = hashlib.sha256()
-    alike: Any = hashlib.sha256()
+    digests: list[Any] = [hashlib.sha256(), hashlib.sha256()]
+    contents: tuple[Any, Any]
     for value in flat(values):
         if isinstance(value, Tensor):
-            kind = str((value.dtype, tuple(value.shape))).encode()
+            described = str((value.dtype, tuple(value.shape)))
             if value.is_complex():
                 value = torch.view_as_real(value.resolve_conj())
             elif value.dtype in (torch.float16, torch.bfloat16):
@@ -153,15 +153,14 @@ def hashes_of(values: Any) -> tuple[str, str]:
             numbers = np.ascontiguousarray(value.numpy(force=True))
             if numbers.dtype.kind == "f" and (nan := np.isnan(numbers)).any():
                 numbers = np.where(nan, numbers.dtype.type(np.nan), numbers)
-            exact.update(kind), exact.update(numbers)
-            (
-                alike.update(kind),
-                alike.update(numbers + 0.0 if numbers.dtype.kind == "f" else numbers),
-            )
+            contents = numbers, numbers + 0.0 if numbers.dtype.kind == "f" else numbers
         else:
-            text = repr(value).encode()
-            exact.update(text), alike.update(text)
-    return exact.hexdigest(), alike.hexdigest()
+            described, contents = repr(value), (b"", b"")
+        for digest, content in zip(digests, contents, strict=True):
+            digest.update(described.encode())
+            digest.update(content)
+    exact, alike = (digest.hexdigest() for digest in digests)
+    return exact, alike
 
 
 # --- How cases are written ---
