@@ -34,6 +34,15 @@ def call(project: Project, *arguments: str, check: bool = True) -> subprocess.Co
     return subprocess.CompletedProcess(command, status, out.getvalue(), err.getvalue())
 
 
+def command_error(project: Project, command: str, *arguments: str, status: int = 1) -> str:
+    """Return the one line that a failing command says, without its name and `error`."""
+    done = call(project, command, *arguments, check=False)
+    assert (done.returncode, done.stdout) == (status, "")
+    assert done.stderr.startswith(f"{command}: error: ")
+    assert done.stderr.count("\n") == 1
+    return done.stderr.removeprefix(f"{command}: error: ")
+
+
 def kill_workers(project: Project) -> None:
     """Kill the workers of DVC's queue, which outlive the command that started them."""
     for path in project.root.glob(".dvc/tmp/exps/celery/dvc-exp-worker-*.pid"):

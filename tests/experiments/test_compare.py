@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.experiment_projects import SyntheticProject, call, predictions
+from experiments.experiment_projects import SyntheticProject, call, command_error, predictions
 from image_pipeline.experiments.changes import flatten
 from project import Project
 
@@ -29,11 +29,7 @@ def compare(
 
 
 def error(project: Project, *arguments: str, status: int = 1) -> str:
-    done = compare(project, *arguments, check=False)
-    assert done.returncode == status
-    assert done.stderr.startswith("compare: error: ")
-    assert done.stderr.count("\n") == 1
-    return done.stderr
+    return command_error(project, "compare", *arguments, status=status)
 
 
 def test_verdict_and_numbers(synthetic: SyntheticProject) -> None:
@@ -104,7 +100,7 @@ def test_any_name_that_dvc_knows(synthetic: SyntheticProject) -> None:
         assert done.stdout.splitlines()[1] == "B  workspace"
         assert "only B gets 41 right" in done.stdout
     assert error(synthetic, "no-such", status=2) == (
-        "compare: error: unknown Git revision 'no-such'; `git log --oneline --all` lists commits, "
+        "unknown Git revision 'no-such'; `git log --oneline --all` lists commits, "
         "`dvc exp list --all-commits` experiments\n"
     )
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments.experiment_projects import SyntheticProject, call, predictions
+from experiments.experiment_projects import SyntheticProject, call, command_error, predictions
 from image_pipeline.experiments.config_hash import config_hash
 from image_pipeline.experiments.revisions import resolve
 from image_pipeline.experiments.seed_runs import (
@@ -73,13 +73,7 @@ def test_intervals_stay_within_what_the_metric_can_be(repeated: SyntheticProject
     assert format_paired("a", "b", found, found, "text").splitlines()[-1].startswith("note: 2 ")
 
 
-def test_p_value_equals_scipy() -> None:
-    rng = np.random.default_rng(0)
-    for count in (2, 5, 30):
-        a, b = rng.normal(0, 1, (2, count))
-        assert paired_t_test((b - a).tolist()) == pytest.approx(
-            stats.ttest_rel(b, a).pvalue, rel=1e-9
-        )
+def test_p_value_of_equal_differences() -> None:
     assert paired_t_test([0.0, 0.0]) == 1
     assert paired_t_test([0.5, 0.5]) == 0
 
@@ -143,10 +137,7 @@ def test_settings_that_cannot_be_compared(repeated: SyntheticProject) -> None:
         ("HEAD~2", "HEAD~2", "the same settings"),
         ("plain", "HEAD", "have different data"),
     ):
-        done = call(repeated, "compare", first, second, "--seeds", check=False)
-        assert done.returncode == 1
-        assert said in done.stderr
-        assert done.stderr.count("\n") == 1
+        assert said in command_error(repeated, "compare", first, second, "--seeds")
 
 
 def test_config_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,10 +177,7 @@ def test_config_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_wrong_arguments(arguments: tuple[str, ...], said: str, tmp_path: Path) -> None:
-    done = call(Project.at(tmp_path), "seeds", *arguments, check=False)
-    assert done.returncode in (1, 2)
-    assert done.stderr.startswith(f"seeds: error: {said}")
-    assert done.stderr.count("\n") == 1
+    assert command_error(Project.at(tmp_path), "seeds", *arguments, status=2).startswith(said)
 
 
 @pytest.mark.slow
