@@ -69,10 +69,3 @@ def test_a_model_compared_with_itself() -> None:
     for metric in bootstrap(actual, first, first, 4, 15).values():
         assert metric.p == 1
         assert metric.interval == pytest.approx((0, 0), abs=1e-8)
-
-
-def test_without_probabilities_loss_is_left_out() -> None:
-    actual, first, second = pair(500, (0.1, 0.1), 4)
-    without = ModelPredictions(second.predicted, second.confidence, None)
-    found = bootstrap(actual, first, without, 4, 15)
-    assert list(found) == ["macro_f1", "expected_calibration_error"]
