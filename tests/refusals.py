@@ -33,15 +33,24 @@ def refusal(path: Path, read: Callable[[Path], object]) -> str:
     return message.removeprefix(f"{path}: ")
 
 
-def valid_or_refused(path: Path, read: Callable[[], object], remedy: str = "") -> None:
-    """Fail where a file is neither read nor refused in one line that names it, and the remedy."""
+def valid_or_refused(
+    path: Path,
+    read: Callable[[], object],
+    remedy: str = "",
+    error: type[PipelineError] = PipelineError,
+    after: str = ": ",
+) -> None:
+    """Fail where a file is neither read nor refused in one line that names it, and the remedy.
+
+    `error` is of the class of what may be raised, and `after` comes after the file's name.
+    """
     try:
         read()
-    except PipelineError as error:
-        message = str(error)
+    except error as caught:
+        message = str(caught)
     else:
         return
-    assert message.startswith(f"{path}: ")
+    assert message.startswith(f"{path}{after}")
     assert message.isprintable()
     assert remedy in message
 

@@ -4,6 +4,7 @@ import ast
 import re
 import time
 from collections.abc import Iterator
+from functools import partial
 from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -20,7 +21,7 @@ from image_pipeline.common.params import RENAMED, read_params, schema
 from image_pipeline.training.losses import LOSSES
 from image_pipeline.training.schedules import SCHEDULES
 from project import ROOT
-from refusals import quick, said_by
+from refusals import quick, said_by, valid_or_refused
 
 TEXT = (ROOT / "params.yaml").read_text(encoding="utf-8")
 LINES = TEXT.splitlines()
@@ -96,54 +97,30 @@ def refusal(path: Path, content: str | bytes) -> str:
     return message.removeprefix(str(path)).removeprefix(": ")
 
 
-def read_or_refuse(path: Path) -> None:
-    """Read the file; fail where it is neither allowed nor refused in one line that names it."""
-    try:
-        read_params(path)
-    except ParamsError as error:
-        message = str(error)
-    else:
-        return
-    assert message.startswith(str(path))
-    assert message.isprintable()
-
-
 def test_the_committed_file_is_allowed_and_complete() -> None:
     assert read_params(ROOT / "params.yaml").model_dump() == document()
 
 
-# For each key: values in YAML, and what they are read as.
-ALLOWED: dict[str, list[tuple[str, object]]] = {
-    "train.epochs": [("1", 1), ("10000", 10_000)],
-    "train.learning_rate": [("1e-3", 0.001), ("10", 10.0)],  # numbers, as for DVC
-    "export.onnx": [("false", False)],
-    "train.seed": [("0", 0), ("4294967295", 2**32 - 1)],
-    "train.numerics": [("fast", "fast")],
-    "train.augmentation.custom": [("none", "none")],
-    "train.model.name": [("cnn", "cnn"), ("mlp", "mlp"), ("resnet", "resnet")],
-    "train.optimizer.name": [("AdamW", "AdamW"), ("x" * 64, "x" * 64)],
-    "tensorize.folder.channels": [("1", 1), ("3", 3)],
-    "download.folder.path": [("x" * 4096, "x" * 4096)],
-    "download.folder.url": [("''", ""), ("http://a.org/b?c=1", "http://a.org/b?c=1")],
-    "download.folder.sha256": [("''", ""), ("a" * 64, "a" * 64)],
-}
-
-
-@pytest.mark.parametrize("key", ALLOWED)
-def test_what_is_allowed(key: str, file: Path) -> None:
-    for yaml, value in ALLOWED[key]:
-        file.write_text(replaced(key, yaml))
-        found: Any = read_params(file)
-        for name in key.split("."):
-            found = getattr(found, name)
-        assert found == value
-        assert type(found) is type(value)
+@pytest.mark.parametrize(
+    ("key", "yaml", "value"),
+    [
+        ("train.learning_rate", "1e-3", 0.001),  # a number, as for DVC
+        ("train.learning_rate", "10", 10.0),
+        ("download.folder.url", "http://a.org/b?c=1", "http://a.org/b?c=1"),
+        ("download.folder.sha256", "a" * 64, "a" * 64),
+    ],
+)
+def test_what_is_allowed(key: str, yaml: str, value: object, file: Path) -> None:
+    file.write_text(replaced(key, yaml))
+    found: Any = read_params(file)
+    for name in key.split("."):
+        found = getattr(found, name)
+    assert found == value
+    assert type(found) is type(value)
 
 
 INTEGER = "input should be a valid integer"
-LESS = "input should be less than"
 STRING = "input should be a valid string"
-AT_MOST = "string should have at most {} characters"
 PATTERN = "string should match pattern '{}'"
 # For each key: values in YAML, how they are shown, and what is said of them.
 REFUSED: dict[str, list[tuple[str, str, str]]] = {
@@ -151,27 +128,16 @@ REFUSED: dict[str, list[tuple[str, str, str]]] = {
         ("many", "'many'", INTEGER),
         ("1e2", "100.0", INTEGER),
         ("true", "true", INTEGER),
-        ("~", "null", INTEGER),
         ("&loop [*loop]", "[[[...]]]", INTEGER),
-        ("2001-02-03", "datetime.date(2001, 2, 3)", INTEGER),
-        ("!!binary aGVsbG8=", "b'hello'", INTEGER),
         ('"line\\nbreak\\e[2J"', r"'line\nbreak\x1b[2J'", INTEGER),
         ("0", "0", "input should be greater than or equal to 1"),
-        ("10001", "10001", f"{LESS} or equal to 10000"),
-        (f"0x1{'0' * 5000}", "a number of thousands of digits", f"{LESS} or equal to 10000"),
+        (
+            f"0x1{'0' * 5000}",
+            "a number of thousands of digits",
+            "input should be less than or equal to 10000",
+        ),
     ],
-    "train.learning_rate": [
-        ("0", "0", "input should be greater than 0"),
-        ("10.1", "10.1", f"{LESS} or equal to 10"),
-        ("1e", "'1e'", "input should be a valid number"),
-        ("true", "true", "input should be a valid number"),
-    ],
-    "train.augmentation.elastic": [
-        ("1.1", "1.1", f"{LESS} or equal to 1"),
-        (".nan", "nan", "input should be a finite number"),
-        ("-.inf", "-inf", "input should be a finite number"),
-    ],
-    "export.onnx": [("1", "1", "input should be a valid boolean")],
+    "train.augmentation.elastic": [(".nan", "nan", "input should be a finite number")],
     "train.numerics": [("exact", "'exact'", "input should be 'portable' or 'fast'")],
     "train.model.name": [
         (
@@ -181,28 +147,21 @@ REFUSED: dict[str, list[tuple[str, str, str]]] = {
         )
     ],
     "weights.license": [("MIT!", "'MIT!'", PATTERN.format("^[a-z0-9][a-z0-9.-]{0,63}$"))],
-    "weights.mean": [
-        ("[]", "[]", "list should have at least 1 item after validation, not 0"),
-        ("0.5", "0.5", "input should be a valid list"),
-    ],
+    "weights.mean": [("[]", "[]", "list should have at least 1 item after validation, not 0")],
     "train.augmentation.custom": [("nothing", "'nothing'", "it must be none")],
     "train.optimizer.name": [
         ("torch.optim.SGD", "'torch.optim.SGD'", PATTERN.format("^[A-Za-z][A-Za-z0-9]*$")),
-        ("x" * 65, f"'{'x' * 12}...{'x' * 13}'", AT_MOST.format(64)),
+        ("x" * 65, f"'{'x' * 12}...{'x' * 13}'", "string should have at most 64 characters"),
     ],
     "tensorize.folder.channels": [
-        ("2", "2", "input should be 1 or 3"),
         ("true", "true", INTEGER),  # it equals 1
         ("1.0", "1.0", INTEGER),
     ],
     "download.folder.path": [
-        ("''", "''", "string should have at least 1 character"),
-        ("x" * 4097, f"'{'x' * 12}...{'x' * 13}'", AT_MOST.format(4096)),
         ("2024", "2024", f"{STRING}; put it in quotes"),
         ("1e3", "1000.0", f"{STRING}; put it in quotes"),
         ("2024-01-01", "datetime.date(2024, 1, 1)", f"{STRING}; put it in quotes"),
         ("null", "null", STRING),
-        ("[a]", "['a']", STRING),
     ],
     "download.folder.url": [
         (url, f"'{url}'", PATTERN.format("^(https?://[!-~]+)?$"))
@@ -242,9 +201,7 @@ NO_BLOCK = "is not allowed: input should be a valid dictionary or instance of Ma
         ("extra", 3, UNKNOWN),
         ("train.epoch", 3, UNKNOWN),
         ("train.augmentation.blur", 3, UNKNOWN),
-        ("machine", 3, f"3 {NO_BLOCK}"),
         ("machine", None, f"null {NO_BLOCK}"),
-        ("machine", ["a"], f"['a'] {NO_BLOCK}"),
         *((key, 0, f"its name is {new} now") for key, new in RENAMED.items()),
     ],
 )
@@ -290,6 +247,8 @@ def test_blocks_of_options(block: str, file: Path) -> None:
         message = refusal(file, write(file, document({block: bad})))
         assert message.startswith(f"{block}: ")
         assert message.endswith(f" is not allowed: it must be {OPTIONS}")
+    write(file, document(remove="train.model.mlp"))
+    assert read_params(file).train.model.options == {}
 
 
 @pytest.mark.parametrize(
@@ -314,31 +273,19 @@ def test_settings_that_rule_each_other_out(
     assert message.endswith(f"is not allowed: {said}")
 
 
-def test_without_a_block_there_are_no_options(file: Path) -> None:
-    write(file, document(remove="train.model.mlp"))
-    assert read_params(file).train.model.options == {}
-
-
-@pytest.mark.parametrize(
-    ("content", "line", "problem"),
-    [
-        (TEXT + "  cores: 3\n", len(LINES) + 1, 'duplicate key "cores"'),
-        (f"{TEXT}---\n{TEXT}", len(LINES) + 1, "another document"),
-        (TEXT + 'x: "1\n', len(LINES) + 2, "end of stream"),
-        (TEXT + "x: *nothing\n", len(LINES) + 1, "undefined alias 'nothing'"),
-        (TEXT + "x: \0\n", len(LINES) + 1, "special characters are not allowed"),
-        (
-            replaced("plot.dpi", "!!python/object/apply:os.system [touch /tmp/x]"),
-            NUMBERS["plot.dpi"] + 1,
-            "could not determine a constructor for the tag",
-        ),
-    ],
-    ids=["twice", "two documents", "an open quote", "an alias", "a zero byte", "a command"],
-)
-def test_syntax_errors_name_the_line(content: str, line: int, problem: str, file: Path) -> None:
-    message = refusal(file, content)
-    assert message.startswith(f", line {line}: not valid YAML here: ")
-    assert problem in message
+def test_syntax_errors_name_the_line(file: Path) -> None:
+    command = replaced("plot.dpi", "!!python/object/apply:os.system [touch /tmp/x]")
+    end = len(LINES) + 1
+    for content, line, problem in (
+        (TEXT + "  cores: 3\n", end, 'duplicate key "cores"'),
+        (f"{TEXT}---\n{TEXT}", end, "another document"),
+        (TEXT + 'x: "1\n', end + 1, "end of stream"),
+        (TEXT + "x: \0\n", end, "special characters are not allowed"),
+        (command, NUMBERS["plot.dpi"] + 1, "could not determine a constructor for the tag"),
+    ):
+        message = refusal(file, content)
+        assert message.startswith(f", line {line}: not valid YAML here: ")
+        assert problem in message
 
 
 def test_values_that_yaml_itself_trips_over(file: Path) -> None:
@@ -405,7 +352,7 @@ def test_any_value_is_allowed_or_refused_in_one_line(key: str, value: object, fi
         write(file, document({key: value}))
     except UnicodeEncodeError:  # a lone surrogate cannot be in a file
         return
-    read_or_refuse(file)
+    valid_or_refused(file, partial(read_params, file), error=ParamsError, after="")
 
 
 @quick
@@ -419,7 +366,7 @@ def test_any_damage_is_harmless_or_refused_in_one_line(
 ) -> None:
     content = TEXT[:start] + put + TEXT[start + length :]
     file.write_bytes(content.encode("utf-8", "surrogatepass"))
-    read_or_refuse(file)
+    valid_or_refused(file, partial(read_params, file), error=ParamsError, after="")
 
 
 # What params.yaml says of itself.
