@@ -83,11 +83,6 @@ def test_a_leak_is_counted_and_told() -> None:
     assert f"## {heading}\n" in (ROOT / "README.md").read_text()
 
 
-def test_what_validation_shares_with_train_leaks_too() -> None:
-    made = report({"train": [(1, 0)], "validation": [(1, 0), (1, 0), (2, 0)], "test": []})
-    assert made.table()["leaked"] == {"train": 0, "validation": 2, "test": 0}
-
-
 def test_class_balance_keeps_the_order_of_the_classes() -> None:
     assert report(CLEAN).class_balance() == [
         ("cat", "train", 12),
