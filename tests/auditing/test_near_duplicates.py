@@ -77,9 +77,7 @@ def test_each_kind_of_change_is_found_and_nothing_else(pairs: Pairs) -> None:
     mirrored = {name for name in CHANGES if name.startswith("mirrored")}
     names = [list(CHANGES)[second - COUNT] for second in pairs.second]
     assert {n for n, flag in zip(names, pairs.mirrored, strict=True) if flag} == mirrored
-
-
-def test_the_nearest_come_first_and_an_equal_one_is_at_0(pairs: Pairs) -> None:
+    # The nearest come first, and an equal one is at 0.
     assert (np.diff(pairs.distance) >= 0).all()
     [same] = pairs.distance[pairs.second == COUNT]
     assert same < 1e-3
@@ -114,10 +112,3 @@ def test_descriptors_of_any_shape_hold_integers(shape: tuple[int, int, int]) -> 
     assert squares[0] == 0
     assert np.allclose(np.sqrt(squares[1:]), 127, atol=3)
     assert len(found(one).first) == 0
-
-
-def test_a_mirror_image_has_the_other_sign_in_its_odd_part() -> None:
-    images = np.random.default_rng(0).integers(0, 256, (5, 3, 32, 32), np.uint8)
-    one, other = describe(images), describe(images[:, :, :, ::-1])
-    assert np.allclose(one.even, other.even, atol=2)
-    assert np.allclose(one.odd, -other.odd, atol=2)
