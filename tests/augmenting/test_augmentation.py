@@ -68,19 +68,8 @@ IMAGE = np.array([[1, 2, 3], [4, 5, 6], [7, 8, 9]], np.uint8)
         # A pixel is read one row further down: the image moves up, and zeros fill the gap.
         ({"translation": 1 / 3}, (0, 0, 0, 0, 1, 0), [[4, 5, 6], [7, 8, 9], [0, 0, 0]]),
         ({"translation": 1 / 3}, (0, 0, 0, 0, 0, -1), [[0, 1, 2], [0, 4, 5], [0, 7, 8]]),
-        # By half a pixel: the average of two.
-        (
-            {"translation": 1 / 3},
-            (0, 0, 0, 0, 0.5, 0),
-            [[2.5, 3.5, 4.5], [5.5, 6.5, 7.5], [3.5, 4, 4.5]],
-        ),
         # Counter-clockwise: the right column becomes the top row.
         ({"rotation": 90.0}, (1, 0, 0, 0, 0, 0), np.rot90(IMAGE)),
-        ({"rotation": 90.0}, (-1, 0, 0, 0, 0, 0), np.rot90(IMAGE, -1)),
-        # 1 + 0.5 * 1 = 1.5 times as tall: the row at distance 1 is read at 1 / 1.5 = 2/3.
-        ({"scale": 0.5}, (0, 1, 0, 0, 0, 0), [[2, 3, 4], [4, 5, 6], [6, 7, 8]]),
-        # The tangent of 45 degrees is 1: a row at distance 1 is read one column further.
-        ({"shear": 60.0}, (0, 0, 0, 0.75, 0, 0), [[0, 1, 2], [4, 5, 6], [8, 9, 0]]),
     ],
 )
 def test_warps_by_hand(
@@ -146,11 +135,13 @@ def test_affine_maps_by_hand() -> None:
 
 
 def test_images_of_a_group_share_a_draw() -> None:
-    # 10 images in groups of up to 4 make 3 groups; image i belongs to group i modulo 3.
-    same = np.repeat(random_images(1, 1, 12, 12), 10, axis=0)
-    changed = augment(same, params(**ALL_WARPS), np.random.default_rng(0))
-    for left, right in product(range(10), repeat=2):
-        assert np.array_equal(changed[left], changed[right]) == (left % 3 == right % 3)
+    # 9 images in groups of up to 4 make 3 groups; image i belongs to group i modulo 3.
+    images = random_images(9, 3, 9, 14)
+    changed = augment(images, params(**ALL_WARPS), np.random.default_rng(5))
+    one_each = params(**ALL_WARPS, images_per_draw=1)
+    for part in (slice(0, 3), slice(3, 6), slice(6, 9)):
+        alone = augment(images[part], one_each, np.random.default_rng(5))
+        assert np.array_equal(changed[part], alone)
 
 
 @pytest.mark.parametrize(
@@ -169,14 +160,6 @@ def test_the_number_of_draws_depends_on_the_groups_alone(
     expected.uniform(size=(6 + (2 * CONTROL_POINTS**2 if elastic else 0)) * groups)
     assert changed.shape == (count, 3, 9, 14)
     assert used.random() == expected.random()
-
-
-def test_an_image_is_warped_alike_whatever_else_is_in_the_block() -> None:
-    images = random_images(9, 3, 9, 14)
-    changed = augment(images, params(**ALL_WARPS), np.random.default_rng(5))  # 3 groups
-    one_each = params(**ALL_WARPS, images_per_draw=1)
-    alone = augment(images[:3], one_each, np.random.default_rng(5))
-    assert np.array_equal(changed[:3], alone)
 
 
 def test_flip_mirrors_some_images() -> None:
@@ -366,17 +349,14 @@ def apply_custom(code: str, folder: Path, monkeypatch: pytest.MonkeyPatch, name:
     return custom.apply(custom.load(name), images, (0, 1))
 
 
-def test_a_custom_augmentation_may_draw_from_either_generator(
+def test_a_custom_augmentation_may_draw_from_the_global_generator(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    code = "def augment(images, generator):\n    return images + torch.rand(images.shape{})"
-    for number, argument in enumerate(("", ", generator=generator")):
-        draws = [
-            apply_custom(code.format(argument), tmp_path, monkeypatch, f"custom_draws_{number}")
-            for _ in range(2)
-        ]
-        assert np.array_equal(draws[0], draws[1])
-        assert len(np.unique(draws[0])) > 90
+    """As well as from its own, as the example of docs/data-sets.md does."""
+    code = "def augment(images, generator):\n    return images + torch.rand(images.shape)"
+    one, same = (apply_custom(code, tmp_path, monkeypatch, "custom_draws") for _ in range(2))
+    assert np.array_equal(one, same)
+    assert len(np.unique(one)) > 90
 
 
 def test_the_template_changes_nothing() -> None:
