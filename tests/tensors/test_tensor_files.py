@@ -37,19 +37,15 @@ def split(images: np.ndarray = IMAGES, labels: np.ndarray = LABELS, **descriptio
     return save({"images": images, "labels": labels}, {METADATA_KEY: values})
 
 
+def split_of(description: str) -> bytes:
+    """Return a split with any text for its description."""
+    return save({"images": IMAGES, "labels": LABELS}, {METADATA_KEY: description})
+
+
 def raw(header: object, data: bytes = b"") -> bytes:
     """Return a safetensors file of any header: JSON values, or the header's bytes."""
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     return struct.pack("<Q", len(text)) + text + data
-
-
-def tensor(dtype: str, shape: list[int], start: int, end: int) -> dict[str, object]:
-    return {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
-
-
-def pair(images: dict[str, object], labels: dict[str, object]) -> dict[str, object]:
-    metadata = {METADATA_KEY: json.dumps(DESCRIPTION)}
-    return {"__metadata__": metadata, "images": images, "labels": labels}
 
 
 @pytest.fixture(scope="module")
@@ -131,42 +127,25 @@ def test_any_split_is_read_back_by_safetensors_itself(
 
 
 GOOD = split()
-U8, I64 = tensor("U8", [4, 1, 2, 3], 0, 24), tensor("I64", [4], 24, 56)
+U8 = {"dtype": "U8", "shape": [4, 1, 2, 3], "data_offsets": [0, 24]}
+I64 = {"dtype": "I64", "shape": [4], "data_offsets": [24, 56]}
 DATA = IMAGES.tobytes() + LABELS.tobytes()
 # The library itself refuses these, and many more that `test_any_header` comes upon.
 TORN = "not a valid safetensors file ("
 UNUSABLE = "its header or a value in it is invalid ("
 BAD: dict[str, tuple[bytes, str]] = {
-    "empty": (b"", TORN),
     "torn": (GOOD[:-1], TORN),
-    "another file": (b"PK\x03\x04" * 50, TORN),
-    "deep JSON": (raw(b'{"a":' * 50_000), TORN),
     "other tensors": (save({"a": IMAGES}), "it holds the tensors ['a'], not images and labels"),
     "floats": (split(IMAGES.astype(np.float32)), "`images` is F32 [4, 1, 2, 3], not U8 of rank 4"),
     "one image": (split(IMAGES[0]), "`images` is U8 [1, 2, 3], not U8 of rank 4"),
-    "small labels": (split(labels=LABELS.astype(np.int32)), "`labels` is I32 [4], not I64"),
-    "a table of labels": (split(labels=LABELS[:, np.newaxis]), "`labels` is I64 [4, 1], not I64"),
     "a label too few": (split(labels=LABELS[:3]), "(4, 1, 2, 3) images do not match 3 labels"),
     "nothing": (split(IMAGES[:0], LABELS[:0]), "(0, 1, 2, 3) images do not match 0 labels"),
     "no pixels": (split(IMAGES[:, :, :0]), "(4, 1, 0, 3) images do not match 4 labels"),
-    "no images of enormous size": (
-        raw(pair(tensor("U8", [0, 1, 1 << 62, 2], 0, 0), tensor("I64", [0], 0, 0))),
-        "images do not match 0 labels",
-    ),
     "two channels": (split(IMAGES.reshape(4, 2, 1, 3)), "2 channels but 1 statistics"),
     "no metadata": (save({"images": IMAGES, "labels": LABELS}), f"{UNUSABLE}KeyError"),
-    **{
-        f"metadata that are a {error}": (
-            save({"images": IMAGES, "labels": LABELS}, metadata),
-            f"{UNUSABLE}{error}",
-        )
-        for metadata, error in (
-            ({"other": "{}"}, "KeyError"),
-            ({METADATA_KEY: "{"}, "JSONDecodeError"),
-            ({METADATA_KEY: "[" * 100_000}, "RecursionError"),
-            ({METADATA_KEY: "[]"}, "TypeError"),
-        )
-    },
+    "metadata that are no JSON": (split_of("{"), f"{UNUSABLE}JSONDecodeError"),
+    "metadata of lists": (split_of("[]"), f"{UNUSABLE}TypeError"),
+    "deep metadata": (split_of("[" * 100_000), f"{UNUSABLE}RecursionError"),
     "one class": (split(class_names=["cat"]), "fewer than two classes"),
     "another fit": (split(fit=["pad"]), "neither pad nor crop"),
     "a class twice": (split(class_names=["cat", "dog", "cat"]), "two classes with the same name"),
