@@ -22,10 +22,8 @@ def chromium(profile: Path, size: str) -> Iterator[webdriver.Chrome]:
         profile: an empty folder.
         size: of the window, `width,height` in pixels.
     """
-    browser, service = shutil.which("chromium"), shutil.which("chromedriver")
+    browser, service = shutil.which("chromium") or "", shutil.which("chromedriver") or ""
     require(browser and service, "Chromium with its driver")
-    assert browser is not None
-    assert service is not None
     options = webdriver.ChromeOptions()
     options.binary_location = browser
     for flag in (
