@@ -36,7 +36,7 @@ CHANGES = {
 
 def test_kills_in_dvc_and_in_every_stage(undisturbed: Run) -> None:
     kills, _ = soak_round(*undisturbed, SEED)
-    # How long a stage takes was measured at another moment: kills of the last two may come too late.
+    # How long a stage takes was measured at another moment: the last two kills may come too late.
     assert kills >= len(AIMS) - 2
 
 
