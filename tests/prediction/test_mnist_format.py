@@ -5,15 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image, ImageDraw
 
 from image_pipeline.common.errors import DataError
-from image_pipeline.modeling.inference import normalise
 from image_pipeline.modeling.model_file import read_model
 from image_pipeline.prediction import mnist_format
 from image_pipeline.prediction.inputs import ImageInput
 from image_pipeline.prediction.mnist_format import is_mnist_format
+from image_pipeline.prediction.predictor import Predictor
 from image_pipeline.prediction.preprocessing import Mode, Preprocessor
 from image_pipeline.prediction.streaming import Prediction, predict_files
 from image_pipeline.reading.idx import iterate_idx
@@ -295,20 +294,6 @@ def test_other_images_do_not_have_mnists_format(image: np.ndarray) -> None:
     assert not is_mnist_format(image)
 
 
-@pytest.fixture(scope="module")
-def classify(mnist_run: tuple[Project, str, str]) -> Callable[[list[np.ndarray]], np.ndarray]:
-    """Return a function that classifies images in MNIST's format with the trained model."""
-    model, card = read_model(mnist_run[0].root / "models" / "model.safetensors")
-
-    def predict(images: list[np.ndarray]) -> np.ndarray:
-        with torch.no_grad():
-            pixels = normalise(np.stack(images)[:, None], card.data)
-            classes: np.ndarray = model(torch.from_numpy(pixels)).argmax(1).numpy()
-            return classes
-
-    return predict
-
-
 @pytest.mark.slow
 def test_nine_of_ten_photographs_are_classified_right(mnist_run: tuple[Project, str, str]) -> None:
     """With the trained model; compared with resizing alone."""
@@ -330,7 +315,7 @@ def test_nine_of_ten_photographs_are_classified_right(mnist_run: tuple[Project, 
 
 @pytest.mark.slow
 def test_mnists_digits_on_shaded_ruled_paper_are_classified_right(
-    classify: Callable[[list[np.ndarray]], np.ndarray],
+    mnist_run: tuple[Project, str, str],
 ) -> None:
     count, rng = 200, np.random.default_rng(0)
     digits = mnist("t10k-labels-idx1", 1, count).astype(int)
@@ -340,10 +325,14 @@ def test_mnists_digits_on_shaded_ruled_paper_are_classified_right(
         row, column = (int(rng.integers(0, side - size)) for side in (300, 400))
         sheet = shade(ruled(paper(300, 400, enlarged(image, size), row, column)))
         sheets.append(photograph(sheet + rng.normal(0, 4, sheet.shape)))
-    converted = classify([to_mnist_format(sheet) for sheet in sheets]) == digits
-    resized = classify([np.asarray(Image.fromarray(s).resize((28, 28))) for s in sheets]) == digits
-    assert converted.mean() >= 0.9
-    assert resized.mean() < 0.5
+    predictor = Predictor(mnist_run[0].root / "models" / "model.safetensors")
+
+    def accuracy(images: list[np.ndarray]) -> float:
+        found = predictor.predict(np.stack(images)[:, None]).probabilities.argmax(1)
+        return float(np.mean(found == digits))
+
+    assert accuracy([to_mnist_format(sheet) for sheet in sheets]) >= 0.9
+    assert accuracy([np.asarray(Image.fromarray(s).resize((28, 28))) for s in sheets]) < 0.5
 
 
 @pytest.mark.slow
