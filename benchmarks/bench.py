@@ -242,6 +242,7 @@ def measure_decode(count: int, pairs: int) -> Figures:
         clone = Path(folder) / "clone"
         clone_project(clone)
         set_params(clone, dataset="folder")
+        use_photographs(clone, str(clone / "images"), image_size=28, channels=1)
         for number in (count // 10, count):
             write_images(clone / "images", images, labels, number)
             measure([sys.executable, "stages/download.py"], clone)

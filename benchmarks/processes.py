@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -54,13 +55,13 @@ def use_recipe(folder: Path, name: str) -> None:
     path.write_text(with_recipe(path.read_text(), read_recipe(name)))
 
 
-def use_photographs(folder: Path, images: str, image_size: int) -> None:
-    """Set a clone's params to a folder of photographs, as squares of `image_size` pixels."""
+def use_photographs(folder: Path, images: str, image_size: int, channels: int = 3) -> None:
+    """Set a clone's params to a folder of images, as squares of `image_size` pixels."""
     yaml = YAML()
     path = folder / "params.yaml"
     params = yaml.load(path.read_text())
     params["download"]["folder"]["path"] = str(Path(images).resolve())
-    params["tensorize"]["folder"] |= {"channels": 3, "image_size": image_size}
+    params["tensorize"]["folder"] |= {"channels": channels, "image_size": image_size}
     yaml.dump(params, path)
 
 
@@ -68,16 +69,28 @@ def measure(
     command: Sequence[str], folder: Path, environment: Mapping[str, str] | None = None
 ) -> Measured:
     """Run a command in `folder`, on Linux; exit if it fails."""
-    start, peak = time.perf_counter(), 0
-    process = subprocess.Popen(
-        command,
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(folder / "src"), **(environment or {})},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    processes, polls = [process.pid], 0
+    with tempfile.TemporaryFile("w+") as errors:
+        start = time.perf_counter()
+        process = subprocess.Popen(
+            command,
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": str(folder / "src"), **(environment or {})},
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+        )
+        peak = _peak_until_its_end(process)
+        seconds = time.perf_counter() - start
+        errors.seek(0)
+        output, said = process.stdout.read() if process.stdout else "", errors.read()
+    if process.returncode:
+        name = " ".join(command)
+        sys.exit(f"{name}: exit status {process.returncode}\n{output}\n{said[-3000:]}")
+    return Measured(seconds, peak / 1024, output)
+
+
+def _peak_until_its_end(process: subprocess.Popen[str]) -> int:
+    processes, polls, peak = [process.pid], 0, 0
     while process.poll() is None:
         if polls % POLLS_PER_SCAN == POLLS_PER_SCAN - 1:
             processes = [process.pid, *_children(process.pid)]
@@ -87,11 +100,7 @@ def measure(
             peak = max(peak, _anonymous_kb(process.pid))
         polls += 1
         time.sleep(POLL)
-    seconds = time.perf_counter() - start
-    output = process.stdout.read() if process.stdout else ""
-    if process.returncode:
-        sys.exit(f"{' '.join(command)}: exit status {process.returncode}\n{output}")
-    return Measured(seconds, peak / 1024, output)
+    return peak
 
 
 def worker(script: str, *arguments: str, **environment: str) -> list[Any]:
